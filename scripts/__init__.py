@@ -1,0 +1,1 @@
+"""Thin commands over lit_gpt and pretrain."""
