@@ -1,0 +1,218 @@
+"""Devices, processes and how the model is laid over them.
+
+One process trains a plain module. More use FSDP2 through Fabric's ModelParallelStrategy, on GPUs over NCCL
+and on CPUs over gloo alike:
+
+    FULL_SHARD     parameters, gradients and moments are split over all ranks
+    SHARD_GRAD_OP  the same, but parameters stay whole between forward and backward
+    HYBRID_SHARD   split within a group (a node), copied between groups
+    NO_SHARD       every rank holds a copy
+"""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING, cast
+
+import torch
+import torch.distributed as dist
+from lightning.fabric import Fabric
+from lightning.fabric.strategies import ModelParallelStrategy, SingleDeviceStrategy, Strategy
+from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+from lit_gpt.cli import InputError
+from lit_gpt.config import ModelConfig
+from lit_gpt.model import GPT
+
+if TYPE_CHECKING:
+    from pretrain.options import TrainOptions
+
+PROCESS_GROUP_TIMEOUT = timedelta(minutes=10)
+
+
+def launch(options: "TrainOptions") -> Fabric:
+    """Start the processes (or join those that srun or torchrun started) and connect them."""
+    device_type = resolve_accelerator(options.accelerator)
+    precision = resolve_precision(options.precision, device_type)
+    if options.deterministic:
+        torch.use_deterministic_algorithms(True)
+    torch.set_float32_matmul_precision("highest" if precision == "32-true" else "high")
+    strategy: Strategy
+    if options.world_size == 1:
+        strategy = SingleDeviceStrategy(torch.device(device_type, 0) if device_type == "cuda" else "cpu")
+        fabric_precision = precision
+    else:
+        strategy = ModelParallelStrategy(
+            parallelize_fn=_sharding_function(options, precision),
+            data_parallel_size=options.world_size,
+            tensor_parallel_size=1,
+            timeout=PROCESS_GROUP_TIMEOUT,
+        )
+        # FSDP2's own policy lowers the precision: Fabric's would make the optimizer's moments bf16.
+        fabric_precision = "32-true"
+    fabric = Fabric(
+        accelerator=device_type,
+        devices=options.devices,
+        num_nodes=options.num_nodes,
+        strategy=strategy,
+        precision=fabric_precision,  # type: ignore[arg-type]
+    )
+    fabric.launch()
+    return fabric
+
+
+def resolve_accelerator(requested: str) -> str:
+    """`auto` to what is there.
+
+    Raises:
+        InputError: CUDA was asked for and there is none.
+    """
+    if requested == "cuda" and not torch.cuda.is_available():
+        raise InputError("--accelerator cuda: torch sees no CUDA device here; use --accelerator cpu")
+    if requested == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return requested
+
+
+def resolve_precision(requested: str, device_type: str) -> str:
+    """`auto` to bf16 arithmetic over fp32 weights on CUDA, and to fp32 on CPU."""
+    if requested == "auto":
+        return "bf16-mixed" if device_type == "cuda" else "32-true"
+    return requested
+
+
+def build_model(fabric: Fabric, options: "TrainOptions", config: ModelConfig, compiled: bool) -> nn.Module:
+    """A model with initial weights that depend on the seed alone, laid out over the processes.
+
+    The order matters: checkpoint wrappers inside, compiled blocks around them, shards outermost.
+    """
+    with torch.device("meta"):
+        model = GPT(config)
+    if options.float8:
+        _use_float8(model, fabric.device)
+    _checkpoint_activations(model, options.activation_checkpointing)
+    if compiled:
+        for block in model.transformer.h:
+            block.compile()
+    if options.world_size == 1:
+        model = model.to_empty(device=fabric.device)
+        if options.precision == "bf16-true":
+            model = model.to(torch.bfloat16)
+        model.init_weights(options.seed)
+    # With several processes the sharding function initialises, after it has sharded.
+    return fabric.setup_module(model)
+
+
+def sync_gradients(model: nn.Module, last: bool) -> None:
+    """Between copies of the model gradients are summed once a step; within a shard group every time.
+
+    Reducing within the group at each micro-batch keeps accumulated gradients sharded.
+    """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.set_requires_all_reduce(last, recurse=True)
+            return
+
+
+def reshard(model: nn.Module) -> None:
+    """After a forward pass without backward: give up whole parameters, which saving could not handle."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
+    """Sum over all ranks, in place; the tensor itself when there is one."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def new_gloo_group() -> "dist.ProcessGroup | None":
+    """A group on the CPU for flags and checkpoints, apart from the training's own; None for one process."""
+    if not dist.is_initialized():
+        return None
+    return dist.new_group(backend="gloo", timeout=PROCESS_GROUP_TIMEOUT)
+
+
+def new_node_group(num_nodes: int, devices: int, node_rank: int) -> "dist.ProcessGroup | None":
+    """A gloo group of the ranks of this node. Collective: every rank makes every node's group."""
+    if not dist.is_initialized():
+        return None
+    groups = [
+        dist.new_group(list(range(node * devices, (node + 1) * devices)), backend="gloo")
+        for node in range(num_nodes)
+    ]
+    return cast("dist.ProcessGroup", groups[node_rank])
+
+
+def _sharding_function(
+    options: "TrainOptions", precision: str
+) -> Callable[[nn.Module, DeviceMesh], nn.Module]:
+    def shard(model: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
+        gpt = cast(GPT, model)
+        if precision == "bf16-true":
+            gpt = gpt.to(torch.bfloat16)
+        arguments = {
+            "mesh": _mesh(options, device_mesh),
+            "mp_policy": _mixed_precision(precision),
+            "reshard_after_forward": options.sharding_strategy in ("FULL_SHARD", "HYBRID_SHARD"),
+        }
+        for block in gpt.transformer.h:
+            fully_shard(block, **arguments)
+        fully_shard(gpt, **arguments)
+        gpt.to_empty(device=options_device(device_mesh))
+        gpt.init_weights(options.seed)
+        return gpt
+
+    return shard
+
+
+def options_device(device_mesh: DeviceMesh) -> torch.device:
+    """The device of this rank in the mesh."""
+    if device_mesh.device_type == "cuda":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device(device_mesh.device_type)
+
+
+def _mesh(options: "TrainOptions", device_mesh: DeviceMesh) -> DeviceMesh:
+    """One dimension to shard over everything; (copies, shards) where the model is copied."""
+    if options.sharding_strategy in ("FULL_SHARD", "SHARD_GRAD_OP"):
+        return device_mesh["data_parallel"]
+    group = 1 if options.sharding_strategy == "NO_SHARD" else options.shard_group_size or options.devices
+    shape = (options.world_size // group, group)
+    return init_device_mesh(device_mesh.device_type, shape, mesh_dim_names=("replicate", "shard"))
+
+
+def _mixed_precision(precision: str) -> MixedPrecisionPolicy:
+    """bf16 arithmetic, fp32 weights and gradient sums; inputs are not cast, RoPE tables stay fp32."""
+    if precision == "bf16-mixed":
+        return MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
+        )
+    return MixedPrecisionPolicy(cast_forward_inputs=False)
+
+
+def _checkpoint_activations(model: GPT, which: str) -> None:
+    """Wrap every block ("full") or every second one ("selective")."""
+    step = {"none": 0, "selective": 2, "full": 1}[which]
+    blocks = model.transformer.h
+    for index in range(0, len(blocks), step) if step else ():
+        blocks[index] = checkpoint_wrapper(blocks[index])
+
+
+def _use_float8(model: GPT, device: torch.device) -> None:
+    """Replace the blocks' linear layers by torchao's float8 ones; lm_head keeps its precision.
+
+    Raises:
+        InputError: torchao is missing or the device has no float8 matrix products.
+    """
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 9):
+        raise InputError("--float8 needs a CUDA device of compute capability 8.9 or later; leave it out here")
+    try:
+        from torchao.float8 import Float8LinearConfig, convert_to_float8_training
+    except ImportError as error:
+        raise InputError("--float8 needs the package torchao: pip install torchao==0.18.0") from error
+    convert_to_float8_training(model.transformer.h, config=Float8LinearConfig.from_recipe_name("tensorwise"))

@@ -1,0 +1,29 @@
+#!/usr/bin/env python
+"""Pretrain: token store to checkpoints.
+
+    python pretrain/tinyllama_fabric.py --config pretrain/configs/debug_cpu.yaml \
+        --train_data_dir data/train --val_data_dir data/val --out_dir out/debug [--resume auto]
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from lit_gpt.cli import run_command
+from pretrain.options import TrainOptions
+from pretrain.preemption import StopRequest
+
+
+def main(options: TrainOptions) -> None:
+    """Check, build, train."""
+    options.check()
+    # Imports torch, which takes seconds: bad options are refused before, and signals are remembered.
+    from pretrain.trainer import Trainer
+
+    Trainer(options, stop_request).fit()
+
+
+if __name__ == "__main__":
+    stop_request = StopRequest().install()
+    run_command(TrainOptions, main)
