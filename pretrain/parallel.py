@@ -57,7 +57,7 @@ def launch(options: "TrainOptions") -> Fabric:
         devices=options.devices,
         num_nodes=options.num_nodes,
         strategy=strategy,
-        precision=fabric_precision,  # type: ignore[arg-type]
+        precision=fabric_precision,
     )
     fabric.launch()
     return fabric
@@ -94,7 +94,7 @@ def build_model(fabric: Fabric, options: "TrainOptions", config: ModelConfig, co
         _use_float8(model, fabric.device)
     _checkpoint_activations(model, options.activation_checkpointing)
     if compiled:
-        for block in model.transformer.h:
+        for block in _blocks(model):
             block.compile()
     if options.world_size == 1:
         model = model.to_empty(device=fabric.device)
@@ -155,26 +155,26 @@ def _sharding_function(
         gpt = cast(GPT, model)
         if precision == "bf16-true":
             gpt = gpt.to(torch.bfloat16)
-        arguments = {
-            "mesh": _mesh(options, device_mesh),
-            "mp_policy": _mixed_precision(precision),
-            "reshard_after_forward": options.sharding_strategy in ("FULL_SHARD", "HYBRID_SHARD"),
-        }
-        for block in gpt.transformer.h:
-            fully_shard(block, **arguments)
-        fully_shard(gpt, **arguments)
-        gpt.to_empty(device=options_device(device_mesh))
+        mesh, policy = _mesh(options, device_mesh), _mixed_precision(precision)
+        reshard = options.sharding_strategy in ("FULL_SHARD", "HYBRID_SHARD")
+        for module in (*_blocks(gpt), gpt):
+            fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
+        gpt.to_empty(device=_this_device(device_mesh))
         gpt.init_weights(options.seed)
         return gpt
 
     return shard
 
 
-def options_device(device_mesh: DeviceMesh) -> torch.device:
+def _this_device(device_mesh: DeviceMesh) -> torch.device:
     """The device of this rank in the mesh."""
     if device_mesh.device_type == "cuda":
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device(device_mesh.device_type)
+
+
+def _blocks(model: GPT) -> nn.ModuleList:
+    return cast(nn.ModuleList, model.transformer.h)
 
 
 def _mesh(options: "TrainOptions", device_mesh: DeviceMesh) -> DeviceMesh:
@@ -198,7 +198,7 @@ def _mixed_precision(precision: str) -> MixedPrecisionPolicy:
 def _checkpoint_activations(model: GPT, which: str) -> None:
     """Wrap every block ("full") or every second one ("selective")."""
     step = {"none": 0, "selective": 2, "full": 1}[which]
-    blocks = model.transformer.h
+    blocks = _blocks(model)
     for index in range(0, len(blocks), step) if step else ():
         blocks[index] = checkpoint_wrapper(blocks[index])
 
@@ -215,4 +215,4 @@ def _use_float8(model: GPT, device: torch.device) -> None:
         from torchao.float8 import Float8LinearConfig, convert_to_float8_training
     except ImportError as error:
         raise InputError("--float8 needs the package torchao: pip install torchao==0.18.0") from error
-    convert_to_float8_training(model.transformer.h, config=Float8LinearConfig.from_recipe_name("tensorwise"))
+    convert_to_float8_training(_blocks(model), config=Float8LinearConfig.from_recipe_name("tensorwise"))

@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 import yaml
-from lit_gpt.packing import PackedStore
 from lit_gpt.token_store import TokenStore
 from torch import Tensor
 
 from lit_gpt.attention import choose_attention
 from lit_gpt.cli import InputError
 from lit_gpt.config import ModelConfig
+from lit_gpt.packing import PackedStore
 from pretrain import parallel
 from pretrain.checkpointing import Checkpointer
 from pretrain.dataloader import DataLoader, StepBatch, check_resumable, evaluation_batches
@@ -281,7 +281,7 @@ class Trainer:
     def _document_ids(self, batch: StepBatch) -> list[str]:
         """Ids of the documents that this rank was fed in a step."""
         table = self.data.table(self.data.rows(batch.rows.sample))
-        ids = {}
+        ids: dict[str, None] = {}
         for row in range(len(batch.rows.sample)):
             store = self.data.stores[table.addresses.store[row]].store
             documents = table.document[table.offsets[row] : table.offsets[row + 1]]

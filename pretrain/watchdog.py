@@ -42,7 +42,7 @@ class Watchdog:
         self._store = None
         if dist.is_initialized() and world_size > 1:
             # A connection of its own: the training's may be blocked in a wait.
-            self._store = dist.PrefixStore("watchdog", dist.distributed_c10d._get_default_store().clone())
+            self._store = dist.PrefixStore("watchdog", dist.distributed_c10d._get_default_store().clone())  # type: ignore[attr-defined]
             self._threads.append(threading.Thread(target=self._exchange_beats, name="beats", daemon=True))
 
     def start(self) -> "Watchdog":
