@@ -1,0 +1,246 @@
+"""The checkpoint folder: what is in it, when it is whole, how damage is found. Knows no model.
+
+    iter-00010000-ckpt.pth/
+        model/*.safetensors     weights
+        optim/*.safetensors     the optimizer's tensors
+        state.json              everything that is not a tensor
+        MANIFEST.json           size and hash of every other file; written last
+
+A folder is built under the name `*.tmp`, forced to disk and renamed. What the manifest does not name must not
+be there. Nothing in it is ever unpickled. docs/formats.md has the specification.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from lit_gpt.cli import InputError
+from lit_gpt.tensor_files import FileEntry, TensorReader, TensorSpec, write_tensors
+
+__all__ = [
+    "DamagedCheckpoint",
+    "FileEntry",
+    "Manifest",
+    "TensorReader",
+    "TensorSpec",
+    "check_files",
+    "check_hashes",
+    "create",
+    "folder_name",
+    "list_checkpoints",
+    "read_manifest",
+    "read_state",
+    "seal",
+    "verify",
+    "write_state",
+    "write_tensors",
+]
+
+MANIFEST = "MANIFEST.json"
+STATE = "state.json"
+PARTS = ("model", "optim", "state")
+FORMAT = 1
+
+_FOLDER = re.compile(r"iter-(\d{8,})-ckpt\.pth")
+_FILE = re.compile(r"(model|optim)/[\w.-]+\.safetensors|state\.json")
+_READ_BYTES = 4 << 20
+
+
+class DamagedCheckpoint(InputError):
+    """A checkpoint that is not what was saved. The message names the file and what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a checkpoint consists of."""
+
+    step: int
+    world_size: int
+    state_dict_type: str
+    files: Mapping[str, FileEntry]
+    """By path in the folder, with forward slashes; everything but the manifest itself."""
+
+    def to_json(self) -> str:
+        content = {"format": FORMAT, **asdict(self)}
+        content["files"] = {name: entry._asdict() for name, entry in sorted(self.files.items())}
+        return json.dumps({**content, "xxh3_128": _hash_of_json(content)}, indent=1) + "\n"
+
+    @staticmethod
+    def from_json(text: str) -> "Manifest":
+        """
+        Raises:
+            ValueError: torn, changed, or of a newer format.
+        """
+        content = json.loads(text)
+        if not isinstance(content, dict):
+            raise ValueError("is no JSON object")
+        if content.pop("xxh3_128", None) != _hash_of_json(content):
+            raise ValueError("does not match its own hash")
+        if content.pop("format") != FORMAT:
+            raise ValueError(f"has another format than {FORMAT}")
+        files = {name: FileEntry(**entry) for name, entry in content.pop("files").items()}
+        if foreign := [name for name in files if not _FILE.fullmatch(name)]:
+            raise ValueError(f"names {foreign[0]!r}, which no checkpoint holds")
+        return Manifest(files=files, **content)
+
+    def of_parts(self, parts: Iterable[str]) -> dict[str, FileEntry]:
+        """The files of some of the parts `model`, `optim`, `state`."""
+        chosen = set(parts)
+        return {name: entry for name, entry in self.files.items() if _part(name) in chosen}
+
+
+def folder_name(step: int) -> str:
+    return f"iter-{step:08d}-ckpt.pth"
+
+
+def list_checkpoints(out_dir: Path) -> list[tuple[int, Path]]:
+    """(step, folder) of all that look whole by their name, oldest step first. A clock plays no part."""
+    if not out_dir.is_dir():
+        return []
+    found = [(_FOLDER.fullmatch(path.name), path) for path in out_dir.iterdir()]
+    return sorted((int(match[1]), path) for match, path in found if match and path.is_dir())
+
+
+def verify(folder: Path, parts: Iterable[str] = PARTS) -> Manifest:
+    """Read and hash every byte of the parts, and see that the folder holds nothing else.
+
+    Raises:
+        DamagedCheckpoint: naming the file and the reason.
+        InputError: a file cannot be read.
+    """
+    try:
+        manifest = read_manifest(folder)
+        chosen = tuple(parts)
+        check_files(folder, manifest, chosen)
+        check_hashes(folder, manifest.of_parts(chosen))
+    except OSError as error:
+        raise InputError(f"{error.filename or folder}: {error.strerror}") from error
+    return manifest
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """
+    Raises:
+        DamagedCheckpoint: there is none, it is torn or changed, or it belongs to another step.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = Manifest.from_json(path.read_text())
+    except FileNotFoundError:
+        reason = "has no MANIFEST.json: not a checkpoint, or one never finished"
+        raise DamagedCheckpoint(
+            f"{folder}: {reason}" if folder.is_dir() else f"{folder}: no such folder"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedCheckpoint(f"{path}: {error}") from error
+    match = _FOLDER.match(folder.name)
+    if match and int(match[1]) != manifest.step:
+        raise DamagedCheckpoint(f"{path}: is of step {manifest.step}, its folder of step {int(match[1])}")
+    return manifest
+
+
+def check_files(folder: Path, manifest: Manifest, parts: Iterable[str] = PARTS) -> None:
+    """Compare names and sizes, without reading.
+
+    Raises:
+        DamagedCheckpoint: a file of the parts is missing or has another size, or one anywhere is unlisted.
+    """
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_dir() and not path.is_symlink() and name in ("model", "optim"):
+            continue
+        if path.is_symlink() or not path.is_file() or (name != MANIFEST and name not in manifest.files):
+            raise DamagedCheckpoint(f"{path}: not in the manifest; it was put there later")
+    for name, entry in manifest.of_parts(parts).items():
+        path = folder / name
+        if not path.is_file():
+            raise DamagedCheckpoint(f"{path}: missing")
+        if (size := path.stat().st_size) != entry.size:
+            raise DamagedCheckpoint(f"{path}: {size} bytes, should be {entry.size}")
+
+
+def check_hashes(folder: Path, files: Mapping[str, FileEntry]) -> None:
+    """Read every byte.
+
+    Raises:
+        DamagedCheckpoint: the content of a file is not what was saved.
+        OSError: a file cannot be read.
+    """
+    buffer = memoryview(bytearray(_READ_BYTES))
+    for name, entry in sorted(files.items()):
+        digest = xxhash.xxh3_128()
+        with open(folder / name, "rb", buffering=0) as file:
+            while n_bytes := file.readinto(buffer):
+                digest.update(buffer[:n_bytes])
+        if digest.hexdigest() != entry.xxh3_128:
+            raise DamagedCheckpoint(f"{folder / name}: content does not match its hash")
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """state.json of a verified folder."""
+    return json.loads((folder / STATE).read_text())
+
+
+def write_state(folder: Path, state: Mapping[str, Any]) -> FileEntry:
+    """Write state.json and force it to disk."""
+    return _write_text(folder / STATE, json.dumps(state, indent=1) + "\n")
+
+
+def create(folder: Path) -> Path:
+    """An empty `*.tmp` folder in which `folder` is built; what an earlier attempt left is removed."""
+    temporary = folder.with_name(folder.name + ".tmp")
+    if temporary.exists():
+        shutil.rmtree(temporary)
+    for part in (temporary, temporary / "model", temporary / "optim"):
+        part.mkdir()
+    return temporary
+
+
+def seal(temporary: Path, folder: Path, manifest: Manifest) -> None:
+    """Write the manifest, force everything to disk, and give the folder its name.
+
+    Raises:
+        DamagedCheckpoint: a file disappeared or changed its size in the meantime.
+    """
+    check_files(temporary, manifest)
+    _write_text(temporary / MANIFEST, manifest.to_json())
+    for path in (temporary / "model", temporary / "optim", temporary):
+        fsync_folder(path)
+    temporary.rename(folder)
+    fsync_folder(folder.parent)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Force a folder's list of names to disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_text(path: Path, text: str) -> FileEntry:
+    data = text.encode()
+    try:
+        with open(path, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    return FileEntry(len(data), xxhash.xxh3_128_hexdigest(data))
+
+
+def _part(name: str) -> str:
+    return "state" if name == STATE else name.split("/")[0]
+
+
+def _hash_of_json(content: Mapping[str, Any]) -> str:
+    return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
