@@ -1,11 +1,11 @@
-"""Which paragraphs of a corpus repeat an earlier one: found exactly, in bounded memory, with sorted runs on disk.
+"""Which paragraphs of a corpus repeat an earlier one: exactly, in bounded memory, by sorted runs on disk.
 
-    stage 1, a task for each part of the input    SignatureWriter  128-bit hashes -> runs sorted by hash
-    stage 2, a task for each share of the hashes  find_repeats     equal hashes meet; all but the first are repeats
-    stage 3, a task for each part of the input    RepeatFlags      read back, in the order of the input
+    stage 1, for each part of the input    SignatureWriter  128-bit hashes -> runs sorted by hash
+    stage 2, for each share of the hashes  find_repeats     equal hashes meet; all but the first are repeats
+    stage 3, for each part of the input    RepeatFlags      the answers, read back in the order of the input
 
-A part is a run of consecutive input files. Paragraphs are numbered through the whole input, part after part, so
-that "the first occurrence" is the smallest number, and the result depends on no number of tasks.
+A part is a sequence of consecutive input files. Paragraphs are numbered through the whole input, part after
+part: "the first occurrence" is the smallest number, and the result depends on no number of parts or shares.
 
 Files, little endian, `part` and `share` of five digits:
 
@@ -100,8 +100,8 @@ class _Records:
 def find_repeats(signatures: Path, repeats: Path, n_parts: int, share: int, n_shares: int) -> int:
     """Stage 2: writes the numbers of all repeats whose hashes fall in this share of the prefixes.
 
-    Returns their number. Memory is bounded by RUN_RECORDS and by the different paragraphs under one prefix, of
-    which there are 65,536: however often a single paragraph is repeated, it is held once.
+    Returns their number. Memory is bounded by RUN_RECORDS and by the different paragraphs under one of the
+    65,536 prefixes: however often a single paragraph is repeated, it is held once.
     """
     starts = part_starts(signatures, n_parts)
     edges = np.arange(0, starts[-1] + BLOCK, BLOCK)
@@ -119,7 +119,7 @@ def find_repeats(signatures: Path, repeats: Path, n_parts: int, share: int, n_sh
 
 
 def _bucket_ranges(signatures: Path, n_parts: int, n_shares: int) -> list[tuple[int, int]]:
-    """Neighbouring prefixes together, as many as fit in memory at once, and at least one range for each share."""
+    """Neighbouring prefixes together, as many as fit in memory at once; at least one range for each share."""
     counts = sum(np.load(signatures / f"{part:05d}.counts.npy") for part in range(n_parts))
     before = np.concatenate(([0], np.cumsum(counts)))
     size = max(1, min(RUN_RECORDS, -(-int(before[-1]) // n_shares)))
@@ -153,9 +153,7 @@ def _separate_repeats(parts: list[_Records]) -> tuple[list[_Records], np.ndarray
     by_hash = records[np.argsort(records.high, kind="stable")]
     same_high = by_hash.high[1:] == by_hash.high[:-1]
     same_low = by_hash.low[1:] == by_hash.low[:-1]
-    if np.any(
-        same_high & ~same_low
-    ):  # one in 2^64 pairs: sorting by both halves always would cost twice as much
+    if np.any(same_high & ~same_low):  # one in 2^64 pairs: sorting by both halves costs twice as much
         by_hash = records[np.lexsort((records.low, records.high))]
         same_high = by_hash.high[1:] == by_hash.high[:-1]
         same_low = by_hash.low[1:] == by_hash.low[:-1]
