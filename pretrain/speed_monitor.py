@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from lit_gpt.config import ModelConfig
-from lit_gpt.flops import device_peak_flops, flops_per_token, matmul_parameters
+from lit_gpt.flops import device_peak_flops, flops_inside_documents, flops_per_token
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,8 @@ class Speed:
 class SpeedMonitor:
     """Counts between two calls of `report`, each of which stands right after a synchronisation.
 
-    mfu takes 6 * N_matmul + 12 * n_layer * n_embd * block_size FLOP a token (Chowdhery et al. 2022,
-    arXiv:2204.02311, appendix B, with N without the embedding); mfu_documents counts attention inside
-    documents only, as it is computed.
+    mfu takes 6 * N_matmul + 12 * L * d * T FLOP a token, mfu_documents counts attention inside documents
+    only, as it is computed (lit_gpt/flops.py).
     """
 
     def __init__(self, config: ModelConfig, device: torch.device, world_size: int) -> None:
@@ -70,11 +69,10 @@ class SpeedMonitor:
         mfu = mfu_documents = None
         if self._peak is not None:
             peak = self._peak * self._world_size
-            mfu = tokens_per_second * flops_per_token(config) / peak
-            # A document of n tokens costs 12 * n_layer * n_embd * n^2 in attention; ranks are alike.
-            attention = 12 * config.n_layer * config.n_head * config.head_dim * self._attention_pairs
-            matmul = 6 * matmul_parameters(config) * self._targets
-            mfu_documents = (matmul + attention * self._world_size) / seconds / peak
+            mfu = tokens_per_second * flops_per_token(config, config.block_size) / peak
+            # This rank's documents stand for those of all ranks.
+            pairs = self._attention_pairs * self._world_size
+            mfu_documents = flops_inside_documents(config, self._targets, pairs) / seconds / peak
         memory = None
         if self._device.type == "cuda":
             memory = torch.cuda.max_memory_allocated(self._device) / 1e9

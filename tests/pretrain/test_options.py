@@ -1,0 +1,74 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lit_gpt.cli import InputError
+from pretrain.options import TrainOptions, parse_duration
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_all_mistakes_are_in_one_message():
+    options = TrainOptions(global_batch_size=10, devices=4, min_lr=1.0, warmup_steps=5000, beta2=1.0)
+    with pytest.raises(InputError) as error:
+        options.check()
+    message = str(error.value)
+    for part in ("--train_data_dir", "--out_dir", "8 and 12", "--min_lr", "--warmup_steps", "--beta2"):
+        assert part in message
+    assert "\n" not in message
+
+
+def test_a_batch_smaller_than_the_ranks_names_the_nearest_that_works():
+    with pytest.raises(InputError, match="nearest that are: 4"):
+        TrainOptions(train_data_dir=["x"], out_dir="y", global_batch_size=2, devices=4).check()
+
+
+@pytest.mark.parametrize("config", sorted((ROOT / "pretrain/configs").glob("*.yaml")), ids=lambda p: p.stem)
+def test_shipped_configurations_are_valid(config):
+    from lit_gpt.cli import parse_options
+
+    flags = ["--config", str(config), "--train_data_dir", "store", "--out_dir", "out"]
+    parse_options(TrainOptions, flags).check()
+
+
+def test_the_7b_configuration_has_the_originals_values():
+    from lit_gpt.cli import parse_options
+
+    options = parse_options(TrainOptions, ["--config", str(ROOT / "pretrain/configs/LLaMmlein_7B.yaml")])
+    assert (options.global_batch_size, options.learning_rate, options.min_lr) == (1024, 2.5e-4, 4e-6)
+    assert (options.warmup_steps, options.max_steps, options.save_step_interval) == (2000, 1430512, 10000)
+    assert (options.weight_decay, options.beta1, options.beta2, options.grad_clip) == (0.1, 0.9, 0.95, 1.0)
+    assert options.lr_schedule == "cosine"
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("00:01:30", 90), ("1-02:00:00", 93600), ("05:00", 300), ("48:00:00", 172800)]
+)
+def test_durations(text, seconds):
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "10", "1h", "-1:00:00", "1:2:3:4", "aa:bb"])
+def test_other_durations_are_refused(text):
+    with pytest.raises(InputError):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--micro_batch_size", "many"],
+        ["--no_such_flag", "1"],
+        ["--config", "missing.yaml"],
+        ["--lr_schedule", "zigzag"],
+        [],
+    ],
+)
+def test_the_command_refuses_in_one_line_with_exit_code_2(flags):
+    command = [sys.executable, str(ROOT / "pretrain/tinyllama_fabric.py"), *flags]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ")
+    assert len(result.stderr.strip().splitlines()) == 1

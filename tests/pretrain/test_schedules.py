@@ -1,0 +1,47 @@
+import math
+
+import pytest
+
+from pretrain.schedules import Schedule
+
+
+def make(name, **changes):
+    settings = dict(peak=1.0, final=0.1, warmup_steps=10, max_steps=110, decay_steps=20)
+    return Schedule(name, **(settings | changes))
+
+
+@pytest.mark.parametrize("name", ["cosine", "wsd", "linear", "constant"])
+def test_warm_up_reaches_the_peak(name):
+    schedule = make(name)
+    assert schedule.learning_rate(1) == pytest.approx(0.1)
+    assert schedule.learning_rate(10) == 1.0
+
+
+def test_cosine_follows_its_formula():
+    schedule = make("cosine")
+    for step in (11, 35, 60, 109, 110):
+        expected = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * (step - 10) / 100))
+        assert schedule.learning_rate(step) == pytest.approx(expected)
+
+
+def test_wsd_is_stable_then_decays_to_the_end():
+    schedule = make("wsd")
+    assert {schedule.learning_rate(step) for step in range(10, 91)} == {1.0}
+    assert schedule.learning_rate(100) == pytest.approx(0.55)
+    assert schedule.learning_rate(110) == pytest.approx(0.1)
+
+
+def test_a_decay_may_start_at_any_checkpoint_of_the_stable_phase():
+    trunk = make("wsd", max_steps=1000)
+    branch = make("wsd", max_steps=520, decay_steps=20)
+    assert branch.learning_rate(500) == trunk.learning_rate(500) == 1.0
+    assert branch.learning_rate(520) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("name", ["cosine", "wsd", "linear"])
+def test_after_the_last_step_it_stays_at_the_final_rate(name):
+    assert make(name).learning_rate(10_000) == pytest.approx(0.1)
+
+
+def test_without_warm_up_the_first_step_has_a_finite_rate():
+    assert make("linear", warmup_steps=0, max_steps=1).learning_rate(1) == pytest.approx(0.1)
