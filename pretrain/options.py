@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -231,9 +232,8 @@ def parse_duration(text: str) -> float:
     Raises:
         InputError: anything else.
     """
-    days, _, clock = text.rpartition("-")
-    parts = clock.split(":")
-    if not all(part.isdigit() for part in [*parts, days or "0"]) or not 2 <= len(parts) <= 3:
+    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text)
+    if match is None:
         raise InputError(f"--max_time {text}: write HH:MM:SS or D-HH:MM:SS")
-    hours, minutes, seconds = [0] * (3 - len(parts)) + [int(part) for part in parts]
-    return float(((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds)
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)

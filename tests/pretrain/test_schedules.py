@@ -6,7 +6,7 @@ from pretrain.schedules import Schedule
 
 
 def make(name, **changes):
-    settings = dict(peak=1.0, final=0.1, warmup_steps=10, max_steps=110, decay_steps=20)
+    settings = {"peak": 1.0, "final": 0.1, "warmup_steps": 10, "max_steps": 110, "decay_steps": 20}
     return Schedule(name, **(settings | changes))
 
 
