@@ -1,0 +1,204 @@
+"""Batches of every optimizer step, made ahead by a thread.
+
+The order is a function of the sample number, so the loader has no state but the number of samples consumed:
+step s takes the samples [(s - 1) * G, s * G) of a global batch G, and rank r of W the r-th of W equal slices
+of them. Any rank can thus tell what all ranks are fed, without asking them.
+"""
+
+import queue
+import threading
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from lit_gpt.cli import InputError
+from lit_gpt.documents import Batch, assemble
+from lit_gpt.packing import PackedStore, RowTokens
+from pretrain.options import nearest_multiples
+from pretrain.row_reader import RowReader
+from pretrain.training_data import DataOptions, RowTable, StepRows, TrainingData, compare_data
+
+PLAN_ROWS = 4096  # rows located at a time: what numpy costs per call is then nothing per row
+
+
+class StepBatch(NamedTuple):
+    """One optimizer step's batches of one rank."""
+
+    step: int  # counted from 1
+    micro_batches: list[Batch]
+    n_targets: int  # valid targets of the step, over all ranks
+    attention_pairs: int  # of this rank: the sum of its documents' squared lengths
+    rows: StepRows
+
+
+class DataLoader:
+    """Iterates over the steps from `first_step` on, without end. Errors of its thread are raised here."""
+
+    def __init__(
+        self,
+        data: TrainingData,
+        *,
+        global_batch_size: int,
+        micro_batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | str = "cpu",
+        first_step: int = 1,
+        prefetch: int = 2,
+    ) -> None:
+        """`prefetch` is the number of steps made ahead by a thread; with 0 they are made when asked for.
+
+        Raises:
+            InputError: the ranks cannot share the batch evenly.
+        """
+        if global_batch_size % world_size != 0:
+            raise InputError(
+                f"global_batch_size {global_batch_size} is not divisible by {world_size} processes; "
+                f"the nearest that are: {nearest_multiples(global_batch_size, world_size)}"
+            )
+        self._data = data
+        self._global_batch_size = global_batch_size
+        self._micro_batch_size = micro_batch_size
+        self._rank_rows = global_batch_size // world_size
+        self._rank = rank
+        self._device = torch.device(device)
+        self._reader = RowReader(data)
+        self._steps = self._make_steps(first_step)
+        self._thread = _Prefetcher(self._steps, prefetch) if prefetch > 0 else None
+
+    def __iter__(self) -> Iterator[StepBatch]:
+        return self
+
+    def __next__(self) -> StepBatch:
+        batch = next(self._steps if self._thread is None else self._thread)
+        return batch._replace(micro_batches=[micro.to(self._device) for micro in batch.micro_batches])
+
+    def close(self) -> None:
+        """Stop the thread. The loader cannot be used afterwards."""
+        if self._thread is not None:
+            self._thread.close()
+
+    def state_dict(self, step: int) -> dict[str, Any]:
+        """State after `step` steps, as JSON: all that a loader of any world size needs to go on."""
+        return {
+            "samples": step * self._global_batch_size,
+            "global_batch_size": self._global_batch_size,
+            "data": self._data.describe(),
+        }
+
+    def _make_steps(self, first_step: int) -> Iterator[StepBatch]:
+        n_steps = max(1, PLAN_ROWS // self._global_batch_size)
+        step = first_step
+        while True:
+            yield from self._make_plan(step, n_steps)
+            step += n_steps
+
+    def _make_plan(self, step: int, n_steps: int) -> Iterator[StepBatch]:
+        """The steps [step, step + n_steps), whose rows are located in one go."""
+        size, share = self._global_batch_size, self._rank_rows
+        samples = np.arange((step - 1) * size, (step - 1 + n_steps) * size)
+        everyone = self._data.rows(samples)
+        n_targets = self._data.targets_per_row(everyone).reshape(n_steps, size).sum(axis=1).tolist()
+        mine = (np.arange(n_steps)[:, None] * size + self._rank * share + np.arange(share)).reshape(-1)
+        samples = samples[mine]
+        table = self._data.table(type(everyone)(*(column[mine] for column in everyone)))
+        squares = np.concatenate([[0], np.cumsum(table.length.astype(np.int64) ** 2)])[table.offsets]
+        for i in range(n_steps):
+            first, last = i * share, (i + 1) * share
+            yield StepBatch(
+                step=step + i,
+                micro_batches=[
+                    self._make_batch(table, start, min(start + self._micro_batch_size, last))
+                    for start in range(first, last, self._micro_batch_size)
+                ],
+                n_targets=n_targets[i],
+                attention_pairs=int(squares[last] - squares[first]),
+                rows=StepRows(step + i, samples[first:last], table.part(first, last)),
+            )
+
+    def _make_batch(self, table: RowTable, first: int, last: int) -> Batch:
+        rows = self._reader.read(table, first, last)
+        batch = assemble(rows, self._data.options.block_size, self._data.filler)
+        return batch.pin_memory() if self._device.type == "cuda" else batch
+
+
+class _Prefetcher:
+    """Runs an iterator in a thread, a few items ahead."""
+
+    def __init__(self, items: Iterator[StepBatch], ahead: int) -> None:
+        self._items = items
+        self._queue: queue.Queue[StepBatch | BaseException] = queue.Queue(maxsize=ahead)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="dataloader", daemon=True)
+        self._thread.start()
+
+    def __next__(self) -> StepBatch:
+        item = self._queue.get()
+        if isinstance(item, BaseException):
+            self._queue.put(item)  # whoever asks again is told again
+            raise item
+        return item
+
+    def close(self) -> None:
+        """Stop the thread and wait for it."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            for item in self._items:
+                if not self._put(item):
+                    return
+        except BaseException as error:  # whatever it is, it belongs to the consumer
+            self._put(error)
+
+    def _put(self, item: StepBatch | BaseException) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._queue.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+
+def check_resumable(state: dict[str, Any], data: TrainingData, allow_changed_data: bool = False) -> None:
+    """Refuse to go on from `DataLoader.state_dict` with other data, unless that is allowed.
+
+    Raises:
+        InputError: naming all that changed.
+    """
+    changes = compare_data(state["data"], data.describe())
+    if changes and not allow_changed_data:
+        raise InputError(
+            f"the data is not what the checkpoint was trained on: {'; '.join(changes)}; "
+            "restore it, or give --allow_changed_data to go on with the new data"
+        )
+
+
+def evaluation_batches(
+    packed: PackedStore,
+    max_rows: int | None,
+    micro_batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+    device: torch.device | str = "cpu",
+) -> Iterator[Batch]:
+    """The first `max_rows` rows (None: all) in stored order, dealt out so that all ranks get as many batches.
+
+    What is missing for that at the end is filled with rows whose labels are all masked.
+    """
+    options = DataOptions([str(packed.store.path)], packed.block_size, shuffle=False)
+    data = TrainingData(options, [packed], None)
+    reader = RowReader(data)
+    n_rows = int(packed.rows_per_shard.sum())
+    n_rows = n_rows if max_rows is None else min(n_rows, max_rows)
+    stride = micro_batch_size * world_size
+    empty = RowTokens(np.empty(0, np.int64), np.empty(0, np.int64))
+    for first in range(rank * micro_batch_size, -(-n_rows // stride) * stride, stride):
+        samples = np.arange(min(first, n_rows), min(first + micro_batch_size, n_rows))
+        table = data.table(data.rows(samples))
+        rows = reader.read(table, 0, len(samples)) + [empty] * (micro_batch_size - len(samples))
+        yield assemble(rows, packed.block_size, data.filler).to(device)
