@@ -1,0 +1,128 @@
+"""The training command, run for real: killed, stopped, resumed, refused."""
+
+import json
+import os
+import shutil
+import signal
+
+import pytest
+
+from lit_gpt.checkpoint import list_checkpoints
+from tests.pretrain.running import (
+    assert_same_checkpoint,
+    losses,
+    start,
+    steps_logged,
+    train,
+    wait_until,
+)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory, train_store_dir, val_store_dir):
+    """40 steps without a break."""
+    out_dir = tmp_path_factory.mktemp("straight")
+    result = train(out_dir, train_store_dir, val_data_dir=val_store_dir)
+    assert result.returncode == 0, result.stderr
+    return out_dir
+
+
+def test_a_run_learns_validates_and_says_that_it_is_done(straight):
+    values = losses(straight)
+    assert len(values) == 40
+    assert sum(values[-5:]) / 5 < sum(values[:5]) / 5 - 0.5
+    assert json.loads((straight / "done").read_text())["step"] == 40
+    assert [step for step, _ in list_checkpoints(straight)] == [20, 40]
+    assert list((straight / "tensorboard").iterdir())
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_equals_straight(straight, tmp_path, train_store_dir, val_store_dir):
+    process = start(tmp_path, train_store_dir, val_data_dir=val_store_dir)
+    wait_until(lambda: steps_logged(tmp_path) >= 25, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert [step for step, _ in list_checkpoints(tmp_path)] == [20]
+
+    result = train(tmp_path, train_store_dir, val_data_dir=val_store_dir, resume="auto")
+    assert result.returncode == 0, result.stderr
+    assert "at step 20" in result.stdout
+    assert losses(tmp_path) == losses(straight)
+    assert_same_checkpoint(tmp_path, straight, 40)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_saves_marks_and_exits_with_0(straight, tmp_path, train_store_dir, val_store_dir, number):
+    process = start(tmp_path, train_store_dir, val_data_dir=val_store_dir, save_step_interval=1000)
+    wait_until(lambda: steps_logged(tmp_path) >= 5, process)
+    process.send_signal(number)
+    process.send_signal(number)
+    assert process.wait(timeout=60) == 0
+    marker = json.loads((tmp_path / "requeue").read_text())
+    assert marker["reason"] == number.name
+    assert 5 <= marker["step"] < 40
+
+    result = train(tmp_path, train_store_dir, val_data_dir=val_store_dir, resume="true")
+    assert result.returncode == 0, result.stderr
+    assert not (tmp_path / "requeue").exists()
+    assert losses(tmp_path) == losses(straight)
+    assert_same_checkpoint(tmp_path, straight, 40)
+
+
+@pytest.mark.slow
+def test_the_time_limit_saves_and_marks(tmp_path, train_store_dir):
+    result = train(tmp_path, train_store_dir, max_time="00:00:06", max_steps=100_000)
+    assert result.returncode == 0, result.stderr
+    marker = json.loads((tmp_path / "requeue").read_text())
+    assert marker["reason"] == "max_time"
+    assert list_checkpoints(tmp_path)[-1][0] == marker["step"]
+
+
+@pytest.mark.slow
+def test_a_complete_run_says_so_and_changes_nothing(straight, tmp_path, train_store_dir):
+    copy = tmp_path / "run"
+    shutil.copytree(straight, copy)
+    before = (copy / "metrics.csv").read_text()
+    result = train(copy, train_store_dir, resume="auto")
+    assert result.returncode == 0, result.stderr
+    assert "already complete" in result.stdout
+    assert (copy / "metrics.csv").read_text() == before
+
+
+def refusal(out_dir, store, **flags):
+    """The one line of a run that must be refused."""
+    result = train(out_dir, store, **flags)
+    assert result.returncode == 2, result.stderr
+    lines = [line for line in result.stderr.strip().splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    return lines[0]
+
+
+def test_a_store_that_is_none_is_refused(tmp_path, train_store_dir):
+    assert "missing" in refusal(tmp_path / "out", tmp_path / "missing")
+    broken = tmp_path / "store"
+    shutil.copytree(train_store_dir, broken)
+    (broken / "manifest.json").unlink()
+    assert "manifest" in refusal(tmp_path / "out", broken)
+
+
+@pytest.mark.slow
+def test_what_does_not_fit_the_run_is_refused(straight, tmp_path, train_store_dir):
+    shape = tmp_path / "small_vocabulary.yaml"
+    fields = {"n_layer": 1, "n_head": 2, "n_query_groups": 1, "n_embd": 32, "intermediate_size": 64}
+    shape.write_text(json.dumps({"name": "small", "block_size": 64, "vocab_size": 100} | fields))
+    assert "vocabulary" in refusal(tmp_path / "out", train_store_dir, model_name=shape)
+
+    nothing = refusal(tmp_path / "out", train_store_dir, resume="true")
+    assert str(tmp_path / "out") in nothing
+
+    checkpoint = list_checkpoints(straight)[-1][1]
+    other_model = refusal(tmp_path / "out", train_store_dir, model_name="tiny_3M", resume=checkpoint)
+    assert "model" in other_model
+    other_data = refusal(tmp_path / "out", train_store_dir, seed=1, resume=checkpoint)
+    assert "seed" in other_data
+    other_batch = refusal(tmp_path / "out", train_store_dir, global_batch_size=8, resume=checkpoint)
+    assert "global_batch_size" in other_batch
+    assert "cuda" in refusal(tmp_path / "out", train_store_dir, accelerator="cuda")
