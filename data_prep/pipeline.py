@@ -1,0 +1,228 @@
+"""Work on a corpus in stages of tasks: on this machine, or as SLURM job arrays. A rerun does what is missing.
+
+A stage is a datatrove pipeline run by one of its executors. The marker `FOLDER/logs/STAGE/completions/00003`
+says that task 3 is done; a stage starts when all tasks of the one before are. A task writes its files anew:
+one that was killed in the middle leaves nothing behind that its next run would take for its own.
+"""
+
+import contextlib
+import copy
+import ctypes
+import dataclasses
+import json
+import multiprocessing
+import os
+import shlex
+import signal
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import loguru
+from datatrove.executor.base import PipelineExecutor
+from datatrove.executor.local import LocalPipelineExecutor
+from datatrove.executor.slurm import SlurmPipelineExecutor
+from datatrove.pipeline.base import PipelineStep
+
+from lit_gpt.cli import InputError, progress
+
+
+@dataclass(kw_only=True)
+class ExecutionOptions:
+    """Where the tasks run."""
+
+    executor: Literal["local", "slurm"] = "local"
+    """`local`: processes of this machine. `slurm`: job arrays, all submitted before the command returns."""
+    tasks: int | None = None
+    """Tasks that share the input files (default: one a file, at most 1000). Results do not depend on it;
+    a kill costs the tasks that were running."""
+    workers: int | None = None
+    """Tasks at a time (default: one for each CPU of this machine; with slurm as many as SLURM starts)."""
+    slurm_partition: str | None = None
+    """Partition of the jobs."""
+    slurm_time: str = "08:00:00"
+    """Time limit of a job, which runs one task."""
+    slurm_memory_gb: int = 4
+    """Memory of a job. Deduplication needs 1, filters as much as their tokenizer and the longest document."""
+    slurm_args: dict[str, str] = field(default_factory=dict)
+    """Further arguments of sbatch, for example `{account: nlp}`."""
+    slurm_python: str | None = None
+    """What starts Python in a job, for example `apptainer exec llammlein.sif python` (default: this one)."""
+    stage: str | None = None
+    """Run one task of this stage, inside the SLURM job that names it. Job scripts set this."""
+
+    def n_tasks(self, n_files: int) -> int:
+        """The number of tasks for so many input files, at least 1."""
+        return min(self.tasks or 1000, max(n_files, 1))
+
+    def n_workers(self) -> int:
+        """The number of local processes."""
+        return self.workers or len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the way: a datatrove pipeline and the number of tasks that share its work."""
+
+    name: str
+    pipeline: list[PipelineStep]
+    tasks: int
+    cpus: int = 1
+
+
+def run_stages(stages: list[Stage], options: ExecutionOptions, folder: Path, command: Path) -> bool:
+    """Run the stages one after the other, or submit them. True when all their work is done on return.
+
+    Args:
+        folder: where `logs/` with the markers goes.
+        command: the Python file that SLURM jobs run; with `--config FOLDER/options.json --stage NAME` it must
+            arrive here with the same stages.
+    """
+    if options.stage is not None:
+        [stage] = [stage for stage in stages if stage.name == options.stage]
+        _slurm_executor(stage, options, folder, command).run()
+        return False
+    if options.executor == "local":
+        loguru.logger.remove()  # what datatrove has to say is in the tasks' log files
+        for stage in stages:
+            _LocalExecutor(stage, options.n_workers(), folder).run()
+        return True
+    return _submit(stages, options, folder, command)
+
+
+def claim_folder(folder: Path, settings: dict[str, Any], options: ExecutionOptions) -> None:
+    """Make `folder` the place of work with these settings, and refuse one that began with others.
+
+    `settings` decides the result and is compared; `options` is what a job needs to run this command again.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "settings.json"
+    settings = json.loads(json.dumps(settings, default=str))
+    if path.exists():
+        begun = json.loads(path.read_text(encoding="utf-8"))
+        changed = sorted(name for name in begun | settings if begun.get(name) != settings.get(name))
+        if changed:
+            raise InputError(
+                f"{folder} was begun with other settings ({', '.join(changed)}): "
+                "give those again to go on, or another --output to start anew"
+            )
+    write_json(path, settings)
+    write_json(folder / "options.json", dataclasses.asdict(options))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write it whole or not at all."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    text = json.dumps(value, indent=1, ensure_ascii=False, default=str)
+    temporary.write_text(text + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+class _LocalExecutor(PipelineExecutor):
+    """Tasks in processes of this machine.
+
+    datatrove's own waits forever for a task whose process was killed (by the kernel, for its memory); this
+    one stops and says so.
+    """
+
+    def __init__(self, stage: Stage, workers: int, folder: Path) -> None:
+        super().__init__(stage.pipeline, str(folder / "logs" / stage.name))
+        self.tasks = stage.tasks
+        self.workers = workers
+        self.name = stage.name
+
+    @property
+    def world_size(self) -> int:
+        return self.tasks
+
+    get_distributed_env = LocalPipelineExecutor.get_distributed_env
+
+    def run(self) -> None:
+        ranks = self.get_incomplete_ranks()
+        done = self.tasks - len(ranks)
+        with progress(description=self.name, total=self.tasks, initial=done, unit=" tasks") as bar:
+            if min(self.workers, len(ranks)) <= 1:
+                for rank in ranks:
+                    _run_task(self, rank)
+                    bar.update()
+                return
+            spawn = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(min(self.workers, len(ranks)), spawn, _end_with_parent) as pool:
+                try:
+                    for future in as_completed([pool.submit(_run_task, self, rank) for rank in ranks]):
+                        future.result()
+                        bar.update()
+                except BrokenProcessPool as error:
+                    raise RuntimeError(
+                        f"a process of stage {self.name} was killed, perhaps for its memory (`dmesg` tells): "
+                        "run again with fewer --workers"
+                    ) from error
+                finally:
+                    pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _run_task(executor: PipelineExecutor, rank: int) -> None:
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+        try:
+            copy.deepcopy(executor)._run_for_rank(rank)
+        finally:
+            loguru.logger.remove()
+
+
+def _end_with_parent() -> None:
+    """An orphan would go on writing the files of a task that the next run starts again."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+class _SlurmExecutor(SlurmPipelineExecutor):
+    """datatrove's job arrays, whose tasks run the command again: no job unpickles its work."""
+
+    task_command = ""
+
+    def get_launch_file_contents(self, sbatch_args: dict, run_script: str) -> str:
+        return super().get_launch_file_contents(sbatch_args, f"srun -n 1 {self.task_command}")
+
+    def launch_merge_stats(self) -> None:
+        """The last stage of each command sums up."""
+
+
+def _slurm_executor(stage: Stage, options: ExecutionOptions, folder: Path, command: Path) -> _SlurmExecutor:
+    if not options.slurm_partition:
+        raise InputError("--executor slurm needs --slurm_partition (`sinfo` lists them)")
+    executor = _SlurmExecutor(
+        stage.pipeline,
+        stage.tasks,
+        options.slurm_time,
+        options.slurm_partition,
+        cpus_per_task=stage.cpus,
+        mem_per_cpu_gb=options.slurm_memory_gb,
+        workers=options.workers or -1,
+        job_name=stage.name,
+        qos="",
+        sbatch_args=options.slurm_args,
+        logging_dir=str(folder / "logs" / stage.name),
+    )
+    config = shlex.quote(str((folder / "options.json").resolve()))
+    python = options.slurm_python or shlex.quote(sys.executable)
+    script = shlex.quote(str(command.resolve()))
+    executor.task_command = f"{python} {script} --config {config} --stage {stage.name}"
+    return executor
+
+
+def _submit(stages: list[Stage], options: ExecutionOptions, folder: Path, command: Path) -> bool:
+    loguru.logger.remove()
+    previous, submitted = None, False
+    for stage in stages:
+        executor = _slurm_executor(stage, options, folder, command)
+        executor.depends = previous
+        executor.run()
+        previous = executor
+        if executor.job_id != -1:
+            submitted = True
+            n_tasks = len(executor.get_incomplete_ranks())
+            print(f"{stage.name}: {n_tasks} tasks in SLURM job {executor.job_id}")
+    return not submitted
