@@ -1,0 +1,72 @@
+"""Who the documents of a shard are: a Parquet table by document, and their hashed ids sorted for bisection.
+
+`NAME.docs.parquet` has the columns id, source, source_line and n_tokens, in row groups of `ROW_GROUP`.
+`NAME.ids` is n sorted xxh3_64 hashes (u64) of the ids in UTF-8, then n document numbers (u32) in that order.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+ROW_GROUP = 8192  # what is read to look up one document
+
+
+class DocumentInfo(NamedTuple):
+    """Where a document came from."""
+
+    id: str
+    source: str
+    source_line: int
+    n_tokens: int
+
+
+def write_documents(
+    path: Path, ids: Sequence[str], sources: Sequence[str], source_lines: Sequence[int], lengths: np.ndarray
+) -> None:
+    """Write docs.parquet; every argument has one entry a document."""
+    columns = {
+        "id": pa.array(ids, pa.string()),
+        "source": pa.array(sources, pa.string()),
+        "source_line": pa.array(source_lines, pa.int64()),
+        "n_tokens": pa.array(lengths, pa.int32()),
+    }
+    pq.write_table(pa.table(columns), path, compression="zstd", row_group_size=ROW_GROUP)
+
+
+def read_documents(path: Path, documents: np.ndarray) -> list[DocumentInfo]:
+    """Look documents up by number, in any order; reads only the row groups that hold them."""
+    wanted, where = np.unique(documents, return_inverse=True)
+    found: list[DocumentInfo] = []
+    with pq.ParquetFile(path) as table:
+        for group in np.unique(wanted // ROW_GROUP).tolist():
+            rows = wanted[wanted // ROW_GROUP == group] - group * ROW_GROUP
+            columns = table.read_row_group(group).take(rows).to_pydict()
+            found += map(DocumentInfo, *(columns[name] for name in DocumentInfo._fields))
+    return [found[index] for index in where.tolist()]
+
+
+def write_ids(path: Path, ids: Sequence[str]) -> None:
+    """Write the sorted hashes; documents of equal hash stay in their order."""
+    hashes = np.fromiter((_hash(document_id) for document_id in ids), dtype="<u8", count=len(ids))
+    order = np.argsort(hashes, kind="stable")
+    with path.open("wb") as file:
+        file.write(hashes[order].tobytes())
+        file.write(order.astype("<u4").tobytes())
+
+
+def find_id(path: Path, document_id: str) -> np.ndarray:
+    """Numbers, ascending, of the documents whose id may be this one: those whose hash is."""
+    data = np.memmap(path, dtype=np.uint8, mode="r")
+    count = len(data) // 12
+    hashes, order = data[: 8 * count].view("<u8"), data[8 * count :].view("<u4")
+    wanted = np.uint64(_hash(document_id))
+    return np.sort(order[hashes.searchsorted(wanted, "left") : hashes.searchsorted(wanted, "right")])
+
+
+def _hash(document_id: str) -> int:
+    return xxhash.xxh3_64_intdigest(document_id.encode())

@@ -1,0 +1,132 @@
+"""A tokenizer folder as the project uses it: text to ids and back, with the ids of the released models.
+
+The `tokenizers` library is used directly: what `AutoTokenizer` makes of a folder changes between versions of
+transformers, and a corpus is tokenized once.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+
+from lit_gpt.cli import InputError
+
+FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+)
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+    """The narrowest of the two dtypes of a store that holds every id."""
+    return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<i4")
+
+
+class Tokenizer:
+    """Text to `BOS + ids + EOS` and back. Strings that look like special tokens are plain text."""
+
+    def __init__(self, folder: Path, definition: dict[str, Any], special: dict[str, str | None]) -> None:
+        self.folder = folder
+        self._backend = tokenizers.Tokenizer.from_str(json.dumps(definition))
+        self._backend.encode_special_tokens = True
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self.vocab_size = max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
+        self.dtype = token_dtype(self.vocab_size)
+        self.bos_id = self._special_id(special, "bos_token")
+        self.eos_id = self._special_id(special, "eos_token")
+        self.unk_id: int | None = None
+        if special["unk_token"] is not None:
+            self.unk_id = self._special_id(special, "unk_token")
+        defining = [definition, self.bos_id, self.eos_id]
+        self.fingerprint = hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()
+
+    @classmethod
+    def load(cls, folder: Path | str) -> "Tokenizer":
+        """Read `tokenizer.json`, and from `tokenizer_config.json` what changes its ids.
+
+        Raises:
+            InputError: a file is missing or unreadable, or no BOS or EOS token is named.
+        """
+        folder = Path(folder)
+        definition = _read_json(folder / "tokenizer.json")
+        config = _read_json(folder / "tokenizer_config.json")
+        special = {name: _content(config.get(name)) for name in ("bos_token", "eos_token", "unk_token")}
+        if config.get("add_prefix_space") is False:
+            _forbid_prefix_space(definition)
+        try:
+            return cls(folder, {key: definition.get(key) for key in _DEFINING}, special)
+        except InputError:
+            raise
+        except Exception as error:  # the library raises a bare Exception for whatever it cannot read
+            raise InputError(f"{folder / 'tokenizer.json'} does not load: {str(error)[:200]}") from error
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """One array (n_tokens,) of `dtype` a text: BOS, the text's ids, EOS."""
+        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [
+            np.array([self.bos_id, *encoding.ids, self.eos_id], dtype=self.dtype) for encoding in encodings
+        ]
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of `ids`; special tokens are left out."""
+        return self._backend.decode([int(token) for token in ids], skip_special_tokens=True)
+
+    def files(self) -> list[Path]:
+        """The files of the folder that belong to the tokenizer."""
+        return [path for name in FILES if (path := self.folder / name).is_file()]
+
+    def token(self, token_id: int) -> str | None:
+        """The vocabulary's entry for an id, None for an id without one."""
+        return self._backend.id_to_token(token_id)
+
+    def _special_id(self, special: dict[str, str | None], name: str) -> int:
+        token = special[name]
+        token_id = None if token is None else self._backend.token_to_id(token)
+        if token_id is None:
+            raise InputError(
+                f"{self.folder}: tokenizer_config.json names no {name} of the vocabulary; add it"
+            )
+        return token_id
+
+
+_DEFINING = ("version", "added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder", "model")
+
+
+def _forbid_prefix_space(definition: dict[str, Any]) -> None:
+    """`add_prefix_space: false` overrules `tokenizer.json`, as where the released ids were made."""
+    pre_tokenizer = definition.get("pre_tokenizer") or {}
+    for part in (pre_tokenizer, *pre_tokenizer.get("pretokenizers", [])):
+        if part.get("type") == "Metaspace":
+            part["prepend_scheme"] = "never"
+        elif part.get("type") == "ByteLevel":
+            part["add_prefix_space"] = False
+    decoder = definition.get("decoder") or {}
+    if "decoders" in decoder:  # no space was put before the text, so none is to be taken away
+        decoder["decoders"] = [part for part in decoder["decoders"] if part.get("type") != "Strip"]
+
+
+def _content(token: Any) -> str | None:
+    """A special token is given as a string or as an object with `content`."""
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"{path} is missing; give a folder with tokenizer.json and tokenizer_config.json"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not readable JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path} holds no JSON object")
+    return value
