@@ -1,0 +1,153 @@
+"""Write the sample corpus: German documents made from the passages in sample_passages/, by a seed.
+
+Each file there is one register. `[text]` holds documents, parted by lines of `---`; every other section is a
+rule with one choice per line. In a document `{rule}` stands for a choice and `{3..90}` for a number;
+`{rule#x}` is the same choice everywhere in the document, `{rule.2}` the second of the forms that a line
+parts by " / ", and `{^rule}` begins with a capital. The rules of woerter.txt serve every register.
+A document without such slots is a passage as it was written: it comes once. No document comes twice.
+"""
+
+import json
+import os
+import random
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from lit_gpt.cli import InputError, run_command
+
+PASSAGES = Path(__file__).resolve().parent / "sample_passages"
+SHARED = "woerter"
+SLOT = re.compile(
+    r"\{(?P<capital>\^?)(?:(?P<low>\d+)\.\.(?P<high>\d+)|(?P<rule>\w+))(?:#(?P<tag>\w+))?(?:\.(?P<form>\d))?\}"
+)
+BETWEEN_FORMS = " / "
+MAX_REPEATS_IN_A_ROW = 10_000
+
+
+@dataclass
+class Options:
+    """Write German sample documents, made from hand-written passages by a seed."""
+
+    output: Path
+    """JSON lines file to write."""
+    megabytes: float = 4.0
+    """Text to write, in 10^6 bytes."""
+    seed: int = 1
+    """The same seed gives the same bytes."""
+
+
+def main(options: Options) -> None:
+    """Write the file whole or not at all."""
+    if options.megabytes <= 0:
+        raise InputError(f"--megabytes {options.megabytes} must be above 0")
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    part = options.output.with_name(options.output.name + ".part")
+    left = options.megabytes * 1e6
+    count = 0
+    with part.open("w", encoding="utf-8") as file:
+        for register, text in documents(options.seed):
+            file.write(json.dumps({"id": f"{register}-{count:05d}", "text": text}, ensure_ascii=False) + "\n")
+            count += 1
+            left -= len(text.encode())
+            if left <= 0:
+                break
+    os.replace(part, options.output)
+    print(f"{options.output}: {count} documents, {options.megabytes - left / 1e6:.1f} MB of text")
+
+
+@dataclass
+class Register:
+    """The documents of one file and the rules they may use."""
+
+    name: str
+    templates: list[str]
+    rules: dict[str, list[str]]
+
+
+def documents(seed: int, folder: Path = PASSAGES) -> Iterator[tuple[str, str]]:
+    """(register, text) for ever, as the seed says: first every passage, then what the templates give.
+
+    Raises:
+        InputError: the templates have nothing new to give.
+    """
+    rng = random.Random(seed)
+    registers = load_registers(folder)
+    once = [
+        (register, text) for register in registers for text in register.templates if not SLOT.search(text)
+    ]
+    rng.shuffle(once)
+    yield from ((register.name, text) for register, text in once)
+    templates = [
+        (register, text) for register in registers for text in register.templates if SLOT.search(text)
+    ]
+    written: set[str] = set()
+    repeats = 0
+    while repeats < MAX_REPEATS_IN_A_ROW:
+        register, template = rng.choice(templates)
+        text = _Filling(register.rules, rng).fill(template)
+        repeats = repeats + 1 if text in written else 0
+        if repeats == 0:
+            written.add(text)
+            yield register.name, text
+    raise InputError(f"the passages give no more than {len(once) + len(written)} documents; ask for less")
+
+
+def load_registers(folder: Path) -> list[Register]:
+    """The registers of a folder, by name."""
+    files = {path.stem: _read_sections(path) for path in sorted(folder.glob("*.txt"))}
+    shared = files.pop(SHARED)
+    return [
+        Register(name, "\n".join(rules.pop("text")).split("\n---\n"), shared | rules)
+        for name, rules in files.items()
+    ]
+
+
+def _read_sections(path: Path) -> dict[str, list[str]]:
+    """Section -> its lines; blank ones count in the documents only."""
+    sections: dict[str, list[str]] = {}
+    section = ""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if header := re.fullmatch(r"\[(\w+)\]", line):
+            section = header[1]
+        elif not line.startswith("#") and (line or section == "text"):
+            sections.setdefault(section, []).append(line)
+    return sections
+
+
+class _Filling:
+    """Fills the slots of one document."""
+
+    def __init__(self, rules: dict[str, list[str]], rng: random.Random) -> None:
+        self._rules = rules
+        self._rng = rng
+        self._undrawn: dict[str, list[str]] = {}
+        self._tagged: dict[tuple[str, str], str] = {}
+
+    def fill(self, template: str) -> str:
+        """The document, with the slots in what a slot gave filled too."""
+        return SLOT.sub(self._slot, template).strip()
+
+    def _slot(self, slot: re.Match[str]) -> str:
+        if slot["low"]:
+            return str(self._rng.randint(int(slot["low"]), int(slot["high"])))
+        line = self._tagged.get((slot["rule"], slot["tag"])) or self._draw(slot["rule"])
+        if slot["tag"]:
+            self._tagged[slot["rule"], slot["tag"]] = line
+        text = self.fill(line.split(BETWEEN_FORMS)[int(slot["form"] or 1) - 1])
+        return text[0].upper() + text[1:] if slot["capital"] else text
+
+    def _draw(self, rule: str) -> str:
+        """A line of the rule; none comes again before all have come."""
+        if not self._undrawn.get(rule):
+            lines = list(self._rules[rule])
+            self._undrawn[rule] = self._rng.sample(lines, len(lines))
+        return self._undrawn[rule].pop()
+
+
+if __name__ == "__main__":
+    run_command(Options, main)
