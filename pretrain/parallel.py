@@ -174,7 +174,7 @@ def _this_device(device_mesh: DeviceMesh) -> torch.device:
 
 
 def _blocks(model: GPT) -> nn.ModuleList:
-    return cast(nn.ModuleList, model.transformer.h)
+    return model.transformer.h
 
 
 def _mesh(options: "TrainOptions", device_mesh: DeviceMesh) -> DeviceMesh:

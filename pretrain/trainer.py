@@ -14,13 +14,14 @@ from typing import Any
 
 import torch
 import yaml
-from lit_gpt.token_store import TokenStore
 from torch import Tensor
 
 from lit_gpt.attention import choose_attention
+from lit_gpt.checkpoint import list_checkpoints
 from lit_gpt.cli import InputError
 from lit_gpt.config import ModelConfig
 from lit_gpt.packing import PackedStore
+from lit_gpt.token_store import TokenStore
 from pretrain import parallel
 from pretrain.checkpointing import Checkpointer
 from pretrain.dataloader import DataLoader, StepBatch, check_resumable, evaluation_batches
@@ -69,6 +70,10 @@ class Trainer:
         if self.rank == 0:
             try:
                 self.out_dir.mkdir(parents=True, exist_ok=True)
+                if self.options.resume is None and list_checkpoints(self.out_dir):
+                    raise InputError(
+                        f"--out_dir {self.out_dir} holds checkpoints: give --resume auto or another folder"
+                    )
                 (self.out_dir / "requeue").unlink(missing_ok=True)
                 (self.out_dir / "config.yaml").write_text(yaml.safe_dump(self.options.to_dict()))
             except OSError as error:
@@ -141,6 +146,7 @@ class Trainer:
             self.datapoint_log = DatapointLog(
                 self.out_dir,
                 self.data.describe(),
+                global_batch_size=options.global_batch_size,
                 rank=rank,
                 local_rank=local_rank,
                 node_rank=node_rank,
@@ -193,7 +199,7 @@ class Trainer:
             waited = time.monotonic()
             batch = next(batches)
             waited = time.monotonic() - waited
-            self._train_step(batch, waited)
+            self.train_step(batch, waited)
             stopping = self.agreement.should_stop()
             last = stopping or self.step == self.options.max_steps
             val_loss = self._validate() if self._due(self.options.eval_step_interval, last) else None
@@ -201,7 +207,7 @@ class Trainer:
             if save or val_loss is not None or self._due(self.options.log_step_interval, last):
                 self._read_metrics(val_loss)
             if save:
-                self._save()
+                self.save_checkpoint()
             self.checkpointer.poll()
             self.watchdog.beat(f"step {self.step}")
         self._leave("done" if self.step == self.options.max_steps else "requeue")
@@ -209,7 +215,7 @@ class Trainer:
     def _due(self, interval: int, last: bool) -> bool:
         return last or (interval > 0 and self.step % interval == 0)
 
-    def _train_step(self, batch: StepBatch, waited: float) -> None:
+    def train_step(self, batch: StepBatch, waited: float) -> None:
         """Forward and backward over this rank's micro-batches, then one optimizer step."""
         # FSDP2 averages gradients over ranks; this turns the average into the mean over all targets.
         scale = self.world_size / batch.n_targets
@@ -310,7 +316,7 @@ class Trainer:
             loss_sum, targets = parallel.all_reduce_sum(totals).tolist()
         return loss_sum / targets
 
-    def _save(self) -> None:
+    def save_checkpoint(self) -> None:
         """The log of what was fed is on disk before the checkpoint that has seen it."""
         with self.speed.pause():
             if self.datapoint_log is not None:

@@ -1,0 +1,274 @@
+#!/usr/bin/env python
+"""One variant of scripts/bench_step.py in a process of its own; prints its figures as one JSON line."""
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+
+from lit_gpt.cli import InputError, run_command
+from lit_gpt.config import ModelConfig
+from lit_gpt.model import GPT
+from pretrain.dataloader import DataLoader, StepBatch
+from pretrain.options import TrainOptions
+from pretrain.preemption import StopRequest
+from pretrain.trainer import Trainer
+from pretrain.training_data import DataOptions, TrainingData
+
+VariantName = Literal["ours", "ours-fa2", "ours-sdpa", "ours-float8", "bare", "transformers", "litgpt"]
+LITGPT_LOSS_CHUNK = 128  # tokens, as `litgpt pretrain` has it
+
+
+@dataclass
+class VariantOptions:
+    """Time the training step of one variant."""
+
+    variant: VariantName
+    """ours*: this project's trainer, data engine and log included; bare: its model in a plain loop;
+    transformers: LlamaForCausalLM; litgpt: the recipe of `litgpt pretrain`."""
+    model_name: str
+    """Shape, of lit_gpt/config.py."""
+    rows: int
+    """Rows of a step, in one micro-batch."""
+    train_data_dir: str
+    """Token store for ours and bare; the others are fed random tokens."""
+    steps: int = 10
+    """Timed steps."""
+    warmup: int = 4
+    """Steps before, which compile."""
+    precision: Literal["32-true", "bf16-mixed", "bf16-true"] = "32-true"
+    """As in the trainer; litgpt's recipe is always bf16-true on CUDA."""
+    profile: bool = False
+    """Print the time of kernels by group (ours only)."""
+
+
+def main(options: VariantOptions) -> None:
+    """Dispatch, and print seconds per step and peak memory."""
+    torch.manual_seed(0)
+    if options.variant.startswith("ours"):
+        seconds = _ours(options)
+    else:
+        step = {"bare": _bare, "transformers": _transformers, "litgpt": _litgpt}[options.variant](options)
+        seconds = _time(step, options)
+    peak = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None
+    print(json.dumps({"seconds": seconds, "peak_memory_gb": peak}), flush=True)
+
+
+class _TimedTrainer(Trainer):
+    """The trainer without the checkpoint at the end, which is not part of a step."""
+
+    def save_checkpoint(self) -> None:
+        """Write nothing."""
+
+
+def _ours(options: VariantOptions) -> list[float]:
+    attention = options.variant.removeprefix("ours-")
+    with tempfile.TemporaryDirectory() as folder:
+        train = TrainOptions(
+            train_data_dir=[options.train_data_dir],
+            out_dir=folder,
+            model_name=options.model_name,
+            global_batch_size=options.rows,
+            micro_batch_size=options.rows,
+            max_steps=options.warmup + options.steps,
+            warmup_steps=0,
+            precision=options.precision,
+            attention="fa2" if attention == "fa2" else "sdpa" if attention == "sdpa" else "auto",
+            float8=options.variant == "ours-float8",
+            save_step_interval=0,
+            log_step_interval=1_000_000,
+        )
+        train.check()
+        trainer = _TimedTrainer(train, StopRequest())
+        ends: list[float] = []
+        train_step = trainer.train_step
+
+        def timed(batch: StepBatch, waited: float) -> None:
+            train_step(batch, waited)
+            _synchronize()
+            ends.append(time.perf_counter())
+
+        trainer.train_step = timed  # type: ignore[method-assign]
+        if options.profile:
+            _profile(trainer.fit, len_steps=options.warmup + options.steps)
+        else:
+            trainer.fit()
+    first = options.warmup - 1
+    return [after - before for before, after in zip(ends[first:-1], ends[first + 1 :], strict=True)]
+
+
+def _time(step: Callable[[], None], options: VariantOptions) -> list[float]:
+    for _ in range(options.warmup):
+        step()
+    seconds = []
+    for _ in range(options.steps):
+        _synchronize()
+        began = time.perf_counter()
+        step()
+        _synchronize()
+        seconds.append(time.perf_counter() - began)
+    return seconds
+
+
+def _bare(options: VariantOptions) -> Callable[[], None]:
+    """The same model and batches in the shortest loop that trains."""
+    device = _device()
+    batches = _batches(options, device)
+    config = ModelConfig.load(options.model_name).with_vocab_of(1)
+    with device:
+        model = GPT(config)
+    model.init_weights(0)
+    if device.type == "cuda":
+        for block in model.transformer.h:
+            block.compile()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-4, fused=True)
+
+    def step() -> None:
+        batch = next(batches)
+        micro = batch.micro_batches[0]
+        with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16-mixed"):
+            loss = model(micro.input_ids, micro.positions, micro.documents, micro.labels)
+        (loss / batch.n_targets).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def _batches(options: VariantOptions, device: torch.device) -> Iterator[StepBatch]:
+    block_size = ModelConfig.load(options.model_name).block_size
+    data = TrainingData.open(DataOptions([options.train_data_dir], block_size))
+    return DataLoader(data, global_batch_size=options.rows, micro_batch_size=options.rows, device=device)
+
+
+def _transformers(options: VariantOptions) -> Callable[[], None]:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape = ModelConfig.load(options.model_name).with_vocab_of(1)
+    device = _device()
+    config = LlamaConfig(
+        vocab_size=shape.vocab_rows,
+        hidden_size=shape.n_embd,
+        intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.n_layer,
+        num_attention_heads=shape.n_head,
+        num_key_value_heads=shape.n_query_groups,
+        max_position_embeddings=shape.block_size,
+        use_cache=False,
+    )
+    with device:
+        model = LlamaForCausalLM(config)
+    if options.precision == "bf16-true":
+        model = model.to(torch.bfloat16)
+    if device.type == "cuda":
+        model.compile()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-4, fused=True)
+
+    def step() -> None:
+        tokens = torch.randint(shape.vocab_rows, (options.rows, shape.block_size), device=device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16-mixed"):
+            loss = model(input_ids=tokens, labels=tokens).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def _litgpt(options: VariantOptions) -> Callable[[], None]:
+    """litgpt's pretraining: bf16-true on CUDA, the whole model compiled, loss in chunks of 128 tokens."""
+    try:
+        from litgpt.config import Config
+        from litgpt.model import GPT as LitGPT
+        from litgpt.utils import chunked_cross_entropy
+    except ImportError as error:
+        raise InputError("the package litgpt is not installed") from error
+    shape = ModelConfig.load(options.model_name).with_vocab_of(1)
+    device = _device()
+    config = Config(
+        block_size=shape.block_size,
+        padded_vocab_size=shape.vocab_rows,
+        n_layer=shape.n_layer,
+        n_head=shape.n_head,
+        n_query_groups=shape.n_query_groups,
+        n_embd=shape.n_embd,
+        intermediate_size=shape.intermediate_size,
+        rotary_percentage=1.0,
+        parallel_residual=False,
+        bias=False,
+        norm_class_name="RMSNorm",
+        mlp_class_name="LLaMAMLP",
+    )
+    with device:
+        model = LitGPT(config)
+    if device.type == "cuda":
+        model = model.to(torch.bfloat16)
+        model = torch.compile(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-4, fused=True)
+
+    def step() -> None:
+        tokens = torch.randint(shape.vocab_rows, (options.rows, shape.block_size + 1), device=device)
+        logits = model(tokens[:, :-1].contiguous())
+        loss = chunked_cross_entropy(logits, tokens[:, 1:].contiguous(), chunk_size=LITGPT_LOSS_CHUNK)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def _profile(fit: Callable[[], None], len_steps: int) -> None:
+    """Milliseconds a step by group of kernels, on the device if there is one."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if torch.cuda.is_available():
+        activities = [torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profiler:
+        fit()
+    totals: dict[str, float] = {}
+    for event in profiler.key_averages():
+        duration = event.self_device_time_total if torch.cuda.is_available() else event.self_cpu_time_total
+        totals[_group(event.key)] = totals.get(_group(event.key), 0.0) + duration / 1000 / len_steps
+    whole = sum(totals.values()) or 1.0
+    for name, milliseconds in sorted(totals.items(), key=lambda item: -item[1]):
+        print(f"{name:24s} {milliseconds:9.2f} ms a step  {milliseconds / whole:6.1%}", file=sys.stderr)
+
+
+_GROUPS = (
+    ("attention", ("flash", "fmha", "sdpa", "attention", "varlen")),
+    (
+        "matrix products",
+        ("gemm", "nvjet", "cutlass", "xmma", "aten::mm", "aten::addmm", "aten::bmm", "cublas"),
+    ),
+    ("optimizer and norm", ("adam", "multi_tensor", "_foreach", "norm_kernel")),
+    ("copies", ("memcpy", "memset", "copy_", "aten::to")),
+    ("fused elementwise", ("triton",)),
+)
+
+
+def _group(kernel: str) -> str:
+    name = kernel.lower()
+    return next((group for group, parts in _GROUPS if any(part in name for part in parts)), "other")
+
+
+def _device() -> torch.device:
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    run_command(VariantOptions, main)
