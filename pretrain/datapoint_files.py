@@ -1,0 +1,233 @@
+"""The files of a datapoint log: which rows, and which pieces of documents in them, every step was fed.
+
+    OUT/datapoints/data.json                         the data (stores, seed, packing) of the steps from N on
+    OUT/datapoints/part-00000001-node-000.parquet    rows of that step and later ones, fed to one node's ranks
+    OUT/datapoints/discarded/                        rows of steps that a resume went back behind
+
+A file is written under another name, fsynced and renamed, so that it is whole or not there; what else lies in
+the folder is what a kill left and is not read. docs/formats.md is the specification.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import chain, count
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from lit_gpt.cli import InputError
+
+FORMAT_VERSION = 1
+ROW_GROUP = 1 << 16
+PIECES = ("document", "start", "length")
+LIST_OF_PIECES = pa.list_(pa.field("element", pa.int32(), nullable=False))
+_TYPES = {
+    "step": pa.int64(),
+    "sample": pa.int64(),
+    "rank": pa.int32(),
+    "time": pa.timestamp("ms", tz="UTC"),
+    "applied": pa.bool_(),
+    "store": pa.int16(),
+    "shard": pa.int32(),
+    "row": pa.int32(),
+    "checksum": pa.uint64(),
+} | dict.fromkeys(PIECES, LIST_OF_PIECES)
+SCHEMA = pa.schema([pa.field(name, kind, nullable=False) for name, kind in _TYPES.items()])
+
+# What grows by a constant costs nothing as deltas. What looks random costs its entropy when zstd sees the
+# first byte of every value, then the second, and so on.
+_ENCODINGS = (
+    dict.fromkeys(("step", "sample", "rank", "time"), "DELTA_BINARY_PACKED")
+    | dict.fromkeys(("store", "shard", "row", "checksum"), "BYTE_STREAM_SPLIT")
+    | {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in PIECES}
+)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """From `first_step` on, until the next segment's, this was the data."""
+
+    first_step: int
+    data: dict[str, Any]
+    """`TrainingData.describe()`."""
+
+
+class RunLog:
+    """The log of a run, for reading."""
+
+    def __init__(self, run_dir: Path | str) -> None:
+        """
+        Raises:
+            InputError: the run has no log, or a file of it is damaged.
+        """
+        self.folder = Path(run_dir) / "datapoints"
+        if not (self.folder / "data.json").is_file():
+            raise InputError(f"{run_dir} has no datapoints/data.json: give the out_dir of a run that logs")
+        self.global_batch_size, self.segments = read_data(self.folder)
+        self.parts = part_files(self.folder)
+        newest = [part for part in self.parts if first_step(part) == first_step(self.parts[-1])]
+        self.last_step = max((last_step(part) for part in newest), default=0)
+
+    def by_segment(self, table: pa.Table) -> list[tuple[Segment, pa.Table]]:
+        """A table of the log, split by the segment its steps belong to."""
+        first_steps = [segment.first_step for segment in self.segments]
+        which = np.searchsorted(first_steps, table["step"].to_numpy(), side="right") - 1
+        return [(self.segments[number], table.filter(which == number)) for number in np.unique(which)]
+
+    def step_rows(self, step: int) -> pa.Table:
+        """The rows of one step, by sample. Empty if the step was not logged."""
+        parts = [part for part in self.parts if first_step(part) <= step]
+        tables = [table for part in parts for table in read_row_groups(part, step=(step, step))]
+        return pa.concat_tables([SCHEMA.empty_table(), *tables]).sort_by("sample")
+
+
+# ---- parts
+
+
+def part_name(step: int, node: int) -> str:
+    """The name of a node's part whose first step is `step`."""
+    return f"part-{step:08d}-node-{node:03d}.parquet"
+
+
+def part_files(folder: Path) -> list[Path]:
+    """The parts, by first step and node."""
+    return sorted(folder.glob("part-*-node-*.parquet"), key=lambda part: (first_step(part), part.name))
+
+
+def first_step(part: Path) -> int:
+    """The first step in a part, which is in its name."""
+    return int(part.name.split("-")[1])
+
+
+def last_step(part: Path) -> int:
+    """The last step in a part."""
+    with _open(part) as file:
+        column = SCHEMA.get_field_index("step")
+        groups = (file.metadata.row_group(group) for group in range(file.num_row_groups))
+        return max(group.column(column).statistics.max for group in groups)
+
+
+def read_row_groups(
+    part: Path, columns: Sequence[str] = tuple(SCHEMA.names), **ranges: tuple[int, int]
+) -> Iterator[pa.Table]:
+    """A part's rows, a group at a time; `step=(3, 7)` keeps those whose step is one of 3 to 7.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    with _open(part) as file:
+        for group in range(file.num_row_groups):
+            described = file.metadata.row_group(group)
+            found = {name: described.column(SCHEMA.get_field_index(name)).statistics for name in ranges}
+            if any(found[name].max < low or found[name].min > high for name, (low, high) in ranges.items()):
+                continue
+            table = file.read_row_group(group, columns=list(columns))
+            for name, (low, high) in ranges.items():
+                if found[name].min < low or found[name].max > high:
+                    column = table[name]
+                    table = table.filter(pc.and_(pc.greater_equal(column, low), pc.less_equal(column, high)))
+            yield table
+
+
+@contextmanager
+def _open(part: Path) -> Iterator[pq.ParquetFile]:
+    try:
+        with pq.ParquetFile(part, page_checksum_verification=True) as file:
+            if file.schema_arrow != SCHEMA:
+                raise InputError(f"{part} is no part of a datapoint log: its columns are others")
+            yield file
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{part} is damaged ({error}): restore it from a copy of the run") from error
+
+
+def write_part(path: Path, table: pa.Table) -> None:
+    """Write rows of SCHEMA durably."""
+    settings = {
+        "row_group_size": ROW_GROUP,
+        "compression": "zstd",
+        "compression_level": 1,
+        "use_dictionary": False,
+        "column_encoding": _ENCODINGS,
+        "write_page_checksum": True,
+    }
+    _write_durably(path, lambda file: pq.write_table(table, file, **settings))
+
+
+def discard_after(folder: Path, step: int) -> None:
+    """Move what is logged of later steps to `discarded/`, cutting a part in two where need be.
+
+    Killed at any moment and run again, it ends the same; no row is ever in two parts.
+    """
+    discarded = folder / "discarded"
+    for part in part_files(folder):
+        if first_step(part) > step:
+            discarded.mkdir(exist_ok=True)
+            os.replace(part, _unused(discarded / part.name))
+        elif last_step(part) > step:
+            head = pa.concat_tables(read_row_groups(part, step=(0, step)))
+            tail = pa.concat_tables(read_row_groups(part, step=(step + 1, sys.maxsize)))
+            discarded.mkdir(exist_ok=True)
+            write_part(_unused(discarded / part_name(step + 1, int(part.stem.split("-")[3]))), tail)
+            write_part(part, head)
+    _sync_folder(folder)
+
+
+def _unused(path: Path) -> Path:
+    """The path, or with a number where it is taken: the same steps may be discarded more than once."""
+    numbered = (path.with_name(f"{path.stem}.{number}{path.suffix}") for number in count(1))
+    return next(candidate for candidate in chain([path], numbered) if not candidate.exists())
+
+
+# ---- data.json
+
+
+def read_data(folder: Path) -> tuple[int, list[Segment]]:
+    """The global batch size and the segments.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    path = folder / "data.json"
+    try:
+        content = json.loads(path.read_text())
+        if content["format_version"] != FORMAT_VERSION:
+            raise ValueError(f"format {content['format_version']}, this program reads {FORMAT_VERSION}")
+        return content["global_batch_size"], [Segment(**segment) for segment in content["segments"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} cannot be read ({error}): restore it from a copy of the run") from error
+
+
+def write_data(folder: Path, global_batch_size: int, segments: list[Segment]) -> None:
+    """Write data.json durably."""
+    content = {
+        "format_version": FORMAT_VERSION,
+        "global_batch_size": global_batch_size,
+        "segments": [asdict(segment) for segment in segments],
+    }
+    _write_durably(folder / "data.json", lambda file: file.write(json.dumps(content, indent=1).encode()))
+
+
+def _write_durably(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    unfinished = path.with_name(path.name + ".unfinished")
+    with unfinished.open("wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(unfinished, path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,136 @@
+"""Writing the datapoint log: ranks remember what they were fed, a node writes it at each checkpoint.
+
+A step is committed before the manifest of the checkpoint that has seen it, and what is later than the
+checkpoint a run resumes from is discarded. So the log has no step twice and none missing, whatever is
+killed, and on how many ranks the run goes on.
+"""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from lit_gpt.cli import InputError
+from pretrain import datapoint_files
+from pretrain.datapoint_files import LIST_OF_PIECES, PIECES, SCHEMA, Segment
+from pretrain.training_data import StepRows
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+
+class DatapointLog:
+    """One rank's share in the log of a run.
+
+    Until the next commit it holds about 60 bytes a row and 20 a piece.
+    """
+
+    def __init__(
+        self,
+        out_dir: Path,
+        data: dict[str, Any],
+        *,
+        global_batch_size: int,
+        rank: int = 0,
+        local_rank: int = 0,
+        node_rank: int = 0,
+        node_group: "ProcessGroup | None" = None,
+    ) -> None:
+        """`data`: see `TrainingData.describe`; `node_group`: gloo over the node's ranks, None for one."""
+        self._folder = Path(out_dir) / "datapoints"
+        self._data = data
+        self._global_batch_size = global_batch_size
+        self._rank, self._local_rank, self._node_rank = rank, local_rank, node_rank
+        self._node_group = node_group
+        self._steps: list[tuple[StepRows, float]] = []
+
+    def discard_after(self, step: int) -> None:
+        """Begin, or go on, after `step`: set aside what is logged later, and note the data from there on.
+
+        For one process of the job, before any commits.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for unfinished in self._folder.rglob("*.unfinished"):
+            unfinished.unlink()
+        datapoint_files.discard_after(self._folder, step)
+        segments: list[Segment] = []
+        if (self._folder / "data.json").exists():
+            global_batch_size, segments = datapoint_files.read_data(self._folder)
+            segments = [segment for segment in segments if segment.first_step <= step]
+            if segments and global_batch_size != self._global_batch_size:
+                raise InputError(
+                    f"{self._folder} was written with global_batch_size {global_batch_size}, not "
+                    f"{self._global_batch_size}: use the same or another out_dir"
+                )
+        if not segments or segments[-1].data != self._data:
+            segments.append(Segment(step + 1, self._data))
+        datapoint_files.write_data(self._folder, self._global_batch_size, segments)
+
+    def record(self, rows: StepRows, seconds: float) -> None:
+        """Remember what this rank was fed, and when (Unix time). Nothing is copied."""
+        self._steps.append((rows, seconds))
+
+    def commit(self, step: int, skipped_steps: Collection[int] = ()) -> None:
+        """Put on disk what was recorded since the last commit. For all ranks of a node at once.
+
+        Args:
+            step: the checkpoint's; nothing later was recorded.
+            skipped_steps: those whose update was not applied.
+        """
+        assert all(rows.step <= step for rows, _ in self._steps)
+        table = _to_table(self._steps, self._rank, skipped_steps)
+        self._steps.clear()
+        if self._node_group is not None:
+            table = _gather(table, self._node_group)
+        if self._local_rank == 0 and table.num_rows > 0:
+            name = datapoint_files.part_name(table["step"][0].as_py(), self._node_rank)
+            datapoint_files.write_part(self._folder / name, table)
+
+
+def _to_table(steps: list[tuple[StepRows, float]], rank: int, skipped_steps: Collection[int]) -> pa.Table:
+    if not steps:
+        return SCHEMA.empty_table()
+    tables = [rows.table for rows, _ in steps]
+    n_rows = [len(rows.sample) for rows, _ in steps]
+    step = np.repeat([rows.step for rows, _ in steps], n_rows)
+    columns = {
+        "step": step,
+        "sample": np.concatenate([rows.sample for rows, _ in steps]),
+        "rank": np.full(len(step), rank),
+        "time": np.repeat([round(1000 * seconds) for _, seconds in steps], n_rows),
+        "applied": ~np.isin(step, list(skipped_steps)),
+        "store": np.concatenate([table.addresses.store for table in tables]),
+        "shard": np.concatenate([table.addresses.shard for table in tables]),
+        "row": np.concatenate([table.addresses.row for table in tables]),
+        "checksum": np.concatenate([table.checksums for table in tables]),
+    }
+    arrays = [pa.array(column).cast(SCHEMA.field(name).type) for name, column in columns.items()]
+    n_pieces = np.concatenate([np.diff(table.offsets) for table in tables])
+    offsets = pa.array(np.concatenate([[0], np.cumsum(n_pieces)]), pa.int32())
+    for name in PIECES:
+        values = pa.array(np.concatenate([getattr(table, name) for table in tables]), pa.int32())
+        arrays.append(pa.ListArray.from_arrays(offsets, values, type=LIST_OF_PIECES))
+    return pa.Table.from_arrays(arrays, schema=SCHEMA)
+
+
+def _gather(table: pa.Table, group: "ProcessGroup") -> pa.Table:
+    """All ranks' rows, by sample, on the group's first rank; elsewhere none."""
+    import torch  # only here: whoever reads logs does without
+    import torch.distributed as dist
+
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, SCHEMA) as writer:
+        writer.write_table(table)
+    mine = torch.frombuffer(bytearray(sink.getvalue()), dtype=torch.uint8)
+    sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(group.size())]
+    dist.all_gather(sizes, torch.tensor([mine.numel()]), group=group)
+    padded = torch.zeros(max(int(size) for size in sizes), dtype=torch.uint8)
+    padded[: mine.numel()] = mine
+    parts = [torch.empty_like(padded) for _ in sizes] if group.rank() == 0 else None
+    dist.gather(padded, parts, group=group, group_dst=0)
+    if parts is None:
+        return SCHEMA.empty_table()
+    buffers = (part[: int(size)].numpy() for part, size in zip(parts, sizes, strict=True))
+    return pa.concat_tables([pa.ipc.open_stream(buffer).read_all() for buffer in buffers]).sort_by("sample")

@@ -1,0 +1,269 @@
+"""The datapoint log against the data: rebuild what was fed, and find the steps that saw a document."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from lit_gpt.packing import row_checksum
+from lit_gpt.sample_order import RowAddresses
+from pretrain.datapoint_files import PIECES, RunLog, Segment, first_step, last_step, read_row_groups
+from pretrain.row_reader import RowReader
+from pretrain.training_data import RowTable, TrainingData, ragged_ranges
+
+MESSAGES_KEPT = 20
+_PLACE = ("store", "shard", "row")
+
+
+class Sighting(NamedTuple):
+    """A piece of a document in a step."""
+
+    step: int
+    sample: int
+    start: int
+    length: int
+
+
+@dataclass
+class Report:
+    """What `Replay.verify` has seen."""
+
+    steps: int = 0
+    rows: int = 0
+    pieces: int = 0
+    differences: int = 0
+    messages: list[str] = field(default_factory=list)
+    """Of the first differences."""
+
+    def add(self, count: int, message: str) -> None:
+        """Note `count` differences, the first of which the message tells."""
+        self.differences += count
+        if len(self.messages) < MESSAGES_KEPT:
+            self.messages.append(message)
+
+
+class LoggedRows:
+    """A table of the log as arrays: those of SCHEMA by name, of shape (n_rows,), pieces flattened."""
+
+    def __init__(self, table: pa.Table) -> None:
+        table = table.combine_chunks()
+        self.columns: dict[str, np.ndarray] = {}
+        for name in table.column_names:
+            column = table[name].combine_chunks()
+            self.columns[name] = (column.flatten() if name in PIECES else column).to_numpy(
+                zero_copy_only=False
+            )
+        counts = table["document"].combine_chunks().value_lengths().to_numpy()
+        self.offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.columns[name]
+
+
+class Replay:
+    """A run's log together with the data it was fed from."""
+
+    def __init__(self, run_dir: Path | str, train_data_dir: Sequence[str] | None = None) -> None:
+        """`train_data_dir` says where the stores lie now, if no longer where the run read them."""
+        self.log = RunLog(run_dir)
+        self._train_data_dir = train_data_dir
+        self._opened: dict[int, TrainingData] = {}
+
+    def data(self, segment: Segment) -> TrainingData:
+        """The data of a segment.
+
+        Raises:
+            InputError: a store is missing or is not what the run read.
+        """
+        if segment.first_step not in self._opened:
+            self._opened[segment.first_step] = TrainingData.reopen(segment.data, self._train_data_dir)
+        return self._opened[segment.first_step]
+
+    # ---- verify
+
+    def verify(self) -> Iterator[Report]:
+        """Rebuild every row by the order's function and compare with it all that is logged.
+
+        Yields:
+            The one report, after each part of the work.
+        """
+        report = Report()
+        next_sample = (self.log.segments[0].first_step - 1) * self.log.global_batch_size
+        for parts in _overlapping(self.log.parts):
+            next_sample = self._check_samples(parts, next_sample, report)
+            for part in parts:
+                for table in read_row_groups(part):
+                    self._check_rows(table, report)
+                    yield report
+
+    def _check_samples(self, parts: list[Path], next_sample: int, report: Report) -> int:
+        """Each sample in its step, none twice, none missing; returns the sample after the last."""
+        tables = [table for part in parts for table in read_row_groups(part, ["step", "sample"])]
+        step = np.concatenate([table["step"].to_numpy() for table in tables])
+        sample = np.concatenate([table["sample"].to_numpy() for table in tables])
+        size = self.log.global_batch_size
+        end = int(step.max()) * size
+        report.steps += (end - next_sample) // size
+        wrong = np.flatnonzero(sample // size + 1 != step)
+        found, times = np.unique(sample, return_counts=True)
+        repeated = found[(times > 1) | (found < next_sample)]
+        missing = np.setdiff1d(np.arange(next_sample, end), found, assume_unique=True)
+        if len(wrong):
+            at = wrong[0]
+            report.add(len(wrong), f"step {step[at]}: sample {sample[at]} is not one of this step's")
+        if len(repeated):
+            first = repeated[0]
+            report.add(len(repeated), f"step {first // size + 1}: sample {first} is logged more than once")
+        if len(missing):
+            first = missing[0]
+            report.add(len(missing), f"step {first // size + 1}: sample {first} is not logged")
+        return end
+
+    def _check_rows(self, table: pa.Table, report: Report) -> None:
+        size = self.log.global_batch_size
+        for segment, rows in self.log.by_segment(table):
+            logged = LoggedRows(rows)
+            report.rows += rows.num_rows
+            report.pieces += len(logged["document"])
+            data = self.data(segment)
+            # A number that is no sample of its step was reported; what follows needs one that is.
+            first = (logged["step"] - 1) * size
+            sample = np.clip(logged["sample"], first, first + size - 1)
+            expected = data.table(data.rows(sample))
+            self._check_places(logged, expected, report)
+            self._check_pieces(logged, expected, report)
+            self._check_tokens(logged, data, expected, report)
+
+    def _check_places(self, logged: LoggedRows, expected: RowTable, report: Report) -> None:
+        differs = np.any([logged[name] != getattr(expected.addresses, name) for name in _PLACE], axis=0)
+        if differs.any():
+            at = int(np.argmax(differs))
+            said = ", ".join(f"{name} {logged[name][at]}" for name in _PLACE)
+            right = ", ".join(f"{name} {getattr(expected.addresses, name)[at]}" for name in _PLACE)
+            report.add(int(differs.sum()), f"{_where(logged, at)}: logged as {said}; the order gives {right}")
+
+    def _check_pieces(self, logged: LoggedRows, expected: RowTable, report: Report) -> None:
+        counts, right_counts = np.diff(logged.offsets), np.diff(expected.offsets)
+        differs = counts != right_counts
+        alike = np.flatnonzero(~differs)
+        ours = ragged_ranges(logged.offsets[alike], counts[alike])
+        theirs = ragged_ranges(expected.offsets[alike], counts[alike])
+        unequal = np.any([logged[name][ours] != getattr(expected, name)[theirs] for name in PIECES], axis=0)
+        differs[np.repeat(alike, counts[alike])[unequal]] = True
+        if differs.any():
+            at = int(np.argmax(differs))
+            report.add(int(differs.sum()), f"{_where(logged, at)}: its pieces are not those of the packing")
+
+    def _check_tokens(
+        self, logged: LoggedRows, data: TrainingData, expected: RowTable, report: Report
+    ) -> None:
+        reader = RowReader(data)
+        n_rows = len(logged["step"])
+        rebuilt = np.fromiter(
+            (row_checksum(reader.read_unchecked(expected, at, at + 1)[0].tokens) for at in range(n_rows)),
+            np.uint64,
+            n_rows,
+        )
+        differs = rebuilt != logged["checksum"]
+        if differs.any():
+            at = int(np.argmax(differs))
+            store, _, shard, row = (int(column[at]) for column in expected.addresses)
+            report.add(
+                int(differs.sum()),
+                f"{_where(logged, at)}: checksum {logged['checksum'][at]:016x} is logged, the tokens of row "
+                f"{row} of shard {shard} in {data.stores[store].store.path} have {rebuilt[at]:016x}",
+            )
+
+    # ---- documents
+
+    def sightings_by_order(self, document_id: str) -> list[Sighting]:
+        """All pieces of all documents of that id in the logged steps, by the order's inverse."""
+        sightings = []
+        size = self.log.global_batch_size
+        for segment, last in self._spans():
+            data = self.data(segment)
+            for store, shard, document in find_document(data, document_id):
+                packing = data.stores[store].shard(shard)
+                pieces = np.flatnonzero(packing.document == document)
+                rows = np.searchsorted(packing.row_offsets, pieces, side="right") - 1
+                for samples in _epochs(data, store, shard, rows, last * size):
+                    for piece, sample in zip(pieces.tolist(), samples.tolist(), strict=True):
+                        if (segment.first_step - 1) * size <= sample < last * size:
+                            where = int(packing.start[piece]), int(packing.length[piece])
+                            sightings.append(Sighting(sample // size + 1, sample, *where))
+        return sorted(sightings)
+
+    def sightings_by_log(self, document_id: str) -> list[Sighting]:
+        """The same, by reading the log."""
+        sightings: list[Sighting] = []
+        for segment, last in self._spans():
+            for store, shard, document in find_document(self.data(segment), document_id):
+                for part in self.log.parts:
+                    if first_step(part) <= last:
+                        sightings += _search(part, (segment.first_step, last), store, shard, document)
+        return sorted(sightings)
+
+    def _spans(self) -> list[tuple[Segment, int]]:
+        """Each segment with its last logged step."""
+        segments = self.log.segments
+        ends = [following.first_step - 1 for following in segments[1:]] + [self.log.last_step]
+        return [(segment, min(end, self.log.last_step)) for segment, end in zip(segments, ends, strict=True)]
+
+
+def find_document(data: TrainingData, document_id: str) -> list[tuple[int, int, int]]:
+    """All (store, shard, document) that carry an id."""
+    return [
+        (number, shard, document)
+        for number, packed in enumerate(data.stores)
+        for shard, document in packed.store.find(document_id)
+    ]
+
+
+def _epochs(data: TrainingData, store: int, shard: int, rows: np.ndarray, end: int) -> Iterator[np.ndarray]:
+    """The samples that the rows are in each epoch, until none is before `end`."""
+    for epoch in range(end + 1):
+        of_all = [np.full_like(rows, number) for number in (store, epoch, shard)]
+        address = RowAddresses(of_all[0], of_all[1], of_all[2], rows)
+        samples = data.order.inverse(address)
+        if len(samples) == 0 or samples.min() >= end:
+            return
+        yield samples
+
+
+def _search(part: Path, steps: tuple[int, int], store: int, shard: int, document: int) -> Iterator[Sighting]:
+    """The pieces of a document in a part."""
+    columns = ["step", "sample", *PIECES, "store", "shard"]
+    for table in read_row_groups(part, columns, step=steps, shard=(shard, shard)):
+        logged = LoggedRows(table)
+        pieces = np.flatnonzero(logged["document"] == document)
+        rows = np.searchsorted(logged.offsets, pieces, side="right") - 1
+        for piece, row in zip(pieces.tolist(), rows.tolist(), strict=True):
+            if logged["store"][row] == store and logged["shard"][row] == shard:
+                found = (
+                    logged["step"][row],
+                    logged["sample"][row],
+                    logged["start"][piece],
+                    logged["length"][piece],
+                )
+                yield Sighting(*map(int, found))
+
+
+def _overlapping(parts: Sequence[Path]) -> Iterator[list[Path]]:
+    """Parts in groups, so that no step is in two groups unless it is logged twice."""
+    group: list[Path] = []
+    last = -1
+    for part in parts:
+        if group and first_step(part) > last:
+            yield group
+            group = []
+        group.append(part)
+        last = max(last, last_step(part))
+    if group:
+        yield group
+
+
+def _where(logged: LoggedRows, at: int) -> str:
+    return f"step {logged['step'][at]}, sample {logged['sample'][at]}"
