@@ -12,9 +12,11 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import resource
 import shlex
 import signal
 import sys
+import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -115,10 +117,25 @@ def claim_folder(folder: Path, settings: dict[str, Any], options: ExecutionOptio
 
 def write_json(path: Path, value: Any) -> None:
     """Write it whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.tmp")
     text = json.dumps(value, indent=1, ensure_ascii=False, default=str)
     temporary.write_text(text + "\n", encoding="utf-8")
     temporary.replace(path)
+
+
+class MeasureUse(PipelineStep):
+    """Pulls a task's documents through the steps before it, and counts what the task used."""
+
+    type, name = "MEASURE", "use"
+
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> None:
+        """Adds `cpu_seconds` and `peak_megabytes`, the most the process had resident so far."""
+        begun = time.process_time()
+        for _ in data:
+            pass
+        self.stat_update("cpu_seconds", value=time.process_time() - begun)
+        self.stat_update("peak_megabytes", value=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 class _LocalExecutor(PipelineExecutor):
@@ -129,7 +146,7 @@ class _LocalExecutor(PipelineExecutor):
     """
 
     def __init__(self, stage: Stage, workers: int, folder: Path) -> None:
-        super().__init__(stage.pipeline, str(folder / "logs" / stage.name))
+        super().__init__([*stage.pipeline, MeasureUse()], str(folder / "logs" / stage.name))
         self.tasks = stage.tasks
         self.workers = workers
         self.name = stage.name
@@ -194,7 +211,7 @@ def _slurm_executor(stage: Stage, options: ExecutionOptions, folder: Path, comma
     if not options.slurm_partition:
         raise InputError("--executor slurm needs --slurm_partition (`sinfo` lists them)")
     executor = _SlurmExecutor(
-        stage.pipeline,
+        [*stage.pipeline, MeasureUse()],
         stage.tasks,
         options.slurm_time,
         options.slurm_partition,

@@ -1,0 +1,188 @@
+"""Documents in and out of the stages: for each input file one file of documents, in the same order.
+
+    FOLDER/documents/000003.jsonl.zst          what is kept of the fourth input file: id, text, other fields
+    FOLDER/excluded/REASON/000003.jsonl.zst    what is not, with a field `excluded` that says why
+    FOLDER/set_aside/000003.json               its lines that could not be read: place and reason
+    FOLDER/inputs/000003.json                  path, size and SHA-256 of the input file
+
+A file has its name when it is complete. A task takes consecutive input files, so that nothing that is written
+depends on the number of tasks.
+"""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import orjson
+import zstandard
+from datatrove.data import Document
+from datatrove.pipeline.base import PipelineStep
+
+from data_prep.pipeline import write_json
+from data_prep.readers import SetAside
+from data_prep.sources import SOURCES, read_source
+
+KEPT = "documents"
+
+
+@dataclass(slots=True)
+class CorpusDocument(Document):
+    """datatrove's document, with the place it was read from and what a stage found out about it."""
+
+    file: int = 0
+    """Number of the input file."""
+    tokens: int = 0
+    """Tokens of the text, where a tokenizer counted them."""
+    excluded: dict[str, Any] | None = None
+    """Why it is not kept: `reason` and what belongs to it."""
+
+
+def file_name(file: int) -> str:
+    """The name under which a stage keeps what came of an input file."""
+    return f"{file:06d}.jsonl.zst"
+
+
+def kept_files(folder: Path, n_files: int) -> list[Path]:
+    """The files of documents that a stage leaves in `folder`."""
+    return [folder / KEPT / file_name(file) for file in range(n_files)]
+
+
+def task_files(files: Sequence[Path], rank: int, n_tasks: int) -> list[int]:
+    """The numbers of a task's files: consecutive ones with about an equal share of the bytes."""
+    sizes = np.array([file.stat().st_size for file in files], dtype=np.int64)
+    middles = np.cumsum(sizes) - sizes / 2
+    tasks = (middles * n_tasks / max(sizes.sum(), 1)).astype(np.int64)
+    return np.flatnonzero(tasks == rank).tolist()
+
+
+class ReadFiles(PipelineStep):
+    """First step of a stage: the documents of the task's files, in order."""
+
+    type, name = "READ", "files"
+
+    def __init__(self, files: Sequence[Path], source: str, folder: Path, max_bad_lines: int) -> None:
+        super().__init__()
+        self.files = list(files)
+        self.source = SOURCES[source]
+        self.folder = folder
+        self.max_bad_lines = max_bad_lines
+
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[CorpusDocument]:
+        """Documents one by one.
+
+        Raises:
+            InputError: a file has more than `max_bad_lines` unusable lines.
+        """
+        for file in task_files(self.files, rank, world_size):
+            n_documents = n_bytes = 0
+            set_aside = SetAside(self.max_bad_lines)
+            for document in read_source(self.files[file], self.source, set_aside):
+                n_documents += 1
+                n_bytes += len(document.text.encode())
+                yield CorpusDocument(document.text, document.id, [], document.metadata, file)
+            self.stat_update("documents", value=n_documents)
+            self.stat_update("text_bytes", value=n_bytes)
+            for reason, count in set_aside.counts().items():
+                self.stat_update(f"set_aside/{reason}", value=count)
+            if set_aside.places:
+                places = [{"place": place, "reason": reason} for place, reason in set_aside.places]
+                write_json(self.folder / "set_aside" / f"{file:06d}.json", places)
+
+
+class DescribeInputs(PipelineStep):
+    """Writes what the input files are, so that a model can be traced to them."""
+
+    type, name = "DESCRIBE", "inputs"
+
+    def __init__(self, files: Sequence[Path], folder: Path) -> None:
+        super().__init__()
+        self.files = list(files)
+        self.folder = folder
+
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[CorpusDocument]:
+        """Passes the documents on."""
+        yield from data
+        for file in task_files(self.files, rank, world_size):
+            path = self.files[file]
+            with path.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            described = {"path": str(path), "bytes": path.stat().st_size, "sha256": digest}
+            write_json(self.folder / "inputs" / f"{file:06d}.json", described)
+
+
+class WriteFiles(PipelineStep):
+    """Last step of a stage: documents to files, those with `excluded` to files of their reason."""
+
+    type, name = "WRITE", "files"
+
+    def __init__(self, files: Sequence[Path], folder: Path) -> None:
+        super().__init__()
+        self.files = list(files)
+        self.folder = folder
+
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[CorpusDocument]:
+        """Passes the documents on. An input file of which nothing is kept gets an empty file."""
+        counts: Counter[str] = Counter()
+        without = set(task_files(self.files, rank, world_size))
+        for file, documents in groupby(data, lambda document: document.file):
+            without.discard(file)
+            with _FilesOfOne(self.folder, file) as outputs:
+                for document in documents:
+                    where = outputs.write(document)
+                    counts[f"{where}/documents"] += 1
+                    counts[f"{where}/text_bytes"] += len(document.text.encode())
+                    counts[f"{where}/tokens"] += document.tokens
+                    yield document
+        for file in without:
+            with _FilesOfOne(self.folder, file):
+                pass
+        for name, count in counts.items():
+            self.stat_update(name, value=count)
+
+
+class _FilesOfOne:
+    """What comes of one input file: the kept documents, and by reason the excluded. All appear at the end."""
+
+    def __init__(self, folder: Path, file: int) -> None:
+        self._folder = folder
+        self._name = file_name(file)
+        self._files: dict[str, tuple[BinaryIO, Any]] = {}
+
+    def __enter__(self) -> "_FilesOfOne":
+        self._open(KEPT)
+        return self
+
+    def write(self, document: CorpusDocument) -> str:
+        """Returns the folder it went to: `documents` or `excluded/REASON`."""
+        fields = {"id": document.id, "text": document.text} | document.metadata
+        fields |= {"id": document.id, "text": document.text}
+        where = KEPT
+        if document.excluded is not None:
+            where = f"excluded/{document.excluded['reason']}"
+            fields["excluded"] = document.excluded
+            if where not in self._files:
+                self._open(where)
+        self._files[where][1].write(orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE))
+        return where
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        for where, (file, stream) in self._files.items():
+            stream.close()
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+            if error is None:
+                path = self._folder / where / self._name
+                path.with_suffix(".tmp").replace(path)
+
+    def _open(self, where: str) -> None:
+        path = (self._folder / where / self._name).with_suffix(".tmp")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("wb")
+        self._files[where] = (file, zstandard.ZstdCompressor(level=3).stream_writer(file, closefd=False))

@@ -1,0 +1,158 @@
+"""Where each kind of corpus keeps text, id and what is known of a document: one table.
+
+A document leaves here under the names of `jsonl`: `id`, `text`, and of `language`, `language_score`, `url`,
+`date`, `signals`, `source_duplicate` what its source has.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_prep.readers import ID_FIELDS, TEXT_FIELDS, Document, SetAside, read_documents
+from lit_gpt.cli import InputError
+
+
+@dataclass(frozen=True)
+class Source:
+    """Field names of one kind of corpus. A dotted name goes into nested objects."""
+
+    text: tuple[str, ...]
+    id: tuple[str, ...] = ()
+    """Without one of these the id is `file:line`."""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """Our name -> its name."""
+    all_fields: bool = False
+    """Keep the other fields too."""
+    redpajama: bool = False
+    """Laid out in `documents`, `quality_signals` and `duplicates`, one file of each kind for a shard."""
+
+
+SOURCES = {
+    "jsonl": Source(text=TEXT_FIELDS, id=ID_FIELDS, all_fields=True),
+    "redpajama_v2": Source(
+        text=("raw_content",),
+        fields={
+            "language": "language",
+            "language_score": "language_score",
+            "url": "url",
+            "date": "date_download",
+        },
+        redpajama=True,
+    ),
+    "oscar": Source(
+        text=("content",),
+        id=("warc_headers.warc-record-id",),
+        fields={
+            "language": "metadata.identification.label",
+            "language_score": "metadata.identification.prob",
+            "url": "warc_headers.warc-target-uri",
+            "date": "warc_headers.warc-date",
+        },
+    ),
+    "fineweb2": Source(
+        text=("text",),
+        id=("id",),
+        fields={
+            "language": "language",
+            "language_score": "language_score",
+            "url": "url",
+            "date": "date",
+        },
+    ),
+}
+
+
+def read_source(file: Path, source: Source, set_aside: SetAside) -> Iterator[Document]:
+    """The documents of a file, their fields under our names.
+
+    Raises:
+        InputError: more lines than `set_aside` allows, or a RedPajama file outside its layout.
+    """
+    flat_ids = [name for name in source.id if "." not in name]
+    documents = read_documents([file], set_aside, source.text, flat_ids)
+    if source.redpajama:
+        documents = _with_annotations(documents, file, set_aside)
+    for document in documents:
+        yield document if source.all_fields else _renamed(document, source)
+
+
+def _renamed(document: Document, source: Source) -> Document:
+    found = ((name, _look_up(document.metadata, path)) for name, path in source.fields.items())
+    metadata = {name: value for name, value in found if value is not None}
+    metadata |= {name: document.metadata[name] for name in ANNOTATIONS if name in document.metadata}
+    nested_ids = (_look_up(document.metadata, path) for path in source.id if "." in path)
+    document_id = next((str(value) for value in nested_ids if value), document.id)
+    return document._replace(id=document_id, metadata=metadata)
+
+
+def _look_up(values: Any, path: str) -> Any:
+    for name in path.split("."):
+        values = values.get(name) if isinstance(values, dict) else None
+    return values
+
+
+ANNOTATIONS = ("signals", "source_duplicate")
+
+
+def _with_annotations(documents: Iterator[Document], file: Path, set_aside: SetAside) -> Iterator[Document]:
+    """RedPajama V2: ids as in its lists, quality signals of the whole document, whether it is a duplicate."""
+    root, shard = _redpajama_place(file)
+    name = shard.removesuffix(".json.gz")
+    repeated = _duplicate_rows(root / "duplicates" / f"{name}.duplicates.parquet", set_aside)
+    signals = _signals(root / "quality_signals" / f"{name}.signals.json.gz", set_aside)
+    signal_row, values = next(signals, (None, {}))
+    for document in documents:
+        row = document.source_line - 1
+        while signal_row is not None and signal_row < row:
+            signal_row, values = next(signals, (None, {}))
+        if signal_row == row:
+            document.metadata["signals"] = values
+        if row in repeated:
+            document.metadata["source_duplicate"] = True
+        yield document._replace(id=f"{shard}/{row}")
+
+
+def _redpajama_place(file: Path) -> tuple[Path, str]:
+    """(`ROOT`, `2023-06/0000/de_head.json.gz`) of `ROOT/documents/2023-06/0000/de_head.json.gz`."""
+    parts = file.absolute().parts
+    if "documents" not in parts or not file.name.endswith(".json.gz"):
+        raise InputError(
+            f"{file} is not laid out as RedPajama V2: give ROOT/documents/**/de_*.json.gz, "
+            "with ROOT/quality_signals and ROOT/duplicates beside it"
+        )
+    split = len(parts) - 1 - parts[::-1].index("documents")
+    return Path(*parts[:split]), "/".join(parts[split + 1 :])
+
+
+def _signals(file: Path, set_aside: SetAside) -> Iterator[tuple[int, dict[str, float]]]:
+    """(row, name -> value): the signals given as one span, which is the whole document."""
+    if not file.exists():
+        return
+    for line in read_documents([file], set_aside, ("id",), ()):
+        spans = line.metadata.get("quality_signals")
+        row = line.text.rpartition("/")[2]
+        if not isinstance(spans, dict) or not row.isdecimal():
+            set_aside.add(f"{file}:{line.source_line}", "no quality signals")
+            continue
+        values = {name: span[0][2] for name, span in spans.items() if _is_one_span(span)}
+        yield int(row), values
+
+
+def _is_one_span(span: Any) -> bool:
+    return isinstance(span, list) and len(span) == 1 and isinstance(span[0], list) and len(span[0]) == 3
+
+
+def _duplicate_rows(file: Path, set_aside: SetAside) -> set[int]:
+    """Rows of the shard that the source lists as duplicates of documents elsewhere."""
+    if not file.exists():
+        return set()
+    try:
+        ids = pq.read_table(file, columns=["doc_id"])["doc_id"].to_pylist()
+        return {int(document_id.rpartition("/")[2]) for document_id in ids}
+    except (pa.ArrowException, OSError, KeyError, ValueError, AttributeError) as error:
+        set_aside.add(str(file), f"unreadable list of duplicates: {type(error).__name__}")
+        return set()
