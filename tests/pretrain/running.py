@@ -105,3 +105,9 @@ def assert_same_checkpoint(one: Path, other: Path, step: int) -> None:
     assert left.keys() == right.keys()
     different = [key for key in left if not torch.equal(left[key], right[key])]
     assert not different, different
+
+
+def ranks(process: subprocess.Popen[str]) -> list[int]:
+    """Process ids of the ranks that Fabric's own launcher started, rank 0 first."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [process.pid, *sorted(int(child) for child in children)]

@@ -1,0 +1,117 @@
+"""What goes wrong in the middle of training, on real processes."""
+
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+
+from lit_gpt.checkpoint import list_checkpoints
+from pretrain.metrics import read_metrics
+from pretrain.watchdog import EXIT_HANG, SILENCE_LIMIT
+from tests.pretrain.running import (
+    ROOT,
+    assert_same_checkpoint,
+    command,
+    environment,
+    losses,
+    ranks,
+    start,
+    steps_logged,
+    train,
+    wait_until,
+)
+
+TWO_RANKS = {"devices": 2, "micro_batch_size": 2, "log_step_interval": 1}
+
+
+def train_poisoned(out_dir, store, **flags):
+    arguments = command(out_dir, store, **TWO_RANKS | flags)
+    arguments[1] = str(ROOT / "tests/pretrain/train_poisoned.py")
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=300, env=environment())
+
+
+@pytest.mark.slow
+def test_nan_on_one_rank_is_skipped_by_all_and_named(tmp_path, train_store_dir):
+    result = train_poisoned(tmp_path, train_store_dir, max_steps=12)
+    assert result.returncode == 0, result.stderr
+    rows = read_metrics(tmp_path / "metrics.csv")
+    assert [row["step"] for row in rows if row["skipped"]] == [7, 8]
+    assert all(f"rank {rank}: step 7 skipped" in result.stdout for rank in (0, 1))
+    assert "page/" in result.stdout  # ids of the documents responsible
+    assert rows[-1]["loss"] < rows[0]["loss"]
+
+
+@pytest.mark.slow
+def test_too_many_skipped_steps_stop_the_run(tmp_path, train_store_dir):
+    flags = {"max_skipped_steps": 3, "last_poisoned_step": 1000}
+    result = train_poisoned(tmp_path, train_store_dir, **flags)
+    assert result.returncode == 1
+    assert "4 steps in a row" in result.stderr
+    assert steps_logged(tmp_path) == 10
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_rank_stops_all_with_a_checkpoint(tmp_path, train_store_dir):
+    process = start(tmp_path / "stopped", train_store_dir, **TWO_RANKS)
+    wait_until(lambda: steps_logged(tmp_path / "stopped") >= 5, process)
+    os.kill(ranks(process)[1], signal.SIGTERM)
+    assert process.wait(timeout=120) == 0
+    assert (tmp_path / "stopped/requeue").exists()
+    assert train(tmp_path / "stopped", train_store_dir, resume="auto", **TWO_RANKS).returncode == 0
+    assert train(tmp_path / "straight", train_store_dir, **TWO_RANKS).returncode == 0
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "straight")
+    assert_same_checkpoint(tmp_path / "stopped", tmp_path / "straight", 40)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_frozen_rank_is_named_and_the_others_leave(tmp_path, train_store_dir, victim):
+    process = start(tmp_path, train_store_dir, max_steps=100_000, **TWO_RANKS)
+    wait_until(lambda: steps_logged(tmp_path) >= 5, process)
+    pids = ranks(process)
+    os.kill(pids[victim], signal.SIGSTOP)
+    try:
+        deadline = time.monotonic() + SILENCE_LIMIT + 30
+        report = tmp_path / f"hang-rank{1 - victim:05d}.txt"
+        while not report.exists() or not report.read_text().strip():
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        assert f"rank {victim} " in report.read_text()
+        if victim == 1:
+            assert process.wait(timeout=30) == EXIT_HANG
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.slow
+def test_a_dead_rank_ends_the_others_within_a_minute(tmp_path, train_store_dir):
+    process = start(tmp_path, train_store_dir, max_steps=100_000, **TWO_RANKS)
+    wait_until(lambda: steps_logged(tmp_path) >= 5, process)
+    os.kill(ranks(process)[1], signal.SIGKILL)
+    try:
+        assert process.wait(timeout=60) not in (0, 2)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_no_step_within_the_limit_leaves_with_every_stack(tmp_path, train_store_dir):
+    flags = {"watchdog_minutes": 0.2, "hanging_step": 7, "devices": 1}
+    result = train_poisoned(tmp_path, train_store_dir, **flags)
+    assert result.returncode == EXIT_HANG
+    report = (tmp_path / "hang-rank00000.txt").read_text()
+    assert "after step 6" in report
+    assert "in train_step" in report
+
+
+@pytest.mark.slow
+def test_a_run_folder_that_cannot_be_written_is_refused(tmp_path, train_store_dir):
+    (tmp_path / "file").write_text("in the way")
+    result = train(tmp_path / "file", train_store_dir)
+    assert result.returncode == 2
+    assert "--out_dir" in result.stderr
+    assert list_checkpoints(tmp_path / "file") == []

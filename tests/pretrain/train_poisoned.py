@@ -1,0 +1,41 @@
+"""The training command, with faults at given steps: a loss that is not a number, or a hang."""
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from lit_gpt.cli import run_command
+from pretrain.options import TrainOptions
+from pretrain.preemption import StopRequest
+from pretrain.trainer import Trainer
+
+
+@dataclass
+class PoisonedOptions(TrainOptions):
+    """Train, with a fault."""
+
+    poisoned_rank: int = 1
+    first_poisoned_step: int = 7
+    last_poisoned_step: int = 8
+    hanging_step: int = 0
+
+
+def main(options: PoisonedOptions) -> None:
+    trainer = Trainer(options, StopRequest().install())
+
+    def poison(module, inputs, loss):
+        if trainer.step + 1 == options.hanging_step:
+            time.sleep(1000)
+        coming = range(options.first_poisoned_step, options.last_poisoned_step + 1)
+        hit = trainer.rank == options.poisoned_rank and trainer.step + 1 in coming and module.training
+        return loss * float("nan") if hit else loss
+
+    trainer.model.register_forward_hook(poison)
+    trainer.fit()
+
+
+if __name__ == "__main__":
+    run_command(PoisonedOptions, main)
