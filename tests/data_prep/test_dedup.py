@@ -1,0 +1,156 @@
+"""Paragraph deduplication by the command, against a plain set over the whole input."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from data_prep import dedup
+from data_prep.dedup import Options
+from lit_gpt.cli import InputError
+
+COMMAND = Path(dedup.__file__)
+
+
+def write_corpus(folder, n_files, n_documents, seed):
+    """Files with documents of blank, short and repeated lines, and line ends of both kinds."""
+    rng = random.Random(seed)
+    lines = ["", " ", "\t", "—", "ß", "\u00a0", "Kurz.", "Kurz.\r", *(f"Zeile {n} " * 9 for n in range(60))]
+    folder.mkdir()
+    files = []
+    for file in range(n_files):
+        records = []
+        for number in range(n_documents):
+            text = "\n".join(rng.choice(lines) for _ in range(rng.randrange(12)))
+            unique = f"\nNur in {file}/{number}." if rng.random() < 0.3 else ""
+            records.append({"id": f"{file}/{number}", "text": text + unique, "url": f"u{number}"})
+        files.append(folder / f"{file}.jsonl")
+        files[-1].write_text("".join(json.dumps(record) + "\n" for record in records))
+    return files
+
+
+def by_set(files, min_bytes=0):
+    """(id, kept lines or None) of all documents, blank lines left out, and the counts."""
+    seen, result, paragraphs, repeats = set(), [], 0, 0
+    for file in files:
+        for record in map(json.loads, file.read_text().splitlines()):
+            lines = [line for line in record["text"].encode().split(b"\n") if line.strip()]
+            kept = []
+            for line in lines:
+                if len(line) >= min_bytes:
+                    paragraphs += 1
+                    if line in seen:
+                        repeats += 1
+                        continue
+                    seen.add(line)
+                kept.append(line)
+            result.append((record["id"], kept if kept or not lines else None))
+    return result, paragraphs, repeats
+
+
+def read_zst(path):
+    with path.open("rb") as file:
+        text = zstandard.ZstdDecompressor().stream_reader(file).read().decode()
+    return [json.loads(line) for line in text.split("\n") if line]
+
+
+def stage_total(folder, stage, name):
+    total = 0
+    for path in (folder / "logs" / stage / "stats").glob("*.json"):
+        for step in json.loads(path.read_text()):
+            total += step["stats"].get(name, {"total": 0})["total"]
+    return total
+
+
+def contents(folder):
+    """Every document file of a result, by name."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.zst")}
+
+
+def run(files, output, **options):
+    dedup.main(Options(input=[str(file) for file in files], output=output, workers=1, **options))
+    return output
+
+
+@pytest.mark.parametrize("min_bytes", [0, 6])
+def test_what_stays_is_what_a_set_leaves(tmp_path, min_bytes):
+    files = write_corpus(tmp_path / "in", n_files=3, n_documents=80, seed=min_bytes)
+    output = run(files, tmp_path / "out", min_paragraph_bytes=min_bytes)
+    expected, paragraphs, repeats = by_set(files, min_bytes)
+    kept = {
+        record["id"]: [line for line in record["text"].encode().split(b"\n") if line.strip()]
+        for path in sorted((output / "documents").iterdir())
+        for record in read_zst(path)
+    }
+    excluded = [
+        record["id"]
+        for path in sorted((output / "excluded" / "only_repeats").iterdir())
+        for record in read_zst(path)
+    ]
+    assert list(kept.items()) == [(name, lines) for name, lines in expected if lines is not None]
+    assert excluded == [name for name, lines in expected if lines is None]
+    assert stage_total(output, "signatures", "paragraphs") == paragraphs
+    assert stage_total(output, "repeats", "repeats") == repeats > 100
+
+
+def test_a_document_without_repeats_stays_as_it_was(tmp_path):
+    text = "\n\n Eins \r\n\n\nZwei\n\n"
+    file = tmp_path / "a.jsonl"
+    file.write_text(json.dumps({"id": "x", "text": text, "url": "u", "n": 1}) + "\n")
+    output = run([file], tmp_path / "out")
+    assert read_zst(output / "documents" / "000000.jsonl.zst") == [
+        {"id": "x", "text": text, "url": "u", "n": 1}
+    ]
+
+
+def test_a_repeat_goes_with_the_blank_lines_after_it(tmp_path):
+    file = tmp_path / "a.jsonl"
+    texts = ["Kopf\n\nEins", "Kopf\n\nZwei\n\nKopf\n\n\nDrei\n\nKopf"]
+    file.write_text("".join(json.dumps({"id": text, "text": text}) + "\n" for text in texts))
+    output = run([file], tmp_path / "out")
+    records = read_zst(output / "documents" / "000000.jsonl.zst")
+    assert [record["text"] for record in records] == ["Kopf\n\nEins", "Zwei\n\nDrei"]
+
+
+def test_the_number_of_tasks_changes_nothing(tmp_path):
+    files = write_corpus(tmp_path / "in", n_files=9, n_documents=30, seed=1)
+    results = [contents(run(files, tmp_path / f"out{tasks}", tasks=tasks)) for tasks in (1, 2, 7)]
+    assert results[0] == results[1] == results[2]
+    assert len(results[0]) >= 9
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_result(tmp_path):
+    files = write_corpus(tmp_path / "in", n_files=8, n_documents=2500, seed=2)
+    undisturbed = contents(run(files, tmp_path / "undisturbed"))
+    output = tmp_path / "killed"
+    command = [sys.executable, str(COMMAND), "--output", str(output), "--workers", "2", "--input"]
+    command += [str(file) for file in files]
+    kills = 0
+    for stage in ("signatures", "repeats", "drop"):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+        completions = output / "logs" / stage / "completions"
+        while process.poll() is None and not (completions.is_dir() and os.listdir(completions)):
+            time.sleep(0.005)
+        kills += process.poll() is None
+        process.send_signal(signal.SIGKILL)  # the parent alone: its workers must not live on
+        process.wait()
+    assert kills == 3
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    assert contents(output) == undisturbed
+
+
+def test_other_settings_in_the_same_folder_are_refused(tmp_path):
+    files = write_corpus(tmp_path / "in", n_files=2, n_documents=3, seed=3)
+    run(files, tmp_path / "out")
+    with pytest.raises(InputError, match="min_paragraph_bytes"):
+        run(files, tmp_path / "out", min_paragraph_bytes=5)
+    with pytest.raises(InputError, match="files"):
+        run(files[:1], tmp_path / "out")
