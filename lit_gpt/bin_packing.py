@@ -4,6 +4,7 @@ A piece is (document, start, length), counted in predictions: a document of n to
 `t[start : start+length]` and labels one further. A row holds up to `block_size` predictions.
 """
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +14,11 @@ from lit_gpt.cli import InputError
 
 @dataclass(frozen=True)
 class Packing:
-    """The rows of one shard; row r consists of the pieces `row_offsets[r] : row_offsets[r + 1]`.
+    """The rows of one shard; row r has the pieces `row_offsets[r] : row_offsets[r + 1]`, at least one.
 
-    Slots that a row's pieces leave free have no piece here. `row_offsets`: int64 (n_rows + 1,). `document` (index
-    in the shard), `start`, `length`: int32 (n_pieces,). Rows stand in the order of their first documents, and a row's
-    pieces in the order of the shard.
+    `row_offsets`: int64 (n_rows + 1,). `document` (index in the shard), `start`, `length`: int32 (n_pieces,).
+    Slots that are left free at a row's end have no piece. Rows stand in the order of their first documents, a
+    row's pieces in the order of the shard; so the first rows are no selection by length.
     """
 
     row_offsets: np.ndarray
@@ -29,21 +30,39 @@ class Packing:
     def n_rows(self) -> int:
         return self.row_offsets.size - 1
 
-    @property
+    @functools.cached_property
     def targets_per_row(self) -> np.ndarray:
         """int64 (n_rows,): how many predictions each row holds; the rest of its slots is waste."""
         ends = np.concatenate([[0], np.cumsum(self.length, dtype=np.int64)])
         return np.diff(ends[self.row_offsets])
 
+    def covers(self, n_predictions: np.ndarray, block_size: int) -> bool:
+        """Whether each of the documents' predictions lies in exactly one row and no row is overfull."""
+        order = np.lexsort((self.start, self.document))
+        document, start, end = self.document[order], self.start[order], (self.start + self.length)[order]
+        is_first = np.diff(document, prepend=-1) != 0
+        is_last = np.append(is_first[1:], True)[: document.size]
+        return bool(
+            np.array_equal(document[is_first], np.flatnonzero(n_predictions > 0))
+            and np.array_equal(end[is_last], n_predictions[document[is_last]])
+            and np.array_equal(start, np.where(is_first, 0, np.roll(end, 1)))
+            and np.all(self.length > 0)
+            and np.all(self.targets_per_row <= block_size)
+        )
+
 
 def pack_lengths(n_predictions: np.ndarray, block_size: int, strategy: str = "best_fit") -> Packing:
-    """Pack documents of so many predictions (integers (n_documents,); one without any gets no piece) into rows.
+    """Pack documents into rows, the same way on every machine.
 
     Strategies:
-        best_fit: cut only what is longer than a row, then best-fit-decreasing: the longest piece first, each into the
-            fullest row that still takes it. The result is the same on every machine.
+        best_fit: cut only what is longer than a row; then best-fit-decreasing, that is the longest piece
+            first, each into the fullest row that still takes it.
         concat: the documents one after the other, cut wherever a row ends.
-        one_per_row: every piece a row of its own.
+        one_per_row: each document, or each part that fits a row, alone.
+
+    Args:
+        n_predictions: integers (n_documents,); a document without any gets no piece.
+        block_size: predictions a row can hold.
 
     Raises:
         InputError: an unknown strategy, or a block size below 1.
@@ -90,9 +109,9 @@ def _concatenate(n_predictions: np.ndarray, block_size: int) -> Packing:
 def _best_fit_decreasing(length: np.ndarray, block_size: int) -> tuple[np.ndarray, int]:
     """The row of every piece, and the number of rows.
 
-    All pieces of one length are placed together: while they last, all rows of the smallest capacity that takes one
-    get as many each as fit. That is what placing them one by one gives, since a row that took one and takes another
-    is then the fullest that does.
+    All pieces of one length are placed together: while they last, the rows of the smallest sufficient
+    capacity get as many each as fit. That is what placing them one by one gives, for a row that took one and
+    still takes another is then the fullest that does.
     """
     by_length = np.argsort(length.astype(np.uint16 if block_size < 2**16 else np.uint32), kind="stable")
     counts = np.bincount(length, minlength=block_size + 1)
@@ -116,14 +135,15 @@ def _best_fit_decreasing(length: np.ndarray, block_size: int) -> tuple[np.ndarra
             taken = min(pieces.size, rows.size * each)
             row_of_piece[pieces[:taken]] = np.repeat(rows, each)[:taken]
             pieces = pieces[taken:]
-            full, some = divmod(taken, each)
-            for some_rows, left in (
+            full, rest = divmod(taken, each)  # rows that got `each`; what the one after them got, if any
+            touched = full + (rest > 0)
+            for group, left in (
                 (rows[:full], capacity - each * size),
-                (rows[full : full + (some > 0)], capacity - some * size),
-                (rows[full + (some > 0) :], capacity),
+                (rows[full:touched], capacity - rest * size),
+                (rows[touched:], capacity),
             ):
-                if some_rows.size and left:
-                    open_rows.setdefault(left, []).append(some_rows)
+                if group.size and left:
+                    open_rows.setdefault(left, []).append(group)
                     capacities |= 1 << left
     return row_of_piece, n_rows
 
