@@ -35,6 +35,7 @@ __all__ = [
     "create",
     "folder_name",
     "list_checkpoints",
+    "publish",
     "read_manifest",
     "read_state",
     "seal",
@@ -203,8 +204,8 @@ def create(folder: Path) -> Path:
     return temporary
 
 
-def seal(temporary: Path, folder: Path, manifest: Manifest) -> None:
-    """Write the manifest, force everything to disk, and give the folder its name.
+def seal(temporary: Path, manifest: Manifest) -> None:
+    """Write the manifest and force everything to disk: from now on the folder is whole.
 
     Raises:
         DamagedCheckpoint: a file disappeared or changed its size in the meantime.
@@ -212,13 +213,16 @@ def seal(temporary: Path, folder: Path, manifest: Manifest) -> None:
     check_files(temporary, manifest)
     _write_text(temporary / MANIFEST, manifest.to_json())
     for path in (temporary / "model", temporary / "optim", temporary):
-        fsync_folder(path)
+        _fsync_folder(path)
+
+
+def publish(temporary: Path, folder: Path) -> None:
+    """Give a sealed folder its name, which must be free."""
     temporary.rename(folder)
-    fsync_folder(folder.parent)
+    _fsync_folder(folder.parent)
 
 
-def fsync_folder(folder: Path) -> None:
-    """Force a folder's list of names to disk."""
+def _fsync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

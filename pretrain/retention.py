@@ -1,0 +1,53 @@
+"""Which checkpoints stay, and how the others go: by a rename first, so that nothing half gone looks whole."""
+
+import shutil
+from pathlib import Path
+
+from lit_gpt.checkpoint import DamagedCheckpoint, check_files, list_checkpoints, read_manifest
+
+
+def surplus(out_dir: Path, keep_last: int, keep_every: int) -> list[Path]:
+    """Checkpoints that may go, oldest first.
+
+    Kept are the newest `keep_last` (0: all) and every one whose step is a multiple of `keep_every` (0: none).
+    One that does not look whole neither counts nor goes: it is for `find` to set it aside.
+    """
+    whole = [(step, folder) for step, folder in list_checkpoints(out_dir) if _looks_whole(folder)]
+    candidates = whole[:-keep_last] if keep_last else []
+    return [folder for step, folder in candidates if not (keep_every and step % keep_every == 0)]
+
+
+def doom(folder: Path) -> Path:
+    """Rename a checkpoint to `*.deleting`, which nobody takes for whole and `sweep` removes."""
+    return folder.rename(_free_name(folder, "deleting"))
+
+
+def sweep(out_dir: Path) -> None:
+    """Remove what is to go, and what crashes left half built."""
+    for path in [*out_dir.glob("iter-*-ckpt.pth.tmp"), *out_dir.glob("iter-*-ckpt.pth.deleting*")]:
+        shutil.rmtree(path)
+
+
+def set_aside(folder: Path, suffix: str, reason: str) -> Path:
+    """Rename a checkpoint to `*.<suffix>` and put the reason beside it, in `*.<suffix>.txt`."""
+    target = _free_name(folder, suffix)
+    folder.rename(target)
+    target.with_name(target.name + ".txt").write_text(reason + "\n")
+    return target
+
+
+def _looks_whole(folder: Path) -> bool:
+    try:
+        check_files(folder, read_manifest(folder))
+    except DamagedCheckpoint:
+        return False
+    return True
+
+
+def _free_name(folder: Path, suffix: str) -> Path:
+    target = folder.with_name(f"{folder.name}.{suffix}")
+    number = 1
+    while target.exists():
+        number += 1
+        target = folder.with_name(f"{folder.name}.{suffix}-{number}")
+    return target
