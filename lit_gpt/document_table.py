@@ -50,6 +50,12 @@ def read_documents(path: Path, documents: np.ndarray) -> list[DocumentInfo]:
     return [found[index] for index in where.tolist()]
 
 
+def read_sources(path: Path) -> pa.DictionaryArray:
+    """The source of every document, each name stored once."""
+    column = pq.read_table(path, columns=["source"], read_dictionary=["source"])["source"]
+    return column.unify_dictionaries().combine_chunks()
+
+
 def write_ids(path: Path, ids: Sequence[str]) -> None:
     """Write the sorted hashes; documents of equal hash stay in their order."""
     hashes = np.fromiter((_hash(document_id) for document_id in ids), dtype="<u8", count=len(ids))

@@ -16,10 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from lit_gpt import store_manifest
 from lit_gpt.cli import InputError
-from lit_gpt.document_table import DocumentInfo, find_id, read_documents, write_documents, write_ids
+from lit_gpt.document_table import (
+    DocumentInfo,
+    find_id,
+    read_documents,
+    read_sources,
+    write_documents,
+    write_ids,
+)
 from lit_gpt.megatron_index import read_index, write_index
 from lit_gpt.store_manifest import FileEntry, Manifest, ShardEntry
 from lit_gpt.tokenizer import Tokenizer
@@ -82,6 +90,10 @@ class TokenStore:
     def document_info(self, shard: int, documents: np.ndarray) -> list[DocumentInfo]:
         """Ids and origins of documents of one shard, in the order asked for."""
         return read_documents(self.path / self._file(shard, ".docs.parquet"), np.asarray(documents))
+
+    def sources(self, shard: int) -> pa.DictionaryArray:
+        """The source (n_documents of the shard,) of every document."""
+        return read_sources(self.path / self._file(shard, ".docs.parquet"))
 
     def find(self, document_id: str) -> list[tuple[int, int]]:
         """All (shard, document) that carry an id."""
