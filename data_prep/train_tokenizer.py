@@ -13,13 +13,9 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from data_prep.readers import SetAside, find_files, read_documents
 from lit_gpt.cli import InputError, run_command
+from lit_gpt.word_cache import WORDS
 
 BOS, EOS = "<s>", "</s>"
-# Words with the one space before them, digits in groups of three, marks with the line ends after them.
-WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 
 
 @dataclass

@@ -124,11 +124,10 @@ class TokenStore:
         if shard not in self._bounds:
             entry = self.manifest.shards[shard]
             path = self.path / self._file(shard, ".idx")
-            lengths, starts = read_index(path).documents()
-            n_tokens = entry.files[self._file(shard, ".bin")].bytes // self.dtype.itemsize
-            if len(lengths) != entry.n_documents or np.any(starts + lengths > n_tokens):
-                raise InputError(f"{path} does not fit its .bin and {store_manifest.NAME}; restore it")
-            self._bounds[shard] = (lengths, starts)
+            index = read_index(path, entry.files[self._file(shard, ".bin")].bytes)
+            if len(index.lengths) != entry.n_documents or index.dtype != self.dtype:
+                raise InputError(f"{path} is not the index that {store_manifest.NAME} speaks of; restore it")
+            self._bounds[shard] = (index.lengths, index.starts)
         return self._bounds[shard]
 
 
@@ -186,9 +185,9 @@ class TokenStoreWriter:
 
 def shard_entry(folder: Path, name: str, tokenizer: Tokenizer) -> ShardEntry:
     """Count and hash a shard whose files are complete."""
-    index = read_index(folder / f"{name}.idx")
-    lengths, starts = index.documents()
-    tokens = np.memmap(folder / f"{name}.bin", dtype=index.dtype, mode="r")
+    data = folder / f"{name}.bin"
+    dtype, lengths, starts = read_index(folder / f"{name}.idx", data.stat().st_size)
+    tokens = np.memmap(data, dtype=dtype, mode="r")
     filled = lengths > 0
     ends = starts[filled] + lengths[filled]
     return ShardEntry(

@@ -14,6 +14,7 @@ import numpy as np
 import tokenizers
 
 from lit_gpt.cli import InputError
+from lit_gpt.word_cache import word_cache
 
 FILES = (
     "tokenizer.json",
@@ -40,6 +41,7 @@ class Tokenizer:
         self._backend.no_padding()
         self.vocab_size = max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
         self.dtype = token_dtype(self.vocab_size)
+        self._words = word_cache(definition, self._backend, self.dtype)
         self.bos_id = self._special_id(special, "bos_token")
         self.eos_id = self._special_id(special, "eos_token")
         self.unk_id: int | None = None
@@ -70,10 +72,8 @@ class Tokenizer:
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """One array (n_tokens,) of `dtype` a text: BOS, the text's ids, EOS."""
-        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [
-            np.array([self.bos_id, *encoding.ids, self.eos_id], dtype=self.dtype) for encoding in encodings
-        ]
+        bos, eos = (np.array([token], self.dtype).tobytes() for token in (self.bos_id, self.eos_id))
+        return [np.frombuffer(b"".join((bos, ids, eos)), self.dtype) for ids in map(self._encode, texts)]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of `ids`; special tokens are left out."""
@@ -86,6 +86,12 @@ class Tokenizer:
     def token(self, token_id: int) -> str | None:
         """The vocabulary's entry for an id, None for an id without one."""
         return self._backend.id_to_token(token_id)
+
+    def _encode(self, text: str) -> bytes:
+        if self._words is not None:
+            return self._words.encode(text)
+        [encoding] = self._backend.encode_batch_fast([text], add_special_tokens=False)
+        return np.array(encoding.ids, self.dtype).tobytes()
 
     def _special_id(self, special: dict[str, str | None], name: str) -> int:
         token = special[name]
