@@ -22,27 +22,7 @@ from typing import Any
 import xxhash
 
 from lit_gpt.cli import InputError
-from lit_gpt.tensor_files import FileEntry, TensorReader, TensorSpec, write_tensors
-
-__all__ = [
-    "DamagedCheckpoint",
-    "FileEntry",
-    "Manifest",
-    "TensorReader",
-    "TensorSpec",
-    "check_files",
-    "check_hashes",
-    "create",
-    "folder_name",
-    "list_checkpoints",
-    "publish",
-    "read_manifest",
-    "read_state",
-    "seal",
-    "verify",
-    "write_state",
-    "write_tensors",
-]
+from lit_gpt.tensor_files import FileEntry
 
 MANIFEST = "MANIFEST.json"
 STATE = "state.json"

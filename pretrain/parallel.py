@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from pretrain.options import TrainOptions
 
 PROCESS_GROUP_TIMEOUT = timedelta(minutes=10)
+# The saving threads wait for the slowest writer, which may be one rank with the whole model on a slow disk. A
+# rank that dies is noticed at once, whatever the timeout.
+SAVE_TIMEOUT = timedelta(hours=4)
 
 
 def launch(options: "TrainOptions") -> Fabric:
@@ -130,11 +133,11 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def new_gloo_group() -> "dist.ProcessGroup | None":
+def new_gloo_group(timeout: timedelta = PROCESS_GROUP_TIMEOUT) -> "dist.ProcessGroup | None":
     """A group on the CPU for flags and checkpoints, apart from the training's own; None for one process."""
     if not dist.is_initialized():
         return None
-    return dist.new_group(backend="gloo", timeout=PROCESS_GROUP_TIMEOUT)
+    return dist.new_group(backend="gloo", timeout=timeout)
 
 
 def new_node_group(num_nodes: int, devices: int, node_rank: int) -> "dist.ProcessGroup | None":

@@ -2,11 +2,12 @@
 
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import torch.distributed as dist
 
-from lit_gpt.checkpoint import DamagedCheckpoint
+from lit_gpt.checkpoint import DamagedCheckpoint, Manifest, check_files, check_hashes, read_manifest
 from lit_gpt.cli import InputError
 
 ResultT = TypeVar("ResultT")
@@ -25,18 +26,19 @@ class Ranks(NamedTuple):
         Raises:
             DamagedCheckpoint, InputError: on every rank, if the work failed on any of them.
         """
-        outcome: tuple[ResultT | None, type[InputError] | None, str] = (None, None, "")
+        outcome: tuple[ResultT | None, type[InputError] | None, str]
         try:
             outcome = (work(), None, "")
-        except (OSError, InputError) as error:
-            outcome = (None, _kind(error), self._describe(error))
+        except Exception as error:  # of any kind: the others wait for this rank's answer
+            kind = DamagedCheckpoint if isinstance(error, DamagedCheckpoint) else InputError
+            outcome = (None, kind, self._describe(error))
         outcomes = [outcome]
         if self.group is not None:
             outcomes = [outcome] * self.world_size
             dist.all_gather_object(outcomes, outcome, group=self.group)
-        for _, kind, message in outcomes:
-            if kind is not None:
-                raise kind(message)
+        for _, failed, message in outcomes:
+            if failed is not None:
+                raise failed(message)
         return [result for result, _, _ in outcomes]  # type: ignore[misc]
 
     def first(self, work: Callable[[], ResultT]) -> ResultT:
@@ -44,11 +46,27 @@ class Ranks(NamedTuple):
         return self.each(lambda: work() if self.rank == 0 else None)[0]  # type: ignore[return-value]
 
     def _describe(self, error: Exception) -> str:
-        where = f" (rank {self.rank} on {socket.gethostname()})" if self.world_size > 1 else ""
-        if isinstance(error, OSError):
-            return f"{error.filename}: {error.strerror}{where}"
-        return f"{error}{where}"
+        message = str(error) if isinstance(error, InputError) else repr(error)
+        if isinstance(error, OSError) and error.filename:
+            message = f"{error.filename}: {error.strerror}"
+        # What differs between nodes: disks, mounts, rights. What rank 0 sees needs no name.
+        return f"{message} (rank {self.rank} on {socket.gethostname()})" if self.rank > 0 else message
 
 
-def _kind(error: Exception) -> type[InputError]:
-    return DamagedCheckpoint if isinstance(error, DamagedCheckpoint) else InputError
+def verify_together(ranks: Ranks, folder: Path) -> Manifest:
+    """`lit_gpt.checkpoint.verify`, each rank reading a share of the bytes (collective).
+
+    Raises:
+        DamagedCheckpoint: naming the file and the reason.
+        InputError: a file cannot be read, on which host.
+    """
+
+    def list_files() -> Manifest:
+        manifest = read_manifest(folder)
+        check_files(folder, manifest)
+        return manifest
+
+    manifest = ranks.first(list_files)
+    by_size = sorted(manifest.files.items(), key=lambda item: -item[1].size)
+    ranks.each(lambda: check_hashes(folder, dict(by_size[ranks.rank :: ranks.world_size])))
+    return manifest

@@ -3,7 +3,14 @@
 import shutil
 from pathlib import Path
 
-from lit_gpt.checkpoint import DamagedCheckpoint, check_files, list_checkpoints, read_manifest
+from lit_gpt.checkpoint import (
+    MANIFEST,
+    DamagedCheckpoint,
+    check_files,
+    list_checkpoints,
+    publish,
+    read_manifest,
+)
 
 
 def surplus(out_dir: Path, keep_last: int, keep_every: int) -> list[Path]:
@@ -26,6 +33,14 @@ def sweep(out_dir: Path) -> None:
     """Remove what is to go, and what crashes left half built."""
     for path in [*out_dir.glob("iter-*-ckpt.pth.tmp"), *out_dir.glob("iter-*-ckpt.pth.deleting*")]:
         shutil.rmtree(path)
+
+
+def finish_renames(out_dir: Path) -> None:
+    """Publish what a crash left between its manifest and its rename: it is whole, if it verifies."""
+    for temporary in out_dir.glob("iter-*-ckpt.pth.tmp"):
+        folder = temporary.with_suffix("")
+        if (temporary / MANIFEST).exists() and not folder.exists():
+            publish(temporary, folder)
 
 
 def set_aside(folder: Path, suffix: str, reason: str) -> Path:

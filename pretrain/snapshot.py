@@ -24,8 +24,8 @@ _HOW_NOT_WHAT = ("params", "foreach", "fused", "capturable", "differentiable")
 class Snapshot(NamedTuple):
     """What this rank writes of the model and of the optimizer."""
 
-    model: list[tuple[TensorSpec, Tensor]]
-    optim: list[tuple[TensorSpec, Tensor]]
+    model: dict[TensorSpec, Tensor]
+    optim: dict[TensorSpec, Tensor]
     scalars: dict[str, Any]
     """The optimizer's step counts and parameter groups, as JSON."""
 
@@ -51,13 +51,13 @@ class Staging:
         tensors = [*weights.values(), *moments.values()]
         specs = [self._spec(index, *item) for index, item in enumerate([*weights.items(), *moments.items()])]
         views = self._views([spec for spec in specs if spec], tensors[0].device.type == "cuda")
-        pieces: list[list[tuple[TensorSpec, Tensor]]] = [[], []]
+        pieces: tuple[dict[TensorSpec, Tensor], ...] = ({}, {})
         for index, (tensor, spec) in enumerate(zip(tensors, specs, strict=True)):
             source = _whole(tensor) if self._full else _local(tensor)
             if spec:
                 view = next(views)
                 view.copy_(source, non_blocking=True)
-                pieces[index >= len(weights)].append((spec, view))
+                pieces[index >= len(weights)][spec] = view
         if tensors[0].device.type == "cuda":
             torch.cuda.current_stream().synchronize()
         return Snapshot(pieces[0], pieces[1], scalars)
@@ -186,7 +186,7 @@ def _which_copy(tensor: Tensor, ranks: Ranks) -> tuple[int, int]:
     if not isinstance(tensor, DTensor):
         return ranks.rank, ranks.world_size
     copy, n_copies = 0, 1
-    coordinate: list[int] = tensor.device_mesh.get_coordinate() or []
+    coordinate = tuple(tensor.device_mesh.get_coordinate() or ())
     for dimension, placement in enumerate(tensor.placements):
         if placement.is_replicate():
             size = tensor.device_mesh.size(dimension)

@@ -120,7 +120,7 @@ class Trainer:
         self.agreement = StopAgreement(self.stop_request, self.gloo_group)
         self.checkpointer = Checkpointer(
             self.out_dir,
-            process_group=parallel.new_gloo_group(),
+            process_group=parallel.new_gloo_group(parallel.SAVE_TIMEOUT),
             rank=rank,
             world_size=self.world_size,
             keep_last=options.keep_last,
@@ -208,7 +208,8 @@ class Trainer:
                 self._read_metrics(val_loss)
             if save:
                 self.save_checkpoint()
-            self.checkpointer.poll()
+            if self.checkpointer.poll():
+                self.stop_request.reason = self.stop_request.reason or "a checkpoint could not be written"
             self.watchdog.beat(f"step {self.step}")
         self._leave("done" if self.step == self.options.max_steps else "requeue")
 
@@ -334,7 +335,7 @@ class Trainer:
     def _leave(self, marker: str) -> None:
         """Finish writing, then say how the run ended: OUT/done or OUT/requeue, after every rank has saved."""
         self.loader.close()
-        self.checkpointer.wait()
+        self.checkpointer.close()
         self.fabric.barrier()
         self.watchdog.close()
         if self.metrics is not None:
