@@ -1,0 +1,101 @@
+# shellcheck shell=bash
+# Sourced by quickstart.sh and test.sh. `use_environment` sets PYTHON to an interpreter with everything of
+# requirements.txt: the one that PYTHON names, else that of .venv, which is made and kept up to date.
+#
+#   PYTHON        an interpreter whose environment is used as it is (a container, a cluster's module)
+#   TORCH_BUILD   cpu or cuda: which torch to install; by default cpu where nvidia-smi sees no GPU
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+ENVIRONMENT=$ROOT/.venv
+MINIMUM=3.11
+# Where the CPU builds of torch are published; asked only when the configured indexes have none.
+CPU_TORCH_INDEX=https://download.pytorch.org/whl/cpu
+
+fail() {
+    printf 'error: %s\n' "$*" >&2
+    exit 2
+}
+
+use_environment() {
+    if [ -n "${PYTHON:-}" ]; then
+        command -v "$PYTHON" >/dev/null || fail "PYTHON=$PYTHON: no such program; unset it to have .venv made"
+        local missing
+        missing=$(cd "$ROOT" && _missing_packages "$PYTHON") || fail "PYTHON=$PYTHON does not run"
+        [ -z "$missing" ] ||
+            fail "PYTHON=$PYTHON lacks $missing; install requirements.txt there, or unset PYTHON to have .venv made"
+        return
+    fi
+    PYTHON=$ENVIRONMENT/bin/python
+    if ! _is_current "$PYTHON" || ! "$PYTHON" -m pip --version >/dev/null 2>&1; then
+        local base
+        base=$(_find_python) || exit 2
+        echo "Making the environment $ENVIRONMENT with $("$base" --version)"
+        "$base" -m venv --clear "$ENVIRONMENT"
+    fi
+    # The copy is written after an install that succeeded: what it says is there.
+    cmp -s "$ROOT/requirements.txt" "$ENVIRONMENT/requirements.txt" && return
+    _install
+    cp "$ROOT/requirements.txt" "$ENVIRONMENT/requirements.txt"
+}
+
+# The packages of requirements.txt that an interpreter does not have, as one line.
+_missing_packages() {
+    "$1" - requirements.txt <<'END'
+import importlib.metadata, re, sys
+names = [re.match(r"[\w.-]+", line) for line in open(sys.argv[1])]
+have = {re.sub(r"[-_.]+", "-", d.metadata["Name"] or "").lower() for d in importlib.metadata.distributions()}
+print(*(name[0] for name in names if name and re.sub(r"[-_.]+", "-", name[0]).lower() not in have))
+END
+}
+
+_is_current() {
+    "$1" -c "import sys; sys.exit(sys.version_info < (${MINIMUM/./, }))" 2>/dev/null
+}
+
+# The first Python that is new enough and can make an environment.
+_find_python() {
+    local candidate incomplete=''
+    for candidate in python3 python3.11 python3.12 python3.13 python3.14 python; do
+        _is_current "$candidate" || continue
+        if "$candidate" -c 'import ensurepip, venv' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+        incomplete=${incomplete:-$candidate}
+    done
+    if [ -z "$incomplete" ]; then
+        fail "no Python $MINIMUM or newer found (tried python3, python3.11 to python3.14); install one" \
+            "and run this again, or set PYTHON to an interpreter that has requirements.txt installed"
+    fi
+    local version
+    version=$("$incomplete" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+    fail "Python $version cannot make environments: its modules venv and ensurepip are missing; on Debian and" \
+        "Ubuntu install them by 'apt-get install python$version-venv', then run this again"
+}
+
+_install() {
+    local quiet=--quiet torch=''
+    [ -t 1 ] && quiet=''
+    torch=$(sed -n 's/^\(torch==[0-9.]*\).*/\1/p' "$ROOT/requirements.txt")
+    _install_cpu_torch "$torch+cpu" || true
+    echo "Installing requirements.txt"
+    # shellcheck disable=SC2086 # empty on a terminal
+    "$PYTHON" -m pip install $quiet -r "$ROOT/requirements.txt" ||
+        fail "pip could not install requirements.txt (see above); run this again when that is mended"
+}
+
+# Without a GPU a CPU build of torch saves some gigabytes; that none is to be had is no error.
+_install_cpu_torch() {
+    [ "$(uname -s)" = Linux ] || return
+    if [ -n "${TORCH_BUILD:-}" ]; then
+        [ "$TORCH_BUILD" = cpu ] || return
+    elif nvidia-smi --list-gpus >/dev/null 2>&1; then
+        return
+    fi
+    local log=$ENVIRONMENT/cpu_torch.log
+    echo "Installing $1 (no GPU here; TORCH_BUILD=cuda takes the CUDA build)"
+    "$PYTHON" -m pip install "$1" >"$log" 2>&1 && return
+    "$PYTHON" -m pip install "$1" --extra-index-url "$CPU_TORCH_INDEX" --timeout 10 --retries 0 \
+        >>"$log" 2>&1 && return
+    echo "No CPU build of torch is to be had here (see $log): taking the standard one, a few gigabytes"
+}

@@ -1,0 +1,151 @@
+"""Draw a run, or several over one another, from the metrics.csv of each."""
+
+import itertools
+import math
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from lit_gpt.cli import InputError, run_command
+
+LAYOUT = [
+    ["loss", "loss", "grad_norm"],
+    ["loss", "loss", "learning_rate"],
+    ["tokens_per_second", "mfu", "text"],
+]
+TITLES = {
+    "loss": "loss, nats per target (points: validation)",
+    "grad_norm": "gradient norm before clipping",
+    "learning_rate": "learning rate",
+    "tokens_per_second": "targets per second",
+    "mfu": "MFU",
+}
+
+Metrics = list[dict[str, float | None]]
+
+
+@dataclass
+class Options:
+    """Draw runs: loss, validation, learning rate, gradient norm, speed, MFU, skipped steps and restarts."""
+
+    run: list[Path]
+    """Folders of runs (the --out_dir of their training); several are drawn over one another."""
+    output: Path
+    """Picture to write; its ending says how: .png, .pdf, .svg."""
+    x: Literal["step", "tokens"] = "step"
+    """What runs from left to right; tokens compares runs of different batch sizes."""
+    smooth: int = 20
+    """Steps over which the loss is averaged; the single steps stay as a pale line. 1: no average."""
+
+
+def main(options: Options) -> None:
+    """Read all runs, then draw."""
+    if options.smooth < 1:
+        raise InputError(f"--smooth {options.smooth} must be 1 or more")
+    # Imports torch for TensorBoard: bad options are refused before that takes its seconds.
+    from pretrain.metrics import read_metrics
+
+    runs = {}
+    for folder in options.run:
+        metrics = read_metrics(folder / "metrics.csv")
+        if not metrics:
+            raise InputError(f"{folder / 'metrics.csv'} has no step yet; draw it when the run has logged one")
+        runs[str(folder) if folder.name in {f.name for f in options.run if f != folder} else folder.name] = (
+            metrics
+        )
+    draw(runs, options.output, options.x, options.smooth)
+    print(f"{options.output}: {', '.join(runs)}")
+
+
+def draw(runs: dict[str, Metrics], output: Path, x: str = "step", smooth: int = 20) -> None:
+    """Draw runs by name into one picture, written whole or not at all.
+
+    Raises:
+        InputError: the picture cannot be written, or not in the format that its name asks for.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, panels = plt.subplot_mosaic(LAYOUT, figsize=(15, 9), layout="constrained")
+    for number, (name, metrics) in enumerate(runs.items()):
+        _draw_run(panels, metrics, x, smooth, name, f"C{number}")
+    for name, title in TITLES.items():
+        panels[name].set_title(title, fontsize=10)
+        panels[name].grid(alpha=0.3)
+        panels[name].set_xlabel(x, fontsize=8)
+    panels["grad_norm"].set_yscale("log")
+    panels["loss"].legend()
+    if not any(_column(metrics, x, "mfu")[0] for metrics in runs.values()):
+        panels["mfu"].text(
+            0.5, 0.5, "the device's peak is not known", ha="center", transform=panels["mfu"].transAxes
+        )
+    panels["text"].axis("off")
+    panels["text"].text(0, 1, "\n".join(describe(*run) for run in runs.items()), va="top", fontsize=9)
+    part = output.with_name(f".{output.name}.part{output.suffix}")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(part, dpi=110)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--output {output}: {error}") from error
+    finally:
+        plt.close(figure)
+    os.replace(part, output)
+
+
+def _draw_run(panels: dict[str, Any], metrics: Metrics, x: str, smooth: int, name: str, colour: str) -> None:
+    at, losses = _column(metrics, x, "loss")
+    if smooth > 1:
+        panels["loss"].plot(at, losses, color=colour, alpha=0.25, linewidth=0.8)
+    panels["loss"].plot(at, smoothed(losses, smooth), color=colour, label=name)
+    panels["loss"].plot(*_column(metrics, x, "val_loss"), "o", color=colour, markeredgecolor="black")
+    for column in set(TITLES) - {"loss"}:
+        values = _column(metrics, x, column)
+        if values[0]:
+            panels[column].plot(*values, color=colour, linewidth=1)
+    for line in (line for line in metrics if line["skipped"]):
+        panels["loss"].plot(line[x], 0.02, "x", color=colour, transform=panels["loss"].get_xaxis_transform())
+    for before, after in itertools.pairwise(metrics):
+        if before["restart"] != after["restart"]:
+            for column in TITLES:
+                panels[column].axvline(after[x], color=colour, linestyle=":", linewidth=1)
+
+
+def describe(name: str, metrics: Metrics) -> str:
+    """A run in three lines."""
+    first, last = metrics[0], metrics[-1]
+    validations = _column(metrics, "step", "val_loss")[1]
+    skipped = sum(int(line["skipped"] or 0) for line in metrics)
+    return (
+        f"{name}: {int(last['step'] or 0):,} steps, {int(last['tokens'] or 0):,} targets\n"
+        f"   loss {first['loss']:.3f} to {last['loss']:.3f}"
+        + (f", validation {validations[-1]:.3f}" if validations else "")
+        + f"\n   skipped steps (x): {skipped}, restarts (dotted): {int(last['restart'] or 0)}"
+    )
+
+
+def smoothed(values: list[float], steps: int) -> list[float]:
+    """Exponential average over about so many values, true from the first on; passes over NaN."""
+    decay = 1 - 2 / (steps + 1)
+    total = weight = 0.0
+    result = []
+    for value in values:
+        if math.isfinite(value):
+            total, weight = decay * total + value, decay * weight + 1
+        result.append(total / weight if weight else math.nan)
+    return result
+
+
+def _column(metrics: Metrics, x: str, name: str) -> tuple[list[float], list[float]]:
+    """The lines that have a value: where, and the value."""
+    pairs = [(line[x] or 0.0, value) for line in metrics if (value := line[name]) is not None]
+    return [at for at, _ in pairs], [value for _, value in pairs]
+
+
+if __name__ == "__main__":
+    run_command(Options, main)

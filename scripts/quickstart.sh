@@ -1,0 +1,216 @@
+#!/usr/bin/env bash
+# The whole way once: text -> tokenizer -> token store -> training, stopped and resumed -> Hugging Face folder.
+set -euo pipefail
+
+# shellcheck source-path=SCRIPTDIR source=environment.sh
+. "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+usage() {
+    cat <<'END'
+bash scripts/quickstart.sh [--input FILE|GLOB...] [--out DIR] [--fresh]
+
+Pretrains a tiny Llama on the CPU, from text to a Hugging Face folder, in a few minutes. The first time it
+makes .venv and installs requirements.txt into it; it needs Python 3.11 or newer and nothing else.
+
+  --input FILES  your own documents (.jsonl, .jsonl.gz, .jsonl.zst; quote a glob) in place of the sample corpus
+  --out DIR      where everything goes; default out/quickstart, and out/my-data with --input
+  --fresh        remove what an earlier run left in DIR and start clean
+  --help         this text
+
+Run again, it goes on with the first stage that is not complete.
+
+  PYTHON=...         use this interpreter's environment instead of .venv
+  TORCH_BUILD=cuda   install torch's CUDA build although this machine has no GPU (cpu: the other way round)
+
+Exit codes: 0 done, 2 bad input, 130 interrupted, others are faults.
+END
+}
+
+INPUTS=()
+OUT=''
+FRESH=false
+while [ $# -gt 0 ]; do
+    option=$1
+    shift
+    case $option in
+        --input)
+            while [ $# -gt 0 ] && [[ $1 != --* ]]; do
+                if [[ $1 = /* ]]; then INPUTS+=("$1"); else INPUTS+=("$PWD/$1"); fi
+                shift
+            done
+            [ ${#INPUTS[@]} -gt 0 ] || fail "--input names no file"
+            ;;
+        --out)
+            [ $# -gt 0 ] || fail "--out names no folder"
+            OUT=$1
+            shift
+            ;;
+        --fresh) FRESH=true ;;
+        --help | -h)
+            usage
+            exit
+            ;;
+        *) fail "unknown option $option (--help lists the options)" ;;
+    esac
+done
+
+CONFIG=$ROOT/pretrain/configs/debug_cpu.yaml
+VOCAB_SIZE=4096
+VAL_FRACTION=0.02
+STAGES=9
+PROMPT='Es war einmal'
+# A tiny model gains nothing from more.
+THREADS=$(nproc 2>/dev/null || echo 2)
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((THREADS > 8 ? 8 : THREADS))}
+export PYTHONUNBUFFERED=1
+
+# $OUT/quickstart.txt marks the folder as ours to remove, and says what it is made from.
+open_out() {
+    if [ -z "$OUT" ]; then
+        OUT=$ROOT/out/quickstart
+        [ ${#INPUTS[@]} -eq 0 ] || OUT=$ROOT/out/my-data
+    fi
+    local marker=$OUT/quickstart.txt wanted
+    wanted=$(printf '%s\n' "${INPUTS[@]:-the sample corpus}")
+    if [ -e "$OUT" ] && [ ! -f "$marker" ] && [ -n "$(ls -A "$OUT" 2>/dev/null || echo file)" ]; then
+        fail "--out $OUT is there already and is no quickstart's; give another folder"
+    fi
+    if $FRESH && [ -e "$marker" ]; then
+        echo "Starting clean: removing $OUT"
+        rm -rf "$OUT"
+    elif [ -e "$marker" ]; then
+        [ "$wanted" = "$(<"$marker")" ] ||
+            fail "--out $OUT was made from $(paste -sd ' ' "$marker"); give another folder, or --fresh"
+        echo "Going on in $OUT, where an earlier run has left off (--fresh starts clean)"
+        return
+    else
+        echo "Starting clean in $OUT"
+    fi
+    mkdir -p "$OUT" || fail "--out $OUT cannot be written"
+    printf '%s\n' "$wanted" >"$marker"
+}
+
+# stage TITLE RESULT: say what comes, and whether it is still to do. A result is complete or absent.
+number=0
+stage() {
+    number=$((number + 1))
+    printf '\n[%d/%d, after %d s] %s\n' "$number" "$STAGES" "$SECONDS" "$1"
+    [ ! -e "$2" ] || { echo "there already: $2" && return 1; }
+}
+
+run() {
+    "$PYTHON" "$ROOT/$1" "${@:2}"
+}
+
+last_step() {
+    local step
+    step=$(tail -n 1 "$OUT/run/metrics.csv" 2>/dev/null | cut -d, -f1)
+    if [[ $step =~ ^[0-9]+$ ]]; then echo "$step"; else echo 0; fi
+}
+
+# train [STEP]: train to the end, or send SIGTERM once STEP is reached. Interrupting this script does the same.
+train() {
+    "$PYTHON" "$ROOT/pretrain/tinyllama_fabric.py" --config "$CONFIG" --resume auto --out_dir "$OUT/run" \
+        --train_data_dir "$OUT/data/train" --val_data_dir "$OUT/data/val" &
+    local trainer=$! interrupted=false
+    trap 'interrupted=true; kill -TERM $trainer 2>/dev/null' INT TERM
+    if [ $# -gt 0 ]; then
+        while kill -0 $trainer 2>/dev/null && [ "$(last_step)" -lt "$1" ]; do sleep 0.2 || true; done
+        echo "Sending SIGTERM to the training process, as a cluster does before it takes a node away"
+        kill -TERM $trainer 2>/dev/null || true
+    fi
+    local status=0
+    wait $trainer || status=$?
+    # A trapped signal ends `wait` before the process has saved and left.
+    while kill -0 $trainer 2>/dev/null; do
+        wait $trainer || status=$?
+    done
+    trap - INT TERM
+    if $interrupted; then
+        echo "interrupted; run this again to go on" >&2
+        exit 130
+    fi
+    [ $status -eq 0 ] || exit $status
+}
+
+newest_checkpoint() {
+    local checkpoints=("$OUT"/run/iter-*-ckpt.pth)
+    echo "${checkpoints[-1]}"
+}
+
+summary() {
+    local losses
+    losses=$(awk -F, 'NR == 2 { first = $2 } NR > 1 { last = $2 } NR > 1 && $8 { val = $8 }
+        END { printf "loss %.2f -> %.2f, validation %.2f", first, last, val }' "$OUT/run/metrics.csv")
+    cat <<END
+
+Done after $SECONDS s: $losses.
+
+  $OUT/
+    tokenizer/       byte-level BPE, loads with AutoTokenizer
+    data/train, val  token stores: the documents as numbers, in Megatron-LM's format
+    run/             checkpoints, metrics.csv, tensorboard/, and datapoints/: what each step was fed
+    hf/              the model: AutoModelForCausalLM.from_pretrained("$OUT/hf")
+    loss.png         the course of the run
+    sample.txt       what the model says after "$PROMPT"
+
+Next:
+  python = $PYTHON
+  what step 100 was fed      python scripts/datapoints.py step --run $OUT/run --step 100
+  more text from the model   python scripts/generate.py --model $OUT/hf --prompt 'Am Morgen'
+  your own documents         bash scripts/quickstart.sh --input 'mine/*.jsonl.zst'
+  a larger model, a GPU, a cluster: README.md
+END
+}
+
+main() {
+    open_out
+    use_environment
+
+    if [ ${#INPUTS[@]} -eq 0 ]; then
+        INPUTS=("$OUT/corpus.jsonl")
+        if stage 'Write the sample corpus' "$OUT/corpus.jsonl"; then
+            run data_prep/sample_corpus.py --output "$OUT/corpus.jsonl"
+        fi
+    else
+        stage "Take the documents of ${INPUTS[*]}" '' || true
+    fi
+    if stage "Train a tokenizer of $VOCAB_SIZE tokens" "$OUT/tokenizer"; then
+        rm -rf "$OUT/tokenizer.part"
+        run data_prep/train_tokenizer.py --input "${INPUTS[@]}" --output "$OUT/tokenizer.part" \
+            --vocab_size "$VOCAB_SIZE"
+        mv "$OUT/tokenizer.part" "$OUT/tokenizer"
+    fi
+    if stage 'Tokenize, and split off documents for validation' "$OUT/data"; then
+        rm -rf "$OUT/data.part"
+        run data_prep/tokenize_corpus.py --input "${INPUTS[@]}" --tokenizer "$OUT/tokenizer" \
+            --output "$OUT/data.part/train" --val_output "$OUT/data.part/val" --val_fraction "$VAL_FRACTION"
+        mv "$OUT/data.part" "$OUT/data"
+    fi
+    local half=$(($(sed -n 's/^max_steps: *//p' "$CONFIG") / 2))
+    if stage "Pretrain, and be stopped after step $half" "$(newest_checkpoint)"; then
+        train "$half"
+    fi
+    if stage 'Resume from the checkpoint and train to the end' "$OUT/run/done"; then
+        train
+        [ -e "$OUT/run/done" ] || { echo "stopped; run this again to go on" >&2 && exit 130; }
+    fi
+    if stage 'Convert to a Hugging Face folder, reload it and compare logits' "$OUT/hf"; then
+        run scripts/convert_lit_checkpoint.py --checkpoint "$(newest_checkpoint)" --output "$OUT/hf" \
+            --tokenizer_path "$OUT/tokenizer" --check
+    fi
+    if stage 'Prove from the log what every step was fed' "$OUT/verified.txt"; then
+        run scripts/datapoints.py verify --run "$OUT/run" | tee "$OUT/verified.part"
+        mv "$OUT/verified.part" "$OUT/verified.txt"
+    fi
+    if stage "Let the model go on from \"$PROMPT\"" "$OUT/sample.txt"; then
+        run scripts/generate.py --model "$OUT/hf" --prompt "$PROMPT" | tee "$OUT/sample.part"
+        mv "$OUT/sample.part" "$OUT/sample.txt"
+    fi
+    if stage 'Draw the run' "$OUT/loss.png"; then
+        run scripts/plot_run.py --run "$OUT/run" --output "$OUT/loss.png"
+    fi
+    summary
+}
+
+main

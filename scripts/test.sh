@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Run every check: formatting, types, shell scripts, tests. Makes .venv if it is missing.
+#
+#   bash scripts/test.sh                    everything
+#   bash scripts/test.sh -m 'not slow'      the fast tests; arguments go to pytest
+#   PYTHON=python bash scripts/test.sh      with an environment of one's own
+set -euo pipefail
+
+# shellcheck source-path=SCRIPTDIR source=environment.sh
+. "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+use_environment
+cd "$ROOT"
+
+failed=()
+check() {
+    local name=$1
+    shift
+    printf '\n== %s\n' "$name"
+    "$@" || failed+=("$name")
+}
+
+check 'ruff check' "$PYTHON" -m ruff check
+check 'ruff format' "$PYTHON" -m ruff format --check
+check mypy "$PYTHON" -m mypy
+if command -v shellcheck >/dev/null; then
+    mapfile -d '' shell_scripts < <(git ls-files -z '*.sh' .ci/run)
+    check shellcheck shellcheck "${shell_scripts[@]}"
+else
+    printf '\n== shellcheck is not installed: the shell scripts are not checked\n'
+fi
+check pytest "$PYTHON" -m pytest "$@"
+
+if [ ${#failed[@]} -gt 0 ]; then
+    printf '\nFAILED: %s\n' "${failed[*]}"
+    exit 1
+fi
+printf '\nAll checks passed.\n'
