@@ -98,7 +98,7 @@ class TrainingData:
         """
         if not options.train_data_dir:
             raise InputError("train_data_dir is empty: give at least one token store")
-        paths, weights = _split_weights(options.train_data_dir)
+        paths, weights = split_weights(options.train_data_dir)
         packing_dir = None if options.packing_dir is None else Path(options.packing_dir)
         stores = [
             PackedStore.open(TokenStore.open(path), options.block_size, options.packing, packing_dir)
@@ -233,6 +233,8 @@ def _by_shard(addresses: RowAddresses) -> list[tuple[int, int, np.ndarray]]:
     """The (store, shard) pairs that occur, each with the positions at which it does."""
     keys = (addresses.store << 32) | addresses.shard
     by_key = np.argsort(keys, kind="stable")
+    if not len(keys):  # a rank whose share of the validation rows is empty
+        return []
     sorted_keys = keys[by_key]
     first = np.flatnonzero(np.diff(sorted_keys, prepend=-1))
     pairs = sorted_keys[first].tolist()
@@ -242,7 +244,7 @@ def _by_shard(addresses: RowAddresses) -> list[tuple[int, int, np.ndarray]]:
     ]
 
 
-def _split_weights(train_data_dir: Sequence[str]) -> tuple[list[Path], list[float] | None]:
+def split_weights(train_data_dir: Sequence[str]) -> tuple[list[Path], list[float] | None]:
     """Split each "path:weight"; a folder that has a colon in its name is taken as it is."""
     paths, weights = [], []
     for entry in train_data_dir:
