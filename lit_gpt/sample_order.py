@@ -1,29 +1,30 @@
 """The order of training as a function: sample number <-> (store, epoch, shard, row), both ways in O(1).
 
-Nothing is stored per row and nothing depends on the sample before, so a run resumes at any sample, on any number of
-ranks, and a row tells in which steps it was or will be seen. The mathematics stand in docs/formats.md, Packing.
+Nothing is kept per row, and no sample depends on the one before: a run resumes at any sample on any number of
+ranks, and a row tells at which samples it was or will be seen. docs/formats.md, Packing, has the mathematics.
 """
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from lit_gpt.cli import InputError
-from lit_gpt.feistel import derive_key, permute, unpermute
+from lit_gpt.feistel import derive_key, mix64, permute, unpermute
 
 MIXTURE_BLOCK = 10_000
-"""In every block of so many samples each store has exactly its share."""
+"""In every block of so many samples each of several stores has exactly its share."""
 
-# The first part of a key says what is permuted, so that no two permutations share one.
-_MIXTURE, _SHARDS, _ROWS = 1, 2, 3
 _EPOCHS_REMEMBERED = 64
+
+# The first part of a key says what is permuted, so that no two permutations share a key.
+_BLOCK, _SHARDS, _ROWS = 1, 2, 3
 
 
 class RowAddresses(NamedTuple):
-    """Where samples are: four int64 arrays of one shape (k,). `epoch` counts the passes over that store, from 0."""
+    """Where samples are: four int64 arrays (k,). `epoch` counts the passes over that store, from 0."""
 
     store: np.ndarray
     epoch: np.ndarray
@@ -34,22 +35,10 @@ class RowAddresses(NamedTuple):
 class SampleOrder:
     """The endless sequence of rows of one or several stores.
 
-    Within a store every epoch permutes the shards, takes them in windows of `shuffle_window`, and permutes the rows
-    of each window; so each row comes once per epoch and only a window's shards are read at a time. Several stores
-    are mixed in blocks of 10,000 samples by weight. Sample numbers go on for ever: a store smaller than a batch is
-    simply seen more than once in it.
-
-    Args:
-        rows_per_shard: for each store the number of rows in each shard.
-        weights: for each store its share of the samples, in any unit; None means by rows, so that all stores are
-            read through at the same pace.
-        seed: any integer; another seed is another order.
-        shuffle_window: so many shards are mixed with one another.
-        shuffle: False makes every permutation the identity: stored order, and in a mixture each block store by store.
-        names: how messages call the stores.
-
-    Raises:
-        InputError: a store without rows, a weight that is not positive or too small for a block, a bad window.
+    Each epoch of a store permutes its shards, takes them in windows of `shuffle_window` and permutes the rows
+    of each window: every row comes once, and only one window's shards are read at a time. Several stores are
+    mixed by weight in blocks of 10,000 samples, each with epochs of its own. The sequence never ends, so that
+    fewer rows than a global batch are no error: such a batch sees some of them more than once.
     """
 
     def __init__(
@@ -61,118 +50,146 @@ class SampleOrder:
         shuffle: bool = True,
         names: Sequence[str] | None = None,
     ) -> None:
+        """
+        Args:
+            rows_per_shard: for each store, integers (n_shards,).
+            weights: each store's share of the samples, in any unit; None: its rows, so that all stores come
+                to the end of an epoch at about the same time.
+            seed: another seed is another order.
+            shuffle_window: how many shards are mixed with one another.
+            shuffle: False makes every permutation the identity: shards and rows as they are stored, and in
+                each block one store after the other.
+            names: what messages call the stores.
+
+        Raises:
+            InputError: no store, one without rows, a weight that is not positive or too small to get a sample
+                in a block, a window of no shards.
+        """
         self._rows_per_shard = [np.asarray(rows, dtype=np.int64) for rows in rows_per_shard]
-        self._rows = [int(rows.sum()) for rows in self._rows_per_shard]
-        self._seed, self._window, self._shuffle = seed, shuffle_window, shuffle
-        names = names or [f"store {number}" for number in range(len(self._rows))]
-        if not self._rows:
-            raise InputError("there is no store to train on: name at least one in train_data_dir")
+        self._rows = np.array([rows.sum() for rows in self._rows_per_shard], dtype=np.int64)
+        names = names or [f"store {number}" for number in range(self._rows.size)]
+        if self._rows.size == 0:
+            raise InputError("there is no token store to train on: name at least one")
+        for name, rows in zip(names, self._rows.tolist(), strict=True):
+            if rows == 0:
+                raise InputError(f"{name} has no rows: none of its documents has two tokens; leave it out")
         if shuffle_window < 1:
             raise InputError(
                 f"shuffle_window is {shuffle_window}: give the number of shards to mix, at least 1"
             )
-        for name, rows in zip(names, self._rows, strict=True):
-            if rows == 0:
-                raise InputError(
-                    f"{name} has no rows: it holds no document of two tokens or more, leave it out"
-                )
-        shares = weights if weights is not None else [float(rows) for rows in self._rows]
-        counts = _block_counts(shares, names) if len(self._rows) > 1 else [1]
-        self._counts = np.array(counts, dtype=np.int64)
+        self._seed, self._window, self._shuffle = seed, shuffle_window, shuffle
+        counts = _block_counts(weights or self._rows.tolist(), names)
+        self._counts = np.array(counts if len(counts) > 1 else [1], dtype=np.int64)
         self._block = int(self._counts.sum())
-        self._first_in_block = np.cumsum(self._counts) - self._counts
+        self._begin_in_block = np.cumsum(self._counts) - self._counts
         self._epoch = functools.lru_cache(maxsize=_EPOCHS_REMEMBERED)(self._make_epoch)
 
     def rows_per_epoch(self, store: int) -> int:
-        """How many samples one pass over the store takes."""
-        return self._rows[store]
+        """How many rows a store has, and so how many of its samples an epoch takes."""
+        return int(self._rows[store])
 
     def locate(self, samples: np.ndarray) -> RowAddresses:
-        """Which rows the samples (int64 (k,), from 0) are."""
-        samples = np.asarray(samples, dtype=np.int64)
-        block, inside = np.divmod(samples, self._block)
-        dealt = self._mix(inside, block)
-        store = np.searchsorted(self._first_in_block, dealt, side="right") - 1
-        position = block * self._counts[store] + dealt - self._first_in_block[store]
-        epoch, position = np.divmod(position, np.array(self._rows)[store])
-        shard, row = np.empty_like(samples), np.empty_like(samples)
-        for number, which, chosen in _groups(store, epoch):
-            shard[chosen], row[chosen] = self._epoch(number, which).locate(position[chosen])
+        """Which rows samples are (integers (k,), counted from 0)."""
+        block, place = np.divmod(np.asarray(samples, dtype=np.int64), self._block)
+        place = self._mix(place, block)
+        store = np.searchsorted(self._begin_in_block, place, side="right") - 1
+        position = block * self._counts[store] + place - self._begin_in_block[store]
+        epoch, position = np.divmod(position, self._rows[store])
+        shard, row = np.empty_like(position), np.empty_like(position)
+        for number, of_epoch, where in _by_epoch(store, epoch):
+            shard[where], row[where] = self._epoch(number, of_epoch).locate(position[where])
         return RowAddresses(store, epoch, shard, row)
 
     def inverse(self, rows: RowAddresses) -> np.ndarray:
-        """The samples, int64 (k,), that are these rows in these epochs: `inverse(locate(k)) == k`."""
-        position = np.empty_like(rows.row)
-        for number, which, chosen in _groups(rows.store, rows.epoch):
-            position[chosen] = self._epoch(number, which).inverse(rows.shard[chosen], rows.row[chosen])
-        position += rows.epoch * np.array(self._rows)[rows.store]
-        block, dealt = np.divmod(position, self._counts[rows.store])
-        dealt += self._first_in_block[rows.store]
-        return block * self._block + self._mix(dealt, block, back=True)
+        """At which samples rows are seen, int64 (k,): `inverse(locate(samples))` gives the samples."""
+        store, epoch, shard, row = rows
+        position = np.empty_like(row)
+        for number, of_epoch, where in _by_epoch(store, epoch):
+            position[where] = self._epoch(number, of_epoch).inverse(shard[where], row[where])
+        block, place = np.divmod(epoch * self._rows[store] + position, self._counts[store])
+        return block * self._block + self._mix(self._begin_in_block[store] + place, block, inverse=True)
 
     def samples_of(self, store: int, epoch: int, shard: int, row: int) -> int:
-        """The one sample that is this row in this epoch of its store."""
-        address = (np.array([part], dtype=np.int64) for part in (store, epoch, shard, row))
-        return int(self.inverse(RowAddresses(*address))[0])
+        """The one sample at which a row is seen in an epoch of its store."""
+        parts = (np.array([part], dtype=np.int64) for part in (store, epoch, shard, row))
+        return int(self.inverse(RowAddresses(*parts))[0])
 
-    def _mix(self, values: np.ndarray, block: np.ndarray, back: bool = False) -> np.ndarray:
-        if not self._shuffle or len(self._rows) == 1:
-            return values
-        keys = derive_key(_MIXTURE, self._seed, block)
-        return (unpermute if back else permute)(values, self._block, keys)
+    def shards_ahead(self, sample: int) -> list[tuple[int, int]]:
+        """The (store, shard) that are read at about this sample, then those of each store's next window."""
+        position = sample // self._block * self._counts
+        ahead = []
+        for _ in range(2):
+            for store, rows in enumerate(self._rows.tolist()):
+                epoch, inside = divmod(int(position[store]), rows)
+                shards, end = self._epoch(store, epoch).window(inside)
+                ahead += [(store, shard) for shard in shards]
+                position[store] = epoch * rows + end
+        return list(dict.fromkeys(ahead))
+
+    def _mix(self, place: np.ndarray, block: np.ndarray, inverse: bool = False) -> np.ndarray:
+        if self._block == 1 or not self._shuffle:
+            return place
+        key = derive_key(_BLOCK, self._seed, block)
+        return (unpermute if inverse else permute)(place, self._block, key)
 
     def _make_epoch(self, store: int, epoch: int) -> "_Epoch":
         return _Epoch(self._rows_per_shard[store], (self._seed, store, epoch), self._window, self._shuffle)
 
 
 class _Epoch:
-    """One pass over one store: memory and set-up in proportion to its shards, not its rows."""
+    """One pass over one store. A slot is a shard's place in the permuted sequence of shards."""
 
-    def __init__(self, rows: np.ndarray, name: tuple[int, int, int], window: int, shuffle: bool) -> None:
+    def __init__(self, rows: np.ndarray, key: tuple[int, int, int], window: int, shuffle: bool) -> None:
         slots = np.arange(rows.size)
-        self._shards = permute(slots, rows.size, derive_key(_SHARDS, *name)) if shuffle else slots
+        hashes = mix64(derive_key(_SHARDS, *key) + slots.astype(np.uint64))
+        self._shards = np.argsort(hashes) if shuffle else slots
         self._slot_of = np.argsort(self._shards)
-        self._slot_start = np.concatenate([[0], np.cumsum(rows[self._shards])])
-        edges = np.append(np.arange(0, rows.size, window), rows.size)
-        self._window_start = self._slot_start[edges]
-        self._window_key = derive_key(_ROWS, *name, np.arange(edges.size - 1))
+        self._slot_begin = np.concatenate([[0], np.cumsum(rows[self._shards])])
+        self._edges = np.append(np.arange(0, rows.size, window), rows.size)
+        self._window_begin = self._slot_begin[self._edges]
+        self._window_key = derive_key(_ROWS, *key, np.arange(self._edges.size - 1))
         self._shuffle = shuffle
 
     def locate(self, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Position in the epoch -> shard, row."""
+        """Positions in the epoch -> shards, rows."""
         place = self._permute(position)
-        slot = np.searchsorted(self._slot_start, place, side="right") - 1
-        return self._shards[slot], place - self._slot_start[slot]
+        slot = np.searchsorted(self._slot_begin, place, side="right") - 1
+        return self._shards[slot], place - self._slot_begin[slot]
 
     def inverse(self, shard: np.ndarray, row: np.ndarray) -> np.ndarray:
-        """Shard, row -> position in the epoch."""
-        return self._permute(self._slot_start[self._slot_of[shard]] + row, back=True)
+        """Shards, rows -> positions in the epoch."""
+        return self._permute(self._slot_begin[self._slot_of[shard]] + row, inverse=True)
 
-    def _permute(self, place: np.ndarray, back: bool = False) -> np.ndarray:
+    def window(self, position: int) -> tuple[list[int], int]:
+        """The shards of the window that a position is in, and the position where the next one begins."""
+        window = int(np.searchsorted(self._window_begin, position, side="right")) - 1
+        shards = self._shards[self._edges[window] : self._edges[window + 1]]
+        return shards.tolist(), int(self._window_begin[window + 1])
+
+    def _permute(self, place: np.ndarray, inverse: bool = False) -> np.ndarray:
         if not self._shuffle:
             return place
-        window = np.searchsorted(self._window_start, place, side="right") - 1
-        start = self._window_start[window]
-        size = self._window_start[window + 1] - start
-        return start + (unpermute if back else permute)(place - start, size, self._window_key[window])
+        window = np.searchsorted(self._window_begin, place, side="right") - 1
+        begin = self._window_begin[window]
+        size = self._window_begin[window + 1] - begin
+        return begin + (unpermute if inverse else permute)(place - begin, size, self._window_key[window])
 
 
-def _groups(store: np.ndarray, epoch: np.ndarray) -> list[tuple[int, int, np.ndarray]]:
-    """The distinct (store, epoch), each with a mask of where it stands."""
-    groups = []
-    for number in np.unique(store):
-        of_store = store == number
-        for which in np.unique(epoch[of_store]):
-            groups.append((int(number), int(which), of_store & (epoch == which)))
-    return groups
+def _by_epoch(store: np.ndarray, epoch: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
+    """The (store, epoch) that occur, each with the indices at which it does."""
+    order = np.lexsort((epoch, store))
+    changes = (np.diff(store[order]) != 0) | (np.diff(epoch[order]) != 0)
+    for where in np.split(order, np.flatnonzero(changes) + 1) if order.size else []:
+        yield int(store[where[0]]), int(epoch[where[0]]), where
 
 
 def _block_counts(weights: Sequence[float], names: Sequence[str]) -> list[int]:
-    """How many samples of a block each store has: largest remainder, ties to the earlier store."""
+    """How many samples of a block each store has: by largest remainder, of equal ones the earlier store's."""
     for name, weight in zip(names, weights, strict=True):
         if not (math.isfinite(weight) and weight > 0):
             raise InputError(f"{name} has weight {weight}: give a positive number, or leave the store out")
-    quotas = [MIXTURE_BLOCK * weight / math.fsum(weights) for weight in weights]
+    total = math.fsum(weights)
+    quotas = [MIXTURE_BLOCK * (weight / total) for weight in weights]
     counts = [math.floor(quota) for quota in quotas]
     by_remainder = sorted(range(len(quotas)), key=lambda store: counts[store] - quotas[store])
     for store in by_remainder[: MIXTURE_BLOCK - sum(counts)]:
@@ -180,7 +197,7 @@ def _block_counts(weights: Sequence[float], names: Sequence[str]) -> list[int]:
     for name, weight, count in zip(names, weights, counts, strict=True):
         if count == 0:
             raise InputError(
-                f"{name} has weight {weight}, less than one sample in a block of {MIXTURE_BLOCK:,}: "
-                "give it more weight or leave it out"
+                f"{name} has weight {weight} of {total}, too little for one sample in a block of "
+                f"{MIXTURE_BLOCK:,}: give it more, or leave it out"
             )
     return counts
