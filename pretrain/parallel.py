@@ -9,6 +9,8 @@ and on CPUs over gloo alike:
     NO_SHARD       every rank holds a copy
 """
 
+import logging
+import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, cast
@@ -55,6 +57,9 @@ def launch(options: "TrainOptions") -> Fabric:
         )
         # FSDP2's own policy lowers the precision: Fabric's would make the optimizer's moments bf16.
         fabric_precision = "32-true"
+    # Both would be said at every start, and neither asks for anything to be done.
+    warnings.filterwarnings("ignore", message="The `srun` command is available on your system")
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     fabric = Fabric(
         accelerator=device_type,
         devices=options.devices,

@@ -5,7 +5,6 @@
 Everything on the device stays there until a log step: losses, norms and skips are read together, once.
 """
 
-import dataclasses
 import json
 import os
 import time
@@ -14,30 +13,24 @@ from typing import Any
 
 import torch
 import yaml
-from torch import Tensor
 
 from lit_gpt.attention import choose_attention
 from lit_gpt.checkpoint import list_checkpoints
 from lit_gpt.cli import InputError
-from lit_gpt.config import ModelConfig
-from lit_gpt.packing import PackedStore
-from lit_gpt.token_store import TokenStore
 from pretrain import parallel
 from pretrain.checkpointing import Checkpointer
 from pretrain.dataloader import DataLoader, StepBatch, check_resumable, evaluation_batches
 from pretrain.datapoint_log import DatapointLog
-from pretrain.metrics import MetricsWriter, ProgressLine, StepMetrics
+from pretrain.inputs import open_inputs
+from pretrain.metrics import MetricsWriter, ProgressLine
 from pretrain.optim import build_optimizer, guarded_step
 from pretrain.options import TrainOptions
 from pretrain.preemption import StopAgreement, StopRequest
+from pretrain.preflight import check_launch, preflight
 from pretrain.schedules import Schedule
 from pretrain.speed_monitor import SpeedMonitor
-from pretrain.training_data import DataOptions, TrainingData
+from pretrain.step_reporter import StepReporter
 from pretrain.watchdog import Watchdog
-
-
-class TrainingDiverged(Exception):
-    """Too many steps in a row had a gradient that is not finite."""
 
 
 class Trainer:
@@ -46,15 +39,15 @@ class Trainer:
     def __init__(self, options: TrainOptions, stop_request: StopRequest) -> None:
         self.options = options
         self.out_dir = Path(options.out_dir)
-        shape = ModelConfig.load(options.model_name, **_given(block_size=options.block_size))
-        self.data = TrainingData.open(_data_options(options, shape.block_size))
-        self.validation = _open_validation(options, self.data)
-        self.config = shape.with_vocab_of(self.data.vocab_size)
+        check_launch(options.devices, options.num_nodes, options.accelerator)
+        self.data, self.validation, self.config = open_inputs(options)
         self.fabric = parallel.launch(options)
         self.device = self.fabric.device
         self.rank = self.fabric.global_rank
         self.world_size = self.fabric.world_size
         self._make_out_dir()
+        stores = self.data.stores + ([self.validation] if self.validation else [])
+        self.startup_lines = preflight(self.fabric, stores, self.out_dir)
         stop_request.limit(options.max_seconds)
         self.stop_request = stop_request
         self.watchdog = Watchdog(
@@ -102,7 +95,7 @@ class Trainer:
             options.max_steps,
             options.decay_steps or max(options.max_steps // 10, 1),
         )
-        self.startup_lines = [
+        self.startup_lines += [
             f"model {self.config.name}: {self.config.n_parameters:,} parameters, vocabulary "
             f"{self.config.vocab_size}, rows of {self.config.block_size}",
             f"{self.world_size} process(es) on {self.device.type}, {precision}, "
@@ -155,14 +148,13 @@ class Trainer:
             if rank == 0:
                 self.datapoint_log.discard_after(self.step)
         self.fabric.barrier()
-        self.metrics = (
-            MetricsWriter(self.out_dir, self.step + 1, options.wandb_project) if rank == 0 else None
-        )
+        metrics = MetricsWriter(self.out_dir, self.step + 1, options.wandb_project) if rank == 0 else None
+        self.metrics = metrics
         self.progress = ProgressLine(self.step + 1, options.max_steps, enabled=rank == 0)
         self.speed = SpeedMonitor(self.config, self.device, self.world_size)
-        self._unread: list[tuple[StepBatch, int, Tensor, Tensor, Tensor]] = []
-        self._skipped_since_save: set[int] = set()
-        self._skipped_in_a_row = 0
+        self.reporter = StepReporter(
+            rank, self.data, self.schedule, self.speed, metrics, self.progress, options.max_skipped_steps
+        )
 
     def _resume(self) -> None:
         """Load the checkpoint that `--resume` names, if any, and take up its step."""
@@ -205,7 +197,7 @@ class Trainer:
             val_loss = self._validate() if self._due(self.options.eval_step_interval, last) else None
             save = self._due(self.options.save_step_interval, last)
             if save or val_loss is not None or self._due(self.options.log_step_interval, last):
-                self._read_metrics(val_loss)
+                self.reporter.report(val_loss)
             if save:
                 self.save_checkpoint()
             if self.checkpointer.poll():
@@ -233,68 +225,9 @@ class Trainer:
         self.raw_optimizer.zero_grad(set_to_none=True)
         self.tokens += batch.n_targets
         self.speed.step(batch.n_targets, batch.attention_pairs, waited)
-        self._unread.append((batch, self.tokens, mean_loss, norm, skipped))
+        self.reporter.add(batch, self.tokens, mean_loss, norm, skipped)
         if self.datapoint_log is not None:
             self.datapoint_log.record(batch.rows, time.time())
-
-    def _read_metrics(self, val_loss: float | None) -> None:
-        """Wait for the device, once, and report all steps since the last time."""
-        if not self._unread:
-            return
-        values = torch.stack([torch.stack(entry[2:]) for entry in self._unread]).tolist()
-        speed = self.speed.report()
-        lines = []
-        for (batch, tokens, *_), (loss, norm, skipped) in zip(self._unread, values, strict=True):
-            lines.append(
-                StepMetrics(
-                    step=batch.step,
-                    loss=loss,
-                    grad_norm=norm,
-                    learning_rate=self.schedule.learning_rate(batch.step),
-                    tokens=tokens,
-                    skipped=int(skipped),
-                    restart=self.metrics.restart if self.metrics else 0,
-                )
-            )
-            self._count_skip(batch, bool(skipped))
-        last = lines[-1]
-        last.val_loss = val_loss
-        eta = None
-        if speed is not None:
-            for name, value in vars(speed).items():
-                setattr(last, name, value)
-            eta = speed.step_seconds * (self.options.max_steps - self.step)
-        self._unread.clear()
-        if self.metrics is not None:
-            self.metrics.write(lines)
-        self.progress.update(last, eta)
-        if self._skipped_in_a_row > self.options.max_skipped_steps:
-            raise TrainingDiverged(
-                f"step {self.step}: {self._skipped_in_a_row} steps in a row had a gradient that is not "
-                "finite (--max_skipped_steps); lower --learning_rate or look at the documents named above"
-            )
-
-    def _count_skip(self, batch: StepBatch, skipped: bool) -> None:
-        """Remember a skipped step for the datapoint log and name what it was fed."""
-        self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0
-        if skipped:
-            self._skipped_since_save.add(batch.step)
-            names = ", ".join(self._document_ids(batch)[:20])
-            print(
-                f"rank {self.rank}: step {batch.step} skipped, its gradient is not finite; fed: {names}",
-                flush=True,
-            )
-
-    def _document_ids(self, batch: StepBatch) -> list[str]:
-        """Ids of the documents that this rank was fed in a step."""
-        table = self.data.table(self.data.rows(batch.rows.sample))
-        ids: dict[str, None] = {}
-        for row in range(len(batch.rows.sample)):
-            store = self.data.stores[table.addresses.store[row]].store
-            documents = table.document[table.offsets[row] : table.offsets[row + 1]]
-            for info in store.document_info(int(table.addresses.shard[row]), documents):
-                ids[info.id] = None
-        return list(ids)
 
     @torch.no_grad()
     def _validate(self) -> float | None:
@@ -321,8 +254,7 @@ class Trainer:
         """The log of what was fed is on disk before the checkpoint that has seen it."""
         with self.speed.pause():
             if self.datapoint_log is not None:
-                self.datapoint_log.commit(self.step, self._skipped_since_save)
-            self._skipped_since_save = set()
+                self.datapoint_log.commit(self.step, self.reporter.take_skipped())
             state = {
                 "step": self.step,
                 "tokens": self.tokens,
@@ -348,34 +280,6 @@ class Trainer:
                 f"stopped at step {self.step} ({self.stop_request.reason or 'another rank was asked to'}); "
                 "go on with --resume auto"
             )
-
-
-def _given(**values: Any) -> dict[str, Any]:
-    """Those that are not None."""
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _data_options(options: TrainOptions, block_size: int) -> DataOptions:
-    shared = {field.name for field in dataclasses.fields(DataOptions)} & set(vars(options))
-    return DataOptions(**{name: getattr(options, name) for name in shared} | {"block_size": block_size})
-
-
-def _open_validation(options: TrainOptions, data: TrainingData) -> PackedStore | None:
-    """The validation store, packed like the training data.
-
-    Raises:
-        InputError: it cannot be used, or was tokenized with another tokenizer.
-    """
-    if options.val_data_dir is None:
-        return None
-    store = TokenStore.open(Path(options.val_data_dir))
-    if store.vocab_size > data.vocab_size:
-        raise InputError(
-            f"--val_data_dir {options.val_data_dir} has a vocabulary of {store.vocab_size}, the training "
-            f"data one of {data.vocab_size}; tokenize both with the same tokenizer"
-        )
-    packing_dir = Path(options.packing_dir) if options.packing_dir else None
-    return PackedStore.open(store, data.options.block_size, options.packing, packing_dir)
 
 
 def _write_atomically(path: Path, text: str) -> None:

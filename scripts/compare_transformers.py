@@ -120,7 +120,7 @@ class _InStep(Trainer):
         self.adamw.step()
         self.adamw.zero_grad()
         super().train_step(batch, waited)
-        our_loss = self._unread[-1][2].item()
+        our_loss = self.reporter.newest_loss()
         self.differences.loss.append(abs(our_loss - their_loss))
 
     def _llama_with_our_weights(self) -> torch.nn.Module:

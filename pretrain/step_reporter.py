@@ -1,0 +1,115 @@
+"""Steps whose figures are still on the device, until a log step reads them all at once."""
+
+import torch
+from torch import Tensor
+
+from pretrain.dataloader import StepBatch
+from pretrain.metrics import MetricsWriter, ProgressLine, StepMetrics
+from pretrain.schedules import Schedule
+from pretrain.speed_monitor import SpeedMonitor
+from pretrain.training_data import TrainingData
+
+MAX_NAMED = 20  # documents of a skipped step; the datapoint log has all
+
+
+class TrainingDiverged(Exception):
+    """Too many steps in a row had a gradient that is not finite."""
+
+
+class StepReporter:
+    """Collects losses, norms and skips on the device; `report` waits for it once.
+
+    Args:
+        metrics: Rank 0's writer, None elsewhere.
+        max_skipped_steps: More steps in a row that are not finite stop the run.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        data: TrainingData,
+        schedule: Schedule,
+        speed: SpeedMonitor,
+        metrics: MetricsWriter | None,
+        progress: ProgressLine,
+        max_skipped_steps: int,
+    ) -> None:
+        self._rank = rank
+        self._data = data
+        self._schedule = schedule
+        self._speed = speed
+        self._metrics = metrics
+        self._progress = progress
+        self._max_skipped_steps = max_skipped_steps
+        self._unread: list[tuple[StepBatch, int, Tensor]] = []
+        self._skipped_in_a_row = 0
+        self._skipped: set[int] = set()
+
+    def add(self, batch: StepBatch, tokens: int, loss: Tensor, norm: Tensor, skipped: Tensor) -> None:
+        """Remember a step's figures, scalars on the device."""
+        self._unread.append((batch, tokens, torch.stack([loss, norm, skipped])))
+
+    def newest_loss(self) -> float:
+        """Loss of the step added last. Waits for the device."""
+        return self._unread[-1][2][0].item()
+
+    def take_skipped(self) -> set[int]:
+        """The steps that were skipped since the last call, as far as they are reported."""
+        skipped, self._skipped = self._skipped, set()
+        return skipped
+
+    def report(self, val_loss: float | None = None) -> None:
+        """Write and show all steps since the last report. Every rank calls it at the same steps.
+
+        Raises:
+            TrainingDiverged: too many of the last steps were skipped.
+        """
+        if not self._unread:
+            return
+        values = torch.stack([figures for _, _, figures in self._unread]).tolist()
+        lines = []
+        for (batch, tokens, _), (loss, norm, skipped) in zip(self._unread, values, strict=True):
+            rate = self._schedule.learning_rate(batch.step)
+            restart = self._metrics.restart if self._metrics else 0
+            lines.append(StepMetrics(batch.step, loss, norm, rate, tokens, int(skipped), restart))
+            self._count_skip(batch, bool(skipped))
+        self._unread.clear()
+        last = lines[-1]
+        last.val_loss = val_loss
+        eta = None
+        if (speed := self._speed.report()) is not None:
+            for name, value in vars(speed).items():
+                setattr(last, name, value)
+            eta = speed.step_seconds * (self._schedule.max_steps - last.step)
+        if self._metrics is not None:
+            self._metrics.write(lines)
+        self._progress.update(last, eta)
+        if self._skipped_in_a_row > self._max_skipped_steps:
+            raise TrainingDiverged(
+                f"step {last.step}: {self._skipped_in_a_row} steps in a row had a gradient that is not "
+                "finite (--max_skipped_steps); lower --learning_rate or look at the documents named above"
+            )
+
+    def _count_skip(self, batch: StepBatch, skipped: bool) -> None:
+        """Remember a skipped step for the datapoint log and name what it was fed."""
+        self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0
+        if skipped:
+            self._skipped.add(batch.step)
+            ids = self._document_ids(batch)
+            more = f" and {len(ids) - MAX_NAMED} more" if len(ids) > MAX_NAMED else ""
+            print(
+                f"rank {self._rank}: step {batch.step} skipped, its gradient is not finite; fed: "
+                f"{', '.join(ids[:MAX_NAMED])}{more}",
+                flush=True,
+            )
+
+    def _document_ids(self, batch: StepBatch) -> list[str]:
+        """Ids of the documents that this rank was fed in a step, each once."""
+        table = batch.rows.table
+        ids: dict[str, None] = {}
+        for row in range(len(batch.rows.sample)):
+            store = self._data.stores[table.addresses.store[row]].store
+            documents = table.document[table.offsets[row] : table.offsets[row + 1]]
+            infos = store.document_info(int(table.addresses.shard[row]), documents)
+            ids |= dict.fromkeys(info.id for info in infos)
+        return list(ids)
