@@ -1,43 +1,46 @@
-"""Documents out of files: one bounded reader for every command that reads text.
+"""Documents out of files: one reader, bounded and strict, for every command that reads text.
 
-What cannot be used is set aside with its place and reason, and the rest is read.
+Read are .jsonl, .jsonl.gz, .jsonl.zst and .parquet. What cannot be used is set aside with its place and the
+reason, and the rest is read.
 """
 
 import glob
+import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
 import pyarrow as pa
 
+from data_prep.batches import MAX_LINE_BYTES, TOO_LONG, Batch, read_batches
 from lit_gpt.cli import InputError
 
 TEXT_FIELDS = ("text", "raw_content", "content")
 ID_FIELDS = ("id", "doc_id", "document_id")
-_CODECS = {".gz": "gzip", ".zst": "zstd"}
-_BLOCK = 1 << 20
-MAX_LINE_BYTES = 32 << 20
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class Document(NamedTuple):
     """One document as read."""
 
     id: str
+    """`file:line` where none is given."""
     text: str
     source: str
-    """File it was read from, as it was given."""
+    """The file, as it was given."""
     source_line: int
-    """From 1."""
+    """From 1; in a Parquet file the row."""
     metadata: dict[str, Any]
-    """The other fields of its line."""
+    """The other fields."""
 
 
 @dataclass
 class SetAside:
-    """What could not be used, by reason, each place named."""
+    """What could not be used, each place named."""
 
     limit: int = 1000
     """More than so many stop the command."""
@@ -60,22 +63,34 @@ class SetAside:
         return dict(Counter(reason for _, reason in self.places))
 
 
+class Parsed(NamedTuple):
+    """What a batch holds."""
+
+    documents: list[Document]
+    rejected: list[tuple[int, str]]
+    """(line, reason)"""
+
+
 def find_files(patterns: Sequence[str]) -> list[Path]:
     """The files that paths and globs name, in the order given, each glob sorted.
 
     Raises:
-        InputError: a pattern matches nothing, or a file is empty.
+        InputError: a pattern matches no file, two match the same, a file is empty.
     """
     files: list[Path] = []
     for pattern in patterns:
         matches = sorted(glob.glob(pattern, recursive=True)) if glob.has_magic(pattern) else [pattern]
         found = [Path(match) for match in matches if Path(match).is_file()]
         if not found:
-            raise InputError(f"--input {pattern} names no file")
+            raise InputError(
+                f"--input {pattern} names no file; give .jsonl, .jsonl.gz, .jsonl.zst or .parquet files"
+            )
         files += found
-    for file in files:
+    for file, count in Counter(files).items():
+        if count > 1:
+            raise InputError(f"--input names {file} {count} times; name it once")
         if file.stat().st_size == 0:
-            raise InputError(f"{file} is empty; remove it from --input or write it again")
+            raise InputError(f"{file} is empty; leave it out of --input or write it again")
     return files
 
 
@@ -87,51 +102,127 @@ def read_documents(
 ) -> Iterator[Document]:
     """All documents of the files, in order.
 
+    Args:
+        set_aside: receives what cannot be used.
+        text_fields: the first of them that an object has is its text.
+        id_fields: the first of them that an object has, and not as null or "", is its id.
+
     Raises:
-        InputError: a file without the text field in its first object, or too many lines set aside.
+        InputError: no object at the beginning of a file has a text field, or too much is set aside.
     """
     for file in files:
-        for number, line in _lines(file, set_aside):
-            if not line.strip():
-                continue
-            try:
-                yield _parse(line, str(file), number, text_fields, id_fields)
-            except ValueError as error:
-                set_aside.add(f"{file}:{number}", str(error))
+        for batch in read_batches(file):
+            documents, rejected = parse_batch(batch, text_fields, id_fields)
+            yield from documents
+            for line, reason in rejected:
+                set_aside.add(f"{file}:{line}", reason)
 
 
-def _lines(file: Path, set_aside: SetAside) -> Iterator[tuple[int, bytes]]:
-    codec = _CODECS.get(file.suffix)
-    raw = pa.OSFile(str(file))
-    stream = pa.CompressedInputStream(raw, codec) if codec else raw
-    number, rest = 1, b""
-    try:
-        while block := stream.read(_BLOCK):
-            *lines, rest = (rest + block).split(b"\n")
-            for line in lines:
-                yield number, line
-                number += 1
-    except OSError as error:
-        set_aside.add(f"{file}:{number}", f"unreadable from here: {error}")
-        return
-    yield number, rest
+def parse_batch(batch: Batch, text_fields: Sequence[str], id_fields: Sequence[str]) -> Parsed:
+    """The documents of a batch; arguments as in `read_documents`.
+
+    Raises:
+        InputError: the batch begins its file, and its objects have other fields.
+    """
+    parsed = Parsed([], list(batch.rejected))
+    strangers: list[str] = []
+    for number, read in _rows(batch, (text_fields, id_fields)):
+        try:
+            values = read()
+            if _first(text_fields, values) is None:
+                strangers = strangers or list(values)
+            parsed.documents.append(_document(values, batch.source, number, text_fields, id_fields))
+        except ValueError as error:
+            parsed.rejected.append((number, str(error)))
+    if batch.first_line == 1 and strangers and not parsed.documents:
+        wanted, given = ", ".join(text_fields), ", ".join(strangers)[:200]
+        raise InputError(
+            f"{batch.source} has the fields {given}, none of {wanted}; name one by --text_fields"
+        )
+    return parsed
 
 
-def _parse(
-    line: bytes, source: str, number: int, text_fields: Sequence[str], id_fields: Sequence[str]
-) -> Document:
+def _rows(
+    batch: Batch, fields: tuple[Sequence[str], Sequence[str]]
+) -> Iterator[tuple[int, Callable[[], dict[str, Any]]]]:
+    """(line, function that gives its fields or raises a ValueError with the reason)."""
+    if not batch.is_parquet:
+        for number, line in enumerate(batch.data.split(b"\n"), batch.first_line):
+            if line and not line.isspace():
+                yield number, partial(_json_object, line, number, fields)
+    elif batch.data:
+        with pa.ipc.open_stream(batch.data) as stream:
+            rows = stream.read_next_batch()
+        for row in range(len(rows)):
+            yield batch.first_line + row, partial(_parquet_row, rows, row)
+
+
+def _json_object(line: bytes, number: int, fields: tuple[Sequence[str], Sequence[str]]) -> dict[str, Any]:
+    if len(line) > MAX_LINE_BYTES:
+        raise ValueError(TOO_LONG)
+    if number == 1:
+        line = line.removeprefix(_BYTE_ORDER_MARK)
     try:
         values = orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        raise ValueError("not JSON") from error
+        raise ValueError(f"not JSON ({error.msg})" if _is_utf8(line) else "not UTF-8") from None
     if not isinstance(values, dict):
         raise ValueError("not a JSON object")
-    name = next((name for name in text_fields if name in values), None)
-    if name is None:
+    for name in filter(None, (_first(names, values) for names in fields)):
+        if line.count(b'"%b"' % name.encode()) > 1 and _keys(line).count(name) > 1:
+            raise ValueError(f"field {name} is given twice")
+    return values
+
+
+def _keys(line: bytes) -> list[str]:
+    """The keys of an object as they stand, repeats included."""
+    try:
+        return json.loads(line, object_pairs_hook=lambda pairs: [key for key, _ in pairs])
+    except RecursionError:
+        raise ValueError("not JSON (nested too deep)") from None
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _parquet_row(rows: pa.RecordBatch, row: int) -> dict[str, Any]:
+    names = rows.schema.names
+    if len(set(names)) < len(names):
+        raise ValueError("two columns of the same name")
+    try:
+        return {name: rows.column(name)[row].as_py() for name in names}
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8") from None
+    except (ValueError, OverflowError):
+        raise ValueError("a value that Python cannot hold") from None
+
+
+def _first(names: Sequence[str], values: dict[str, Any]) -> str | None:
+    return next((name for name in names if values.get(name) not in (None, "")), None) or next(
+        (name for name in names if name in values), None
+    )
+
+
+def _document(
+    values: dict[str, Any], source: str, number: int, text_fields: Sequence[str], id_fields: Sequence[str]
+) -> Document:
+    """Takes the text and the id out of `values`; what remains is the metadata."""
+    text_field, id_field = _first(text_fields, values), _first(id_fields, values)
+    if text_field is None:
         raise ValueError(f"no field {' or '.join(text_fields)}")
-    text = values.pop(name)
+    text = values.pop(text_field)
     if not isinstance(text, str):
-        raise ValueError(f"field {name} is no string")
-    key = next((key for key in id_fields if values.get(key) not in (None, "")), None)
-    document_id = f"{source}:{number}" if key is None else str(values.pop(key))
-    return Document(document_id, text, source, number, values)
+        raise ValueError(f"field {text_field} is no string")
+    document_id = values.pop(id_field) if id_field is not None else None
+    if document_id in (None, ""):
+        document_id = f"{source}:{number}"
+    elif isinstance(document_id, bool) or not isinstance(document_id, str | int):
+        raise ValueError(f"field {id_field} is neither a string nor a whole number")
+    if "\0" in text or "\0" in str(document_id):
+        raise ValueError("NUL character")
+    return Document(str(document_id), text, source, number, values)
