@@ -102,7 +102,7 @@ def load_registers(folder: Path) -> list[Register]:
     files = {path.stem: _read_sections(path) for path in sorted(folder.glob("*.txt"))}
     shared = files.pop(SHARED)
     return [
-        Register(name, "\n".join(rules.pop("text")).split("\n---\n"), shared | rules)
+        Register(name, "\n".join(rules.pop("text")).strip().split("\n---\n"), shared | rules)
         for name, rules in files.items()
     ]
 
@@ -130,7 +130,7 @@ class _Filling:
 
     def fill(self, template: str) -> str:
         """The document, with the slots in what a slot gave filled too."""
-        return SLOT.sub(self._slot, template).strip()
+        return SLOT.sub(self._slot, template)
 
     def _slot(self, slot: re.Match[str]) -> str:
         if slot["low"]:

@@ -1,0 +1,83 @@
+"""The picture of a run."""
+
+import math
+
+import numpy as np
+import pytest
+
+from lit_gpt.cli import InputError
+from pretrain.metrics import MetricsWriter, StepMetrics
+from scripts.plot_run import Options, describe, draw, main, smoothed
+
+
+def line(step: int, restart: int = 0) -> StepMetrics:
+    skipped = int(step == 7)
+    return StepMetrics(
+        step=step,
+        loss=math.nan if skipped else 5 / step,
+        grad_norm=math.inf if skipped else 1.0,
+        learning_rate=1e-3,
+        tokens=100 * step,
+        skipped=skipped,
+        restart=restart,
+        val_loss=2.0 if step == 10 else None,
+        tokens_per_second=1e4 if step % 5 == 0 else None,
+    )
+
+
+def write_run(folder, restarted_at: int | None = None) -> None:
+    folder.mkdir()
+    for first, last in [(1, 20)] if restarted_at is None else [(1, 20), (restarted_at, 30)]:
+        writer = MetricsWriter(folder, first, wandb_project=None)
+        writer.write([line(step, writer.restart) for step in range(first, last + 1)])
+        writer.close()
+
+
+def test_runs_are_drawn_over_one_another(tmp_path):
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b", restarted_at=16)
+    picture = tmp_path / "pictures" / "runs.png"
+    main(Options(run=[tmp_path / "a", tmp_path / "b"], output=picture, x="tokens"))
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert list(picture.parent.iterdir()) == [picture]
+
+
+def test_runs_of_one_name_keep_apart(tmp_path, capsys):
+    for parent in (tmp_path / "x", tmp_path / "y"):
+        parent.mkdir()
+        write_run(parent / "run")
+    main(Options(run=[tmp_path / "x/run", tmp_path / "y/run"], output=tmp_path / "runs.svg"))
+    assert f"{tmp_path}/x/run, {tmp_path}/y/run" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("nothing", "no such file"), ("empty", "no step yet")],
+)
+def test_a_folder_without_steps_is_refused(tmp_path, name, message):
+    (tmp_path / "empty").mkdir()
+    MetricsWriter(tmp_path / "empty", 1, wandb_project=None).close()
+    with pytest.raises(InputError, match=message):
+        main(Options(run=[tmp_path / name], output=tmp_path / "x.png"))
+
+
+def test_an_unknown_format_leaves_nothing_behind(tmp_path):
+    metrics = [vars(line(step)) for step in (1, 2)]
+    with pytest.raises(InputError, match="foo"):
+        draw({"a": metrics}, tmp_path / "x.foo")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_said_of_a_run():
+    metrics = [vars(line(step, restart=step // 15)) for step in range(1, 21)]
+    text = describe("a", metrics)
+    assert "20 steps, 2,000 targets" in text
+    assert "loss 5.000 to 0.250, validation 2.000" in text
+    assert "skipped steps (x): 1, restarts (dotted): 1" in text
+
+
+def test_the_average_is_that_of_its_weights():
+    values = [3.0, 1.0, math.nan, 4.0]
+    weights = np.array([(1 - 2 / 6) ** 2, 1 - 2 / 6, 1.0])
+    assert smoothed(values, 5)[-1] == pytest.approx(np.average([3.0, 1.0, 4.0], weights=weights))
+    assert smoothed(values[:2], 1) == values[:2]
