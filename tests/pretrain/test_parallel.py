@@ -32,7 +32,7 @@ def one_process(tmp_path_factory, train_store_dir, val_store_dir):
     [
         ("FULL_SHARD", {}),
         ("SHARD_GRAD_OP", {"activation_checkpointing": "selective"}),
-        ("HYBRID_SHARD", {"shard_group_size": 2, "micro_batch_size": 1}),
+        ("HYBRID_SHARD", {"shard_group_size": 2}),
         ("NO_SHARD", {"activation_checkpointing": "full"}),
     ],
 )
