@@ -21,6 +21,7 @@ import torch
 from lit_gpt.cli import InputError, run_command
 from lit_gpt.config import ModelConfig
 from lit_gpt.flops import device_peak_flops, flops_per_token
+from lit_gpt.token_store import TokenStore
 
 ROOT = Path(__file__).resolve().parents[1]
 GPU_SHAPES = ["LLaMmlein_120M:64", "LLaMmlein_1B:16", "LLaMmlein_7B:4:bf16-true"]
@@ -89,7 +90,7 @@ def _compare(
                 continue
             seconds[variant] += result["seconds"]
             memory[variant] = result["peak_memory_gb"]
-    config = ModelConfig.load(model_name).with_vocab_of(1)
+    config = ModelConfig.load(model_name).with_vocab_of(TokenStore.open(store).vocab_size)
     measured = [variant for variant in variants if seconds[variant]]
     tokens = {variant: rows * config.block_size / statistics.median(seconds[variant]) for variant in measured}
     peak = device_peak_flops(torch.cuda.get_device_name()) if torch.cuda.is_available() else None

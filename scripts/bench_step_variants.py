@@ -17,6 +17,7 @@ import torch
 from lit_gpt.cli import InputError, run_command
 from lit_gpt.config import ModelConfig
 from lit_gpt.model import GPT
+from lit_gpt.token_store import TokenStore
 from pretrain.dataloader import DataLoader, StepBatch
 from pretrain.options import TrainOptions
 from pretrain.preemption import StopRequest
@@ -122,7 +123,7 @@ def _bare(options: VariantOptions) -> Callable[[], None]:
     """The same model and batches in the shortest loop that trains."""
     device = _device()
     batches = _batches(options, device)
-    config = ModelConfig.load(options.model_name).with_vocab_of(1)
+    config = _shape(options)
     with device:
         model = GPT(config)
     model.init_weights(0)
@@ -153,7 +154,7 @@ def _batches(options: VariantOptions, device: torch.device) -> Iterator[StepBatc
 def _transformers(options: VariantOptions) -> Callable[[], None]:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    shape = ModelConfig.load(options.model_name).with_vocab_of(1)
+    shape = _shape(options)
     device = _device()
     config = LlamaConfig(
         vocab_size=shape.vocab_rows,
@@ -193,7 +194,7 @@ def _litgpt(options: VariantOptions) -> Callable[[], None]:
         from litgpt.utils import chunked_cross_entropy
     except ImportError as error:
         raise InputError("the package litgpt is not installed") from error
-    shape = ModelConfig.load(options.model_name).with_vocab_of(1)
+    shape = _shape(options)
     device = _device()
     config = Config(
         block_size=shape.block_size,
@@ -259,6 +260,13 @@ _GROUPS = (
 def _group(kernel: str) -> str:
     name = kernel.lower()
     return next((group for group, parts in _GROUPS if any(part in name for part in parts)), "other")
+
+
+def _shape(options: VariantOptions) -> ModelConfig:
+    """With the vocabulary that the trainer gives it."""
+    return ModelConfig.load(options.model_name).with_vocab_of(
+        TokenStore.open(options.train_data_dir).vocab_size
+    )
 
 
 def _device() -> torch.device:
