@@ -20,9 +20,6 @@ export BIND=${BIND:-}
 export RUNS_DIR=${RUNS_DIR:-$REPO/runs}
 # Node-local disk to which shards of the token store are copied ahead; empty: read them where they are.
 export SHARD_CACHE=${SHARD_CACHE:-}
-# Node-local disk for compiled kernels: a home folder on a network file system is slow and fills up.
-export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-${TMPDIR:-/tmp}/inductor-$(id -un)}
-export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-${TMPDIR:-/tmp}/triton-$(id -un)}
 
 # --- Restarts: how often in a row a job may start again from the same checkpoint before it gives up.
 export MAX_STALLED_RESTARTS=${MAX_STALLED_RESTARTS:-3}
@@ -31,10 +28,18 @@ export MAX_STALLED_RESTARTS=${MAX_STALLED_RESTARTS:-3}
 # export NCCL_SOCKET_IFNAME=ib0
 # export GLOO_SOCKET_IFNAME=ib0
 # export NCCL_IB_HCA=mlx5_0,mlx5_1
-# Where compute nodes reach each other by another name than SLURM's, such as node01i:
-# [[ -z ${SLURM_JOB_NODELIST:-} ]] || export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed 's/$/i/;q')
 export NCCL_DEBUG=${NCCL_DEBUG:-WARN}
 
 # --- Python: lines appear as they are printed, and nothing of ~/.local mixes with the container.
 export PYTHONUNBUFFERED=1 PYTHONNOUSERSITE=1
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}
+
+# --- What is known inside a job only.
+if [[ -n ${SLURM_JOB_ID:-} ]]; then
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}
+    # Compiled kernels on node-local disk: a home folder on a network file system is slow and fills up.
+    export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-${TMPDIR:-/tmp}/inductor-$(id -un)}
+    export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-${TMPDIR:-/tmp}/triton-$(id -un)}
+    # Where nodes reach each other by another name than SLURM's, such as node01i:
+    # MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed 's/$/i/;q')
+    # export MASTER_ADDR
+fi

@@ -1,0 +1,83 @@
+"""What a training step needs of a device's memory, by arithmetic: an estimate, good to about a fifth."""
+
+from dataclasses import dataclass
+
+from lit_gpt.config import ModelConfig
+from lit_gpt.flops import matmul_parameters
+from lit_gpt.loss import CHUNK_TOKENS
+from pretrain.options import TrainOptions
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes on each device at the peak of a step."""
+
+    state: int
+    """Weights, gradients and AdamW's two moments, as far as they lie on this device."""
+    unsharded: int
+    """Copies of weights in the compute dtype: all of them, or two blocks and the head."""
+    activations: int
+    """What the forward pass keeps for the backward pass."""
+    head: int
+    """Logits of a chunk and the gradients that the loss makes."""
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.state + self.unsharded + self.activations + self.head
+
+
+def estimate_memory(options: TrainOptions, config: ModelConfig, compute_bytes: int = 2) -> MemoryEstimate:
+    """Add up a compiled step's memory.
+
+    Args:
+        options: precision, sharding, micro-batch and checkpointing count.
+        config: With its vocabulary known.
+        compute_bytes: Of a number in matrix products: 2 for bf16, 4 for 32-true.
+    """
+    master_bytes = 2 if options.precision == "bf16-true" else 4
+    n_parameters = config.n_parameters
+    block = (matmul_parameters(config) - config.vocab_rows * config.n_embd) // config.n_layer
+    head = config.vocab_rows * config.n_embd
+    weights_are_in_compute_dtype = options.world_size == 1 and master_bytes == compute_bytes
+    whole_weights = options.world_size == 1 or options.sharding_strategy in ("NO_SHARD", "SHARD_GRAD_OP")
+    tokens = options.micro_batch_size * config.block_size
+    return MemoryEstimate(
+        state=4 * master_bytes * n_parameters // shards(options),
+        unsharded=0
+        if weights_are_in_compute_dtype
+        else compute_bytes * (n_parameters if whole_weights else 2 * block + head),
+        activations=tokens * compute_bytes * _kept_per_token(options, config),
+        # A logit, its gradient, and log-softmax, softmax and one-hot in fp32; then the head's gradient.
+        head=min(tokens, CHUNK_TOKENS["cuda"]) * config.vocab_rows * (2 * compute_bytes + 12) + 4 * head,
+    )
+
+
+def shards(options: TrainOptions) -> int:
+    """Over how many devices each weight is split."""
+    if options.sharding_strategy == "NO_SHARD":
+        return 1
+    if options.sharding_strategy == "HYBRID_SHARD":
+        return options.shard_group_size or options.devices
+    return options.world_size
+
+
+def checkpoint_bytes(options: TrainOptions, config: ModelConfig) -> int:
+    """Of one checkpoint: weights and two moments."""
+    return 3 * (2 if options.precision == "bf16-true" else 4) * config.n_parameters
+
+
+def _kept_per_token(options: TrainOptions, config: ModelConfig) -> int:
+    """Numbers that stay for the backward pass, per token, over all blocks.
+
+    A block keeps its input, the input of its MLP half, both norms' outputs, the joint projection (the values
+    are a view of it), rotated queries and keys, what attention gives, gate, up and their product. Of a
+    recomputed block its input stays, and of one at a time everything.
+    """
+    queries, keys = config.n_head * config.head_dim, config.n_query_groups * config.head_dim
+    attention = config.qkv_rows + queries + keys + queries
+    block = 4 * config.n_embd + attention + 3 * config.intermediate_size
+    recomputed = {"none": 0, "selective": config.n_layer // 2, "full": config.n_layer}
+    n_recomputed = recomputed[options.activation_checkpointing]
+    at_a_time = block if n_recomputed else 0
+    return (config.n_layer - n_recomputed) * block + n_recomputed * config.n_embd + at_a_time

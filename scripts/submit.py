@@ -1,0 +1,162 @@
+#!/usr/bin/env python
+"""Check a training job, show its plan, and submit it to SLURM.
+
+    python scripts/submit.py --config pretrain/configs/LLaMmlein_1B.yaml --train_data_dir DIR \
+        --out_dir runs/german_1B --time 24:00:00 [--dry_run]
+
+Takes every option of pretrain/tinyllama_fabric.py and submits cluster/exec/train_fabric.sh. Where Python is
+in the container only: `cluster/exec/inside.sh python scripts/submit.py ...`, then `bash OUT_DIR/submit.sh`.
+"""
+
+import dataclasses
+import math
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from lit_gpt.cli import InputError, run_command
+from pretrain.job_plan import JobPlan, examine
+from pretrain.options import TrainOptions, parse_duration
+
+SITE_SETTINGS = ROOT / "cluster/exec/env.sh"
+SCRIPT = ROOT / "cluster/exec/train_fabric.sh"
+
+AGAIN = """\
+#!/usr/bin/env bash
+# Submits the run as scripts/submit.py has checked it; it goes on from its newest checkpoint.
+set -euo pipefail
+export RUNS_DIR={runs_dir} MODEL_NAME={name}
+source {settings}
+{submission}
+"""
+ONE = "{command}"
+CHAIN = """\
+CHAIN=$(date +%s) # marks the jobs that belong together
+export CHAIN
+for _ in $(seq {count}); do
+    {command}
+done"""
+
+
+@dataclass
+class SubmitOptions(TrainOptions):
+    """Check a training job, show its plan, and submit it to SLURM.
+
+    Takes the trainer's options; --num_nodes and --devices are also the size of the job.
+    """
+
+    time: str = "24:00:00"
+    """Time limit of a job, HH:MM:SS or D-HH:MM:SS. What is not done by then is done after the next start."""
+    chain: int = 1
+    """Submit so many jobs, one after another, where a job may not requeue itself."""
+    device_memory: float = 80.0
+    """Memory of a device in GiB, with which the estimate is compared."""
+    tokens_per_second: float | None = None
+    """Of one device, as measured: gives the hours that the run will take."""
+    sbatch_options: str = ""
+    """More options for sbatch, in one string: --sbatch_options='--qos=long --exclude=node07'."""
+    dry_run: bool = False
+    """Check and show the plan; write and submit nothing."""
+
+
+def main(options: SubmitOptions) -> None:
+    """Check, show, submit."""
+    limit = parse_duration(options.time)
+    if options.chain < 1:
+        raise InputError(f"--chain {options.chain} must be above 0")
+    check_environment()
+    plan = examine(options)
+    for name, text in [*plan.lines(options.device_memory), ("time", time_needed(plan, limit))]:
+        print(f"{name:<8} {text}")
+    command = shlex.join(sbatch_command(options))
+    print(f"{'submits' if options.chain == 1 else f'{options.chain} x':<8} {command}")
+    if not options.dry_run:
+        submit(options, command)
+
+
+def check_environment() -> None:
+    """See that the place where Python is, by the site's settings, is there.
+
+    Raises:
+        InputError: neither the container nor the virtual environment.
+    """
+    show = f'source {shlex.quote(str(SITE_SETTINGS))} && printf "%s\\n" "$VENV" "$IMAGE"'
+    done = subprocess.run(["bash", "-c", show], capture_output=True, text=True)
+    if done.returncode:
+        raise InputError(f"{SITE_SETTINGS}: {' '.join(done.stderr.split())}; mend it")
+    venv, image = done.stdout.splitlines()
+    inside_container = "APPTAINER_CONTAINER" in os.environ or "SINGULARITY_CONTAINER" in os.environ
+    if venv and not Path(venv, "bin/python").exists():
+        raise InputError(f"VENV={venv} has no bin/python; set VENV in {SITE_SETTINGS}")
+    if not venv and not inside_container and not Path(image).is_file():
+        raise InputError(
+            f"IMAGE={image} is not there; build it (cluster/README.md) or set VENV in {SITE_SETTINGS}"
+        )
+
+
+def time_needed(plan: JobPlan, limit: float) -> str:
+    """Hours and jobs that the run will take."""
+    options = plan.options
+    assert isinstance(options, SubmitOptions)
+    if options.tokens_per_second is None:
+        return f"jobs of {options.time}; give --tokens_per_second of one device for the hours"
+    speed, hours = options.tokens_per_second, plan.hours(options.tokens_per_second)
+    jobs = math.ceil(hours * 3600 / limit)
+    return f"{hours:.1f} h at {speed:,.0f} tokens/s a device: {jobs} start(s) of {options.time}"
+
+
+def sbatch_command(options: SubmitOptions) -> list[str]:
+    """The command that submits one job."""
+    out_dir = Path(options.out_dir).absolute()
+    gpus = 0 if options.accelerator == "cpu" else options.devices
+    return [
+        "sbatch",
+        f"--job-name=llammlein-{out_dir.name}",
+        f"--nodes={options.num_nodes}",
+        f"--ntasks-per-node={options.devices}",
+        f"--gpus-per-node={gpus}",
+        f"--time={options.time}",
+        f"--output={out_dir}/slurm-%j.out",
+        # Jobs of one name and user run one after another.
+        *(["--dependency=singleton", "--no-requeue"] if options.chain > 1 else []),
+        *shlex.split(options.sbatch_options),
+        str(SCRIPT),
+        "--config",
+        str(out_dir / "submitted.yaml"),
+    ]
+
+
+def submit(options: SubmitOptions, command: str) -> None:
+    """Write options and submission into the run's folder; run the latter where there is an sbatch."""
+    out_dir = Path(options.out_dir).absolute()
+    out_dir.mkdir(parents=True, exist_ok=True)
+    names = [entry.name for entry in dataclasses.fields(TrainOptions)]
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    (out_dir / "submitted.yaml").write_text(yaml.safe_dump(given))
+    again = out_dir / "submit.sh"
+    again.write_text(
+        AGAIN.format(
+            runs_dir=shlex.quote(str(out_dir.parent)),
+            name=shlex.quote(out_dir.name),
+            settings=shlex.quote(str(SITE_SETTINGS)),
+            submission=(CHAIN if options.chain > 1 else ONE).format(command=command, count=options.chain),
+        )
+    )
+    if shutil.which("sbatch") is None:
+        print(f"there is no sbatch here; where there is one: bash {again}")
+        return
+    if subprocess.run(["bash", str(again)]).returncode:
+        raise InputError(f"SLURM refused the job, see above; to try again: bash {again}")
+
+
+if __name__ == "__main__":
+    run_command(SubmitOptions, main)
