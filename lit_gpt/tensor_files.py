@@ -20,6 +20,8 @@ import xxhash
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from lit_gpt.cli import InputError
+
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -83,18 +85,17 @@ def write_tensors(path: Path, specs: Iterable[TensorSpec], body: Callable[[Tenso
             output = _HashingFile(file.fileno())
             output.write(memoryview(_header(ordered)))
             for spec in ordered:
-                tensor = body(spec)
-                if tensor.dtype != spec.dtype or tuple(tensor.shape) != spec.shape:
-                    raise ValueError(f"{spec} announced, {tensor.dtype} {tuple(tensor.shape)} given")
-                output.write(bytes_of(tensor))
+                output.write(_bytes_of(spec, body(spec)))
             os.fsync(file.fileno())
             return output.entry
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def bytes_of(tensor: Tensor) -> memoryview:
-    """The memory of a contiguous CPU tensor as bytes, without a copy (numpy knows no bfloat16)."""
+def _bytes_of(spec: TensorSpec, tensor: Tensor) -> memoryview:
+    """The memory of a tensor as bytes, without a copy if it is contiguous (numpy knows no bfloat16)."""
+    if tensor.dtype != spec.dtype or tuple(tensor.shape) != spec.shape:
+        raise ValueError(f"{spec} announced, {tensor.dtype} {tuple(tensor.shape)} given")
     flat = tensor.detach().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
 
@@ -153,7 +154,7 @@ class TensorReader:
     def __init__(self, folder: Path) -> None:
         """
         Raises:
-            ValueError: a file is no safetensors file, or a tensor has gaps or differing dtypes.
+            InputError: a file is no safetensors file, or a tensor has gaps or differing dtypes.
         """
         self.folder = folder
         self._boxes: dict[str, list[_Box]] = {}
@@ -163,7 +164,7 @@ class TensorReader:
             self._read_header(path)
         for name, boxes in self._boxes.items():
             if sum(math.prod(box.shape) for box in boxes) != math.prod(self.shape(name)):
-                raise ValueError(f"{folder}: {name} has gaps: a file of it is missing")
+                raise InputError(f"{folder}: {name} has gaps: a file of it is missing")
 
     def keys(self) -> list[str]:
         """Names, sorted."""
@@ -202,7 +203,7 @@ class TensorReader:
         try:
             file = self._files[path] = safe_open(path, framework="pt")
         except SafetensorError as error:
-            raise ValueError(f"{path}: no safetensors file: {error}") from error
+            raise InputError(f"{path}: no safetensors file: {error}") from error
         sharding = (file.metadata() or {}).get("DCP_SHARDING_INFO")
         offsets = json.loads(sharding) if sharding else None
         for key in cast(Iterator[str], file.keys()):
@@ -211,5 +212,5 @@ class TensorReader:
             offset = tuple(offsets[key]["saved_offsets"]) if offsets else (0,) * len(shape)
             dtype = DTYPES[header.get_dtype()]
             if self._dtypes.setdefault(key, dtype) != dtype:
-                raise ValueError(f"{path}: {key} is {dtype}, elsewhere {self._dtypes[key]}")
+                raise InputError(f"{path}: {key} is {dtype}, elsewhere {self._dtypes[key]}")
             self._boxes.setdefault(key, []).append(_Box(path, offset, shape))
