@@ -16,9 +16,11 @@ import torch
 from lit_gpt.cli import InputError
 from lit_gpt.documents import Batch, assemble
 from lit_gpt.packing import PackedStore, RowTokens
+from lit_gpt.sample_order import RowAddresses
 from pretrain.options import nearest_multiples
 from pretrain.row_reader import RowReader
-from pretrain.training_data import DataOptions, RowTable, StepRows, TrainingData, compare_data
+from pretrain.shard_cache import ShardCache
+from pretrain.training_data import DataOptions, StepRows, TrainingData, compare_data
 
 PLAN_ROWS = 4096  # rows located at a time: what numpy costs per call is then nothing per row
 
@@ -64,7 +66,7 @@ class DataLoader:
         self._rank_rows = global_batch_size // world_size
         self._rank = rank
         self._device = torch.device(device)
-        self._reader = RowReader(data)
+        self._cache = _open_cache(data)
         self._steps = self._make_steps(first_step)
         self._thread = _Prefetcher(self._steps, prefetch) if prefetch > 0 else None
 
@@ -79,6 +81,8 @@ class DataLoader:
         """Stop the thread. The loader cannot be used afterwards."""
         if self._thread is not None:
             self._thread.close()
+        if self._cache is not None:
+            self._cache.close()
 
     def state_dict(self, step: int) -> dict[str, Any]:
         """State after `step` steps, as JSON: all that a loader of any world size needs to go on."""
@@ -89,6 +93,8 @@ class DataLoader:
         }
 
     def _make_steps(self, first_step: int) -> Iterator[StepBatch]:
+        if self._device.type == "cuda" and self._device.index is not None:
+            torch.cuda.set_device(self._device)  # of the prefetching thread, for the memory it pins
         n_steps = max(1, PLAN_ROWS // self._global_batch_size)
         step = first_step
         while True:
@@ -103,14 +109,17 @@ class DataLoader:
         n_targets = self._data.targets_per_row(everyone).reshape(n_steps, size).sum(axis=1).tolist()
         mine = (np.arange(n_steps)[:, None] * size + self._rank * share + np.arange(share)).reshape(-1)
         samples = samples[mine]
-        table = self._data.table(type(everyone)(*(column[mine] for column in everyone)))
+        if self._cache is not None:
+            self._cache.want(self._data.shards_ahead(int(samples[0])))
+        table = self._data.table(RowAddresses(*(column[mine] for column in everyone)))
+        reader = RowReader(self._data, table, None if self._cache is None else self._cache.tokens)
         squares = np.concatenate([[0], np.cumsum(table.length.astype(np.int64) ** 2)])[table.offsets]
         for i in range(n_steps):
             first, last = i * share, (i + 1) * share
             yield StepBatch(
                 step=step + i,
                 micro_batches=[
-                    self._make_batch(table, start, min(start + self._micro_batch_size, last))
+                    self._make_batch(reader, start, min(start + self._micro_batch_size, last))
                     for start in range(first, last, self._micro_batch_size)
                 ],
                 n_targets=n_targets[i],
@@ -118,9 +127,8 @@ class DataLoader:
                 rows=StepRows(step + i, samples[first:last], table.part(first, last)),
             )
 
-    def _make_batch(self, table: RowTable, first: int, last: int) -> Batch:
-        rows = self._reader.read(table, first, last)
-        batch = assemble(rows, self._data.options.block_size, self._data.filler)
+    def _make_batch(self, reader: RowReader, first: int, last: int) -> Batch:
+        batch = assemble(reader.read(first, last), self._data.options.block_size, self._data.filler)
         return batch.pin_memory() if self._device.type == "cuda" else batch
 
 
@@ -164,6 +172,13 @@ class _Prefetcher:
         return False
 
 
+def _open_cache(data: TrainingData) -> ShardCache | None:
+    if data.options.cache_dir is None:
+        return None
+    stores = [packed.store for packed in data.stores]
+    return ShardCache(data.options.cache_dir, int(1e9 * data.options.cache_gb), stores)
+
+
 def check_resumable(state: dict[str, Any], data: TrainingData, allow_changed_data: bool = False) -> None:
     """Refuse to go on from `DataLoader.state_dict` with other data, unless that is allowed.
 
@@ -192,7 +207,6 @@ def evaluation_batches(
     """
     options = DataOptions([str(packed.store.path)], packed.block_size, shuffle=False)
     data = TrainingData(options, [packed], None)
-    reader = RowReader(data)
     n_rows = int(packed.rows_per_shard.sum())
     n_rows = n_rows if max_rows is None else min(n_rows, max_rows)
     stride = micro_batch_size * world_size
@@ -200,5 +214,5 @@ def evaluation_batches(
     for first in range(rank * micro_batch_size, -(-n_rows // stride) * stride, stride):
         samples = np.arange(min(first, n_rows), min(first + micro_batch_size, n_rows))
         table = data.table(data.rows(samples))
-        rows = reader.read(table, 0, len(samples)) + [empty] * (micro_batch_size - len(samples))
+        rows = RowReader(data, table).read(0, len(samples)) + [empty] * (micro_batch_size - len(samples))
         yield assemble(rows, packed.block_size, data.filler).to(device)

@@ -160,10 +160,10 @@ class Replay:
     def _check_tokens(
         self, logged: LoggedRows, data: TrainingData, expected: RowTable, report: Report
     ) -> None:
-        reader = RowReader(data)
+        reader = RowReader(data, expected)
         n_rows = len(logged["step"])
         rebuilt = np.fromiter(
-            (row_checksum(reader.read_unchecked(expected, at, at + 1)[0].tokens) for at in range(n_rows)),
+            (row_checksum(reader.read_unchecked(at, at + 1)[0].tokens) for at in range(n_rows)),
             np.uint64,
             n_rows,
         )
