@@ -91,8 +91,13 @@ _FINEWEB2_GERMAN = Limits(
 )
 PRESETS = {
     "fineweb2_german": _FINEWEB2_GERMAN,
+    # FineWeb2 counts marks as words without a letter and so drops dialogue; other rules find what it meant to.
     "german": dataclasses.replace(
-        _FINEWEB2_GERMAN, max_bad_chars_frac=0.001, min_letters_frac=0.8, min_stop_words_frac=0.06
+        _FINEWEB2_GERMAN,
+        min_alpha_words_frac=0.7,
+        max_bad_chars_frac=0.001,
+        min_letters_frac=0.8,
+        min_stop_words_frac=0.06,
     ),
     "none": Limits(),
 }
