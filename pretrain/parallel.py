@@ -10,6 +10,7 @@ and on CPUs over gloo alike:
 """
 
 import logging
+import os
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
@@ -42,6 +43,7 @@ def launch(options: "TrainOptions") -> Fabric:
     device_type = resolve_accelerator(options.accelerator)
     precision = resolve_precision(options.precision, device_type)
     if options.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses to be repeatable without
         torch.use_deterministic_algorithms(True)
     torch.set_float32_matmul_precision("highest" if precision == "32-true" else "high")
     strategy: Strategy

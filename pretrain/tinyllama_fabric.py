@@ -19,9 +19,13 @@ def main(options: TrainOptions) -> None:
     """Check, build, train."""
     options.check()
     # Imports torch, which takes seconds: bad options are refused before, and signals are remembered.
+    from pretrain.step_reporter import TrainingDiverged
     from pretrain.trainer import Trainer
 
-    Trainer(options, stop_request).fit()
+    try:
+        Trainer(options, stop_request).fit()
+    except TrainingDiverged as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -103,6 +103,8 @@ class Trainer:
             f"{'compiled' if compiled else 'not compiled'}",
             f"attention: {attention} ({reason})",
         ]
+        if precision == "bf16-true":
+            self.startup_lines.append("warning: bf16-true keeps weights and Adam's moments in bf16")
 
     def _build_bookkeeping(self) -> None:
         """Resume, then everything that starts at the step resumed from."""

@@ -126,3 +126,6 @@ def test_what_does_not_fit_the_run_is_refused(straight, tmp_path, train_store_di
     other_batch = refusal(tmp_path / "out", train_store_dir, global_batch_size=8, resume=checkpoint)
     assert "global_batch_size" in other_batch
     assert "cuda" in refusal(tmp_path / "out", train_store_dir, accelerator="cuda")
+    assert "--float8" in refusal(tmp_path / "out", train_store_dir, float8=True)
+    assert "fa3" in refusal(tmp_path / "out", train_store_dir, attention="fa3")
+    assert "--resume auto" in refusal(straight, train_store_dir)

@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from lit_gpt.cli import run_command
 from pretrain.options import TrainOptions
 from pretrain.preemption import StopRequest
+from pretrain.step_reporter import TrainingDiverged
 from pretrain.trainer import Trainer
 
 
@@ -34,7 +35,10 @@ def main(options: PoisonedOptions) -> None:
         return loss * float("nan") if hit else loss
 
     trainer.model.register_forward_hook(poison)
-    trainer.fit()
+    try:
+        trainer.fit()
+    except TrainingDiverged as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":
