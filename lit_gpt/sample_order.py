@@ -5,7 +5,6 @@ ranks, and a row tells at which samples it was or will be seen. docs/formats.md,
 """
 
 import functools
-import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -13,14 +12,12 @@ import numpy as np
 
 from lit_gpt.cli import InputError
 from lit_gpt.feistel import derive_key, mix64, permute, unpermute
-
-MIXTURE_BLOCK = 10_000
-"""In every block of so many samples each of several stores has exactly its share."""
+from lit_gpt.mixture import Mixture
 
 _EPOCHS_REMEMBERED = 64
 
-# The first part of a key says what is permuted, so that no two permutations share a key.
-_BLOCK, _SHARDS, _ROWS = 1, 2, 3
+# The first part of a key says what is permuted, so that no two permutations share a key; 1 is the mixture's.
+_SHARDS, _ROWS = 2, 3
 
 
 class RowAddresses(NamedTuple):
@@ -37,8 +34,8 @@ class SampleOrder:
 
     Each epoch of a store permutes its shards, takes them in windows of `shuffle_window` and permutes the rows
     of each window: every row comes once, and only one window's shards are read at a time. Several stores are
-    mixed by weight in blocks of 10,000 samples, each with epochs of its own. The sequence never ends, so that
-    fewer rows than a global batch are no error: such a batch sees some of them more than once.
+    mixed by weight (mixture.py), each with epochs of its own, one after the other. The sequence never ends,
+    so that fewer rows than a global batch are no error: such a batch sees some of them more than once.
     """
 
     def __init__(
@@ -78,10 +75,7 @@ class SampleOrder:
                 f"shuffle_window is {shuffle_window}: give the number of shards to mix, at least 1"
             )
         self._seed, self._window, self._shuffle = seed, shuffle_window, shuffle
-        counts = _block_counts(weights or self._rows.tolist(), names)
-        self._counts = np.array(counts if len(counts) > 1 else [1], dtype=np.int64)
-        self._block = int(self._counts.sum())
-        self._begin_in_block = np.cumsum(self._counts) - self._counts
+        self._mixture = Mixture(weights or self._rows.tolist(), names, seed, shuffle)
         self._epoch = functools.lru_cache(maxsize=_EPOCHS_REMEMBERED)(self._make_epoch)
 
     def rows_per_epoch(self, store: int) -> int:
@@ -90,10 +84,7 @@ class SampleOrder:
 
     def locate(self, samples: np.ndarray) -> RowAddresses:
         """Which rows samples are (integers (k,), counted from 0)."""
-        block, place = np.divmod(np.asarray(samples, dtype=np.int64), self._block)
-        place = self._mix(place, block)
-        store = np.searchsorted(self._begin_in_block, place, side="right") - 1
-        position = block * self._counts[store] + place - self._begin_in_block[store]
+        store, position = self._mixture.locate(np.asarray(samples, dtype=np.int64))
         epoch, position = np.divmod(position, self._rows[store])
         shard, row = np.empty_like(position), np.empty_like(position)
         for number, of_epoch, where in _by_epoch(store, epoch):
@@ -106,8 +97,7 @@ class SampleOrder:
         position = np.empty_like(row)
         for number, of_epoch, where in _by_epoch(store, epoch):
             position[where] = self._epoch(number, of_epoch).inverse(shard[where], row[where])
-        block, place = np.divmod(epoch * self._rows[store] + position, self._counts[store])
-        return block * self._block + self._mix(self._begin_in_block[store] + place, block, inverse=True)
+        return self._mixture.inverse(store, epoch * self._rows[store] + position)
 
     def samples_of(self, store: int, epoch: int, shard: int, row: int) -> int:
         """The one sample at which a row is seen in an epoch of its store."""
@@ -116,7 +106,7 @@ class SampleOrder:
 
     def shards_ahead(self, sample: int) -> list[tuple[int, int]]:
         """The (store, shard) that are read at about this sample, then those of each store's next window."""
-        position = sample // self._block * self._counts
+        position = self._mixture.begin_of_block(sample)
         ahead = []
         for _ in range(2):
             for store, rows in enumerate(self._rows.tolist()):
@@ -125,12 +115,6 @@ class SampleOrder:
                 ahead += [(store, shard) for shard in shards]
                 position[store] = epoch * rows + end
         return list(dict.fromkeys(ahead))
-
-    def _mix(self, place: np.ndarray, block: np.ndarray, inverse: bool = False) -> np.ndarray:
-        if self._block == 1 or not self._shuffle:
-            return place
-        key = derive_key(_BLOCK, self._seed, block)
-        return (unpermute if inverse else permute)(place, self._block, key)
 
     def _make_epoch(self, store: int, epoch: int) -> "_Epoch":
         return _Epoch(self._rows_per_shard[store], (self._seed, store, epoch), self._window, self._shuffle)
@@ -181,23 +165,3 @@ def _by_epoch(store: np.ndarray, epoch: np.ndarray) -> Iterator[tuple[int, int, 
     changes = (np.diff(store[order]) != 0) | (np.diff(epoch[order]) != 0)
     for where in np.split(order, np.flatnonzero(changes) + 1) if order.size else []:
         yield int(store[where[0]]), int(epoch[where[0]]), where
-
-
-def _block_counts(weights: Sequence[float], names: Sequence[str]) -> list[int]:
-    """How many samples of a block each store has: by largest remainder, of equal ones the earlier store's."""
-    for name, weight in zip(names, weights, strict=True):
-        if not (math.isfinite(weight) and weight > 0):
-            raise InputError(f"{name} has weight {weight}: give a positive number, or leave the store out")
-    total = math.fsum(weights)
-    quotas = [MIXTURE_BLOCK * (weight / total) for weight in weights]
-    counts = [math.floor(quota) for quota in quotas]
-    by_remainder = sorted(range(len(quotas)), key=lambda store: counts[store] - quotas[store])
-    for store in by_remainder[: MIXTURE_BLOCK - sum(counts)]:
-        counts[store] += 1
-    for name, weight, count in zip(names, weights, counts, strict=True):
-        if count == 0:
-            raise InputError(
-                f"{name} has weight {weight} of {total}, too little for one sample in a block of "
-                f"{MIXTURE_BLOCK:,}: give it more, or leave it out"
-            )
-    return counts

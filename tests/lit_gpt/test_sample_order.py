@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lit_gpt.cli import InputError
-from lit_gpt.sample_order import MIXTURE_BLOCK, RowAddresses, SampleOrder
+from lit_gpt.mixture import BLOCK
+from lit_gpt.sample_order import RowAddresses, SampleOrder
+from tests.lit_gpt import scalar_order
 
 ROWS = st.lists(st.integers(0, 30), min_size=1, max_size=12).filter(any)
 SETTINGS = {"seed": st.integers(-5, 2**64), "shuffle_window": st.integers(1, 5), "shuffle": st.booleans()}
@@ -38,6 +40,24 @@ def test_sample_to_row_to_sample(case, samples):
         assert [int(part[0]) for part in one] == [store, epoch, shard, row]
 
 
+@given(ROWS, st.integers(0, 2**64), st.integers(1, 5), st.lists(st.integers(0, 500), min_size=1))
+def test_one_store_is_as_specified(rows, seed, window, samples):
+    located = SampleOrder([np.array(rows)], None, seed, window).locate(np.array(samples))
+    expected = [scalar_order.locate_in_store(sample, 0, rows, seed, window) for sample in samples]
+    assert list(zip(*map(np.ndarray.tolist, located[1:]), strict=True)) == expected
+
+
+def test_a_mixture_is_as_specified():
+    rows, counts, seed = [[3, 5, 2], [4, 4]], [2500, 7500], 1337
+    samples = [0, 1, 2, 3, 4, 9_998, 9_999, 10_000, 123_456]
+    located = SampleOrder([np.array(shards) for shards in rows], [1, 3], seed, 2).locate(np.array(samples))
+    expected = []
+    for sample in samples:
+        store, position = scalar_order.deal(sample, counts, seed)
+        expected.append((store, *scalar_order.locate_in_store(position, store, rows[store], seed, 2)))
+    assert list(zip(*map(np.ndarray.tolist, located), strict=True)) == expected
+
+
 @given(orders(max_stores=1), st.integers(0, 3))
 def test_each_row_once_an_epoch(case, epoch):
     order, (rows,) = case
@@ -48,21 +68,23 @@ def test_each_row_once_an_epoch(case, epoch):
     assert seen == [(shard, row) for shard, count in enumerate(rows) for row in range(count)]
 
 
-def test_mixture_has_its_shares_in_every_block_and_each_row_once_an_epoch():
+def test_mixture_has_its_shares_in_every_block_and_epochs_in_order():
     rows = [np.array([700, 0, 150]), np.array([4000] * 3), np.array([90])]
     order = SampleOrder(rows, [1, 2.5, 0.5], seed=3, shuffle_window=2)
-    addresses = order.locate(np.arange(5 * MIXTURE_BLOCK))
-    for block in range(5):
-        of_block = addresses.store[block * MIXTURE_BLOCK : (block + 1) * MIXTURE_BLOCK]
-        assert np.bincount(of_block).tolist() == [2500, 6250, 1250]
-        assert np.bincount(of_block[:1000])[1] < 700  # mixed, not one store after the other
+    addresses = order.locate(np.arange(5 * BLOCK))
+    patterns = addresses.store.reshape(5, BLOCK)
+    for pattern in patterns:
+        assert np.bincount(pattern).tolist() == [2500, 6250, 1250]
+        assert 550 < np.count_nonzero(pattern[:1000] == 1) < 700  # mixed, not one store after the other
+    assert np.unique(patterns, axis=0).shape == patterns.shape
     for store, shards in enumerate(rows):
-        of_store = addresses.store == store
-        keys = np.stack([part[of_store] for part in addresses[1:]])
-        assert np.unique(keys, axis=1).shape[1] == np.count_nonzero(of_store)
-        whole = np.count_nonzero(of_store) // shards.sum()
-        counts = np.bincount(addresses.epoch[of_store])
-        assert counts[:whole].tolist() == [shards.sum()] * whole
+        alone = SampleOrder([shards], None, seed=3, shuffle_window=2)
+        epoch, shard, row = (part[addresses.store == store] for part in addresses[1:])
+        assert np.array_equal(epoch, np.arange(epoch.size) // alone.rows_per_epoch(0))
+        assert np.unique(np.stack([epoch, shard, row]), axis=1).shape[1] == epoch.size
+        if store == 0:  # its place in the list is part of the keys
+            expected = alone.locate(np.arange(epoch.size))
+            assert np.array_equal(np.stack([epoch, shard, row]), np.stack(expected[1:]))
 
 
 def test_one_window_is_read_at_a_time():
@@ -83,8 +105,8 @@ def test_shards_ahead_of_a_mixture_are_those_it_reads():
     order = SampleOrder([np.full(40, 2000), np.full(30, 1500)], [3, 1], seed=1, shuffle_window=3)
     for sample in (0, 45_000, 123_456):
         ahead = order.shards_ahead(sample)
-        block = sample // MIXTURE_BLOCK * MIXTURE_BLOCK
-        addresses = order.locate(np.arange(block, block + MIXTURE_BLOCK))
+        block = sample // BLOCK * BLOCK
+        addresses = order.locate(np.arange(block, block + BLOCK))
         assert set(zip(addresses.store.tolist(), addresses.shard.tolist(), strict=True)) <= set(ahead)
         assert len(ahead) == 12
 
@@ -101,7 +123,7 @@ def test_seed_epoch_window_and_store_each_give_another_order():
     for number, one in enumerate(sequences):
         for other in sequences[:number]:
             assert sum(a == b for a, b in zip(one, other, strict=True)) < 40
-    both = SampleOrder([rows, rows], None, seed=0, shuffle_window=2).locate(np.arange(MIXTURE_BLOCK))
+    both = SampleOrder([rows, rows], None, seed=0, shuffle_window=2).locate(np.arange(BLOCK))
     first, second = (both.row[(both.store == store) & (both.epoch == 0)] for store in (0, 1))
     assert first.tolist() != second.tolist()
 
@@ -116,11 +138,11 @@ def test_unshuffled_is_as_stored():
 @given(st.lists(st.floats(0.01, 100), min_size=2, max_size=8))
 @settings(deadline=None)
 def test_counts_are_the_weights_to_less_than_one(weights):
-    order = SampleOrder([np.array([MIXTURE_BLOCK])] * len(weights), weights, seed=0)
-    counts = np.bincount(order.locate(np.arange(MIXTURE_BLOCK)).store, minlength=len(weights))
-    assert counts.sum() == MIXTURE_BLOCK
+    order = SampleOrder([np.array([BLOCK])] * len(weights), weights, seed=0)
+    counts = np.bincount(order.locate(np.arange(BLOCK)).store, minlength=len(weights))
+    assert counts.sum() == BLOCK
     for count, weight in zip(counts, weights, strict=True):
-        assert abs(count - MIXTURE_BLOCK * weight / math.fsum(weights)) < 1 + 1e-9
+        assert abs(count - BLOCK * weight / math.fsum(weights)) < 1 + 1e-9
 
 
 @pytest.mark.parametrize(
@@ -149,7 +171,7 @@ def test_fewer_rows_than_a_batch_come_again():
 
 
 def test_a_trillion_tokens_need_no_memory_per_row():
-    """5 * 10^8 rows in 1,000 shards, anywhere in a hundred epochs, with not a byte a row."""
+    """5 * 10^8 rows in 1,000 shards, anywhere in a hundred epochs, not a byte a row."""
     program = """
 import resource, numpy as np
 from lit_gpt.sample_order import SampleOrder
