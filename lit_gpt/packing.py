@@ -86,6 +86,7 @@ class PackedStore:
         key = _hash(identity)[:16]
         folder = (Path(packing_dir) if packing_dir else store.path) / f"packing-{key}"
         if not folder.exists():
+            pack_lengths(np.zeros(0, np.int64), block_size, strategy)  # refuses before anything is written
             try:
                 _build_once(store, identity, folder)
             except OSError as error:
@@ -144,19 +145,18 @@ def _build_once(store: TokenStore, identity: dict[str, Any], folder: Path) -> No
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = folder.with_suffix(".lock")
     with _turn(lock) as alone:
-        if folder.exists():
-            return
-        prefix = f"{folder.name}.tmp-{socket.gethostname()}-"
-        if alone:  # so what this machine left there is of a process that was killed
-            for leftover in folder.parent.glob(prefix + "*"):
-                shutil.rmtree(leftover)
-        building = folder.with_name(f"{prefix}{os.getpid()}-{secrets.token_hex(4)}")
-        building.mkdir()
-        try:
-            _build(store, identity, building)
-            _rename_unless_there(building, folder)
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
+        if not folder.exists():
+            prefix = f"{folder.name}.tmp-{socket.gethostname()}-"
+            if alone:  # what this machine left there is of a process that was killed
+                for leftover in folder.parent.glob(prefix + "*"):
+                    shutil.rmtree(leftover)
+            building = folder.with_name(f"{prefix}{os.getpid()}-{secrets.token_hex(4)}")
+            building.mkdir()
+            try:
+                _build(store, identity, building)
+                _rename_unless_there(building, folder)
+            finally:
+                shutil.rmtree(building, ignore_errors=True)
         lock.unlink(missing_ok=True)
 
 

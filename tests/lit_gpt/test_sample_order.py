@@ -58,6 +58,18 @@ def test_a_mixture_is_as_specified():
     assert list(zip(*map(np.ndarray.tolist, located), strict=True)) == expected
 
 
+def test_the_examples_of_the_specification():
+    """A change here breaks the resumption of every run begun before."""
+    alone = SampleOrder([np.array([3, 5, 2])], None, 1337, 2).locate(np.arange(12))
+    assert alone.epoch.tolist() == [0] * 10 + [1] * 2
+    assert alone.shard.tolist() == [2, 0, 0, 2, 0, 1, 1, 1, 1, 1, 0, 2]
+    assert alone.row.tolist() == [1, 1, 0, 0, 2, 3, 1, 4, 2, 0, 2, 0]
+    mixed = SampleOrder([np.array([3, 5, 2]), np.array([4, 4])], [1, 3], 1337, 2).locate(np.arange(8))
+    assert mixed.store.tolist() == [1, 1, 1, 1, 1, 1, 1, 0]
+    assert mixed.shard.tolist() == [0, 0, 1, 0, 0, 1, 1, 2]
+    assert mixed.row.tolist() == [2, 0, 3, 1, 3, 1, 2, 1]
+
+
 @given(orders(max_stores=1), st.integers(0, 3))
 def test_each_row_once_an_epoch(case, epoch):
     order, (rows,) = case
