@@ -91,7 +91,7 @@ _FINEWEB2_GERMAN = Limits(
 )
 PRESETS = {
     "fineweb2_german": _FINEWEB2_GERMAN,
-    # FineWeb2 counts marks as words without a letter and so drops dialogue; other rules find what it meant to.
+    # FineWeb2 counts marks as words without a letter, and so drops dialogue; other rules do what is meant.
     "german": dataclasses.replace(
         _FINEWEB2_GERMAN,
         min_alpha_words_frac=0.7,
@@ -228,6 +228,7 @@ class Filters:
     """All rules with a limit, the cheap ones first."""
 
     def __init__(self, limits: Limits) -> None:
+        self.limits = limits
         self.rules = [
             Rule(name, measure, getattr(limits, f"min_{name}", None), getattr(limits, f"max_{name}", None))
             for name, measure in (_MEASURES | _stop_word_measures(limits.stop_words)).items()

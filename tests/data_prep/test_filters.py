@@ -1,6 +1,5 @@
 """The German preset decides about each of sixty documents written for it; measures agree with datatrove's."""
 
-import dataclasses
 import re
 from contextlib import ExitStack
 from pathlib import Path
@@ -39,63 +38,100 @@ def test_decision(text, metadata, expected):
     assert (against["reason"] if against else "kept") == expected, against
 
 
-WORDS = ["der", "Hund", "und", "die", "Katze", "laufen", "3.", "Straße", "…", "-", "#", ",", "(", "x1", "!"]
-
-
-@settings(max_examples=150, deadline=None)
-@given(
-    st.lists(
-        st.one_of(
-            st.lists(st.sampled_from(WORDS), max_size=8),
-            st.sampled_from([["-", "a"], ["der", "Hund", "und", "die", "Katze", "sehen", "in", "das", "Tal"]]),
-        ),
-        min_size=1,
-        max_size=14,
-    )
+WORDS = ("der", "Hund", "und", "die", "Katze", "3.", "läuft", "…", "-", "#", ",", "(", "x1", "!", "...")
+OFTEN = [
+    "der Hund und die Katze sehen in das Tal , wo es still ist",
+    "- a b c d e f g",
+    "und die Katze läuft ...",
+]
+LINES = st.lists(
+    st.sampled_from(OFTEN) | st.lists(st.sampled_from(WORDS), min_size=1, max_size=9).map(" ".join),
+    min_size=4,
+    max_size=14,
 )
-def test_measures_are_those_of_datatrove(lines):
-    """datatrove's filters, told to split into our words, drop exactly what FineWeb2's settings drop here."""
-    text = "\n".join(" ".join(line) for line in lines)
-    limits = dataclasses.replace(PRESETS["fineweb2_german"], min_words=5)
-    theirs = [
-        GopherRepetitionFilter(
-            dup_line_frac=limits.max_dup_lines_frac,
-            dup_para_frac=0,
-            dup_line_char_frac=0,
-            dup_para_char_frac=0,
-            top_n_grams=tuple(limits.max_top_ngram_frac.items()),
-            dup_n_grams=tuple(limits.max_dup_ngram_frac.items()),
-        ),
-        FineWebQualityFilter(
-            line_punct_thr=0,
-            short_line_thr=999,
-            char_duplicates_ratio=1,  # theirs leaves line ends out of the text's length
-            new_line_ratio=limits.max_new_lines_per_word,
-        ),
-        GopherQualityFilter(
-            min_doc_words=limits.min_words,
-            min_avg_word_length=0,
-            max_avg_word_length=limits.max_avg_word_length,
-            max_non_alpha_words_ratio=limits.min_alpha_words_frac,
-            min_stop_words=limits.min_stop_words,
-            stop_words=limits.stop_words,
-        ),
-    ]
-    ours = Filters(dataclasses.replace(limits, max_dup_line_chars_frac=1)).reason_against(Text(text, {}, 0))
+NO_REPETITION = {
+    "dup_line_frac": 0,
+    "dup_para_frac": 0,
+    "dup_line_char_frac": 0,
+    "dup_para_char_frac": 0,
+    "top_n_grams": (),
+    "dup_n_grams": (),
+}
+NO_FINEWEB = {"line_punct_thr": 0, "short_line_thr": 999, "char_duplicates_ratio": 9, "new_line_ratio": 999}
+NO_GOPHER = {
+    "min_doc_words": 0,
+    "min_avg_word_length": 0,
+    "max_avg_word_length": 0,
+    "max_symbol_word_ratio": 0,
+    "max_bullet_lines_ratio": 0,
+    "max_ellipsis_lines_ratio": 0,
+    "max_non_alpha_words_ratio": 0,
+    "min_stop_words": 0,
+    "stop_words": GERMAN.limits.stop_words,
+}
+# The rule of ours -> datatrove's filter with this one limit.
+THEIRS = {
+    "dup_lines_frac": lambda limit: GopherRepetitionFilter(**NO_REPETITION | {"dup_line_frac": limit}),
+    "dup_line_chars_frac": lambda limit: GopherRepetitionFilter(
+        **NO_REPETITION | {"dup_line_char_frac": limit}
+    ),
+    "top_ngram_frac_2": lambda limit: GopherRepetitionFilter(
+        **NO_REPETITION | {"top_n_grams": ((2, limit),)}
+    ),
+    "top_ngram_frac_4": lambda limit: GopherRepetitionFilter(
+        **NO_REPETITION | {"top_n_grams": ((4, limit),)}
+    ),
+    "dup_ngram_frac_5": lambda limit: GopherRepetitionFilter(
+        **NO_REPETITION | {"dup_n_grams": ((5, limit),)}
+    ),
+    "dup_ngram_frac_7": lambda limit: GopherRepetitionFilter(
+        **NO_REPETITION | {"dup_n_grams": ((7, limit),)}
+    ),
+    "new_lines_per_word": lambda limit: FineWebQualityFilter(**NO_FINEWEB | {"new_line_ratio": limit}),
+    "words": lambda limit: GopherQualityFilter(**NO_GOPHER | {"max_doc_words": limit}),
+    "avg_word_length": lambda limit: GopherQualityFilter(**NO_GOPHER | {"max_avg_word_length": limit}),
+    "symbols_frac": lambda limit: GopherQualityFilter(**NO_GOPHER | {"max_symbol_word_ratio": limit}),
+    "bullet_lines_frac": lambda limit: GopherQualityFilter(**NO_GOPHER | {"max_bullet_lines_ratio": limit}),
+    "ellipsis_lines_frac": lambda limit: GopherQualityFilter(
+        **NO_GOPHER | {"max_ellipsis_lines_ratio": limit}
+    ),
+    "alpha_words_frac": lambda limit: GopherQualityFilter(**NO_GOPHER | {"max_non_alpha_words_ratio": limit}),
+    "stop_words": lambda limit: GopherQualityFilter(**NO_GOPHER | {"min_stop_words": limit}),
+}
 
-    def our_words(text, language):
-        return Text(text, {}, 0).units
 
+@pytest.mark.parametrize("name", THEIRS)
+@settings(max_examples=40, deadline=None)
+@given(lines=LINES)
+def test_measures_are_those_of_datatrove(name, lines):
+    """datatrove's filter, told to split into our words, draws its line exactly at the value measured here."""
+    text = "\n".join(lines)
+    value = next(rule for rule in GERMAN.rules if rule.name == name).measure(Text(text, {}, 0))
+    assume(value and any(char.isalnum() for char in text))  # a limit of zero is none for theirs
     document = Document(text=text, id="")
-    names = ("fineweb_quality_filter", "gopher_quality_filter", "gopher_repetition_filter")
+
+    def keeps(limit):
+        return THEIRS[name](limit).filter(document) is True
+
+    kinds = ("fineweb_quality_filter", "gopher_quality_filter", "gopher_repetition_filter")
     with ExitStack() as stack:
-        for name in names:
-            stack.enter_context(
-                mock.patch(f"datatrove.pipeline.filters.{name}.split_into_words", our_words)
-            )
-        assume(any(char.isalnum() for char in text))  # theirs divides by the number of words
-        kept = all(one.filter(document) is True for one in theirs)
-    assert (ours is None) == kept, ours
+        for kind in kinds:
+            splitter = mock.patch(f"datatrove.pipeline.filters.{kind}.split_into_words", our_words)
+            stack.enter_context(splitter)
+        is_minimum = name in ("alpha_words_frac", "stop_words")
+        stricter = value * (1 + 1e-9) if is_minimum else value * (1 - 1e-9)
+        assert keeps(value)
+        assert not keeps(stricter)
+
+
+def test_one_repeated_sequence_of_five_is_noticed():
+    rule = next(rule for rule in GERMAN.rules if rule.name == "dup_ngram_frac_5")
+    assert rule.measure(Text("a b c d e x a b c d e", {}, 0)) == 5 / 21
+    assert rule.measure(Text("a b c d e x a b c d f", {}, 0)) == 0
+
+
+def our_words(text, language):
+    return Text(text, {}, 0).units
 
 
 @settings(max_examples=200, deadline=None)
