@@ -1,36 +1,54 @@
-"""Tokenize documents into a token store, and a share of them into a second one for validation."""
+"""Tokenize documents into a token store, and a share of them into a second one for validation.
 
+Killed at any moment and started again with the same flags it goes on, and leaves the same bytes as if it had
+never been stopped, whatever the number of workers. Finished, it finds nothing to do.
+"""
+
+import json
 import sys
-from dataclasses import dataclass
-from itertools import islice
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import xxhash
-
-from data_prep.readers import SetAside, find_files, read_documents
+from data_prep.batches import Batch, read_batches
+from data_prep.encode_batches import Encoding, encode_batch
+from data_prep.parallel import n_cores, ordered_map
+from data_prep.readers import ID_FIELDS, TEXT_FIELDS, find_files
+from data_prep.tokenize_state import SNAPSHOT, State, claimed
 from lit_gpt.cli import InputError, progress, run_command
-from lit_gpt.token_store import MAX_SHARD_TOKENS, TokenStoreWriter
+from lit_gpt.files import write_atomically
+from lit_gpt.store_writer import MAX_SHARD_TOKENS, TokenStoreWriter
+from lit_gpt.token_store import TokenStore
 from lit_gpt.tokenizer import Tokenizer
+
+SET_ASIDE = "set_aside.jsonl"
+_SECONDS_BETWEEN_SNAPSHOTS = 30.0
 
 
 @dataclass
 class Options:
-    """Tokenize documents into a token store."""
+    """Tokenize documents into a token store; killed and started again it goes on."""
 
     input: list[str]
-    """Files or globs: .jsonl, .jsonl.gz, .jsonl.zst."""
+    """Files or globs: .jsonl, .jsonl.gz, .jsonl.zst, .parquet."""
     tokenizer: Path
     """Folder of the tokenizer."""
     output: Path
     """Folder of the store."""
     val_fraction: float = 0.0
-    """Share of the documents, chosen by a hash of the id, that go to --val_output."""
+    """Share of the documents, chosen by a hash of the id, that goes to --val_output."""
     val_output: Path | None = None
     """Folder of the validation store."""
-    workers: int = 1
-    """Processes."""
+    workers: int | None = None
+    """Processes; by default one per core."""
+    text_fields: list[str] = field(default_factory=lambda: list(TEXT_FIELDS))
+    """Field that holds the text: the first of these that a document has."""
+    id_fields: list[str] = field(default_factory=lambda: list(ID_FIELDS))
+    """Field that holds the id: the first of these that a document has; without one the id is file:line."""
     max_shard_tokens: int = MAX_SHARD_TOKENS
     """A shard ends before it would hold more."""
     max_bad_lines: int = 1000
@@ -39,33 +57,113 @@ class Options:
 
 def main(options: Options) -> None:
     """Read, encode, write."""
-    if (options.val_fraction > 0) != (options.val_output is not None):
-        raise InputError("--val_fraction and --val_output go together: give both or none")
+    _check(options)
     tokenizer = Tokenizer.load(options.tokenizer)
-    set_aside = SetAside(options.max_bad_lines)
-    documents = read_documents(find_files(options.input), set_aside)
-    store = TokenStoreWriter(options.output, tokenizer, options.max_shard_tokens)
-    validation = None
-    if options.val_output is not None:
-        validation = TokenStoreWriter(options.val_output, tokenizer, options.max_shard_tokens)
-    documents = iter(progress(documents, description="tokenize", unit="doc"))
-    while batch := list(islice(documents, 1000)):
-        for document, tokens in zip(
-            batch, tokenizer.encode([document.text for document in batch]), strict=True
-        ):
-            if len(tokens) <= 2:
-                continue
-            chosen = validation if validation and is_validation(document.id, options.val_fraction) else store
-            chosen.add(document.id, document.source, document.source_line, tokens)
-    for writer in (store, validation):
-        if writer is not None:
-            done = writer.finish({"set_aside": set_aside.counts()})
-            print(f"{done.path}: {done.n_documents} documents, {done.n_tokens} tokens")
+    files = find_files(options.input)
+    folders = [folder for folder in (options.output, options.val_output) if folder is not None]
+    with claimed(options.output):
+        state = _begin(options, tokenizer, files)
+        if state is None:
+            print(f"{options.output} is finished already, by the same settings")
+        else:
+            writers = [
+                TokenStoreWriter(folder, tokenizer, options.max_shard_tokens, snapshot)
+                for folder, snapshot in zip(folders, state.writers, strict=False)
+            ]
+            _tokenize(state, writers, options)
+            _finish(state, writers, options.output)
+    for folder in folders:
+        _summarize(folder)
 
 
-def is_validation(document_id: str, fraction: float) -> bool:
-    """Whether a document is one of the share held out; depends on its id alone."""
-    return xxhash.xxh3_64_intdigest(document_id.encode(), seed=1) < fraction * 2**64
+def _check(options: Options) -> None:
+    mistakes = []
+    if (options.val_fraction > 0) != (options.val_output is not None):
+        mistakes.append("--val_fraction and --val_output go together")
+    if not 0 <= options.val_fraction < 1:
+        mistakes.append(f"--val_fraction {options.val_fraction} is not in [0, 1)")
+    if options.val_output is not None and options.val_output.absolute() == options.output.absolute():
+        mistakes.append("--val_output is --output; validation needs a folder of its own")
+    if options.workers is not None and options.workers < 1:
+        mistakes.append(f"--workers {options.workers} is less than 1")
+    if options.max_shard_tokens < 1:
+        mistakes.append(f"--max_shard_tokens {options.max_shard_tokens} is less than 1")
+    if mistakes:
+        raise InputError("; ".join(mistakes))
+
+
+def _begin(options: Options, tokenizer: Tokenizer, files: list[Path]) -> State | None:
+    """Where to go on from: the beginning, what a killed run has left, or None where all is done."""
+    settings = {
+        "tokenizer": tokenizer.fingerprint,
+        "val_fraction": options.val_fraction,
+        "text_fields": options.text_fields,
+        "id_fields": options.id_fields,
+        "max_shard_tokens": options.max_shard_tokens,
+    }
+    inputs = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    state = State(settings, inputs, str(options.val_output)).or_found_in(options.output)
+    if state is not None:
+        state.set_aside.limit = options.max_bad_lines
+    return state
+
+
+def _tokenize(state: State, writers: list[TokenStoreWriter], options: Options) -> None:
+    encoding = Encoding(
+        options.tokenizer, tuple(options.text_fields), tuple(options.id_fields), options.val_fraction
+    )
+    state.save(options.output, writers)
+    saved = time.monotonic()
+    encoded_batches = ordered_map(
+        partial(encode_batch, encoding), _batches(state), options.workers or n_cores()
+    )
+    with progress(description="tokenize", total=state.total_bytes, unit="B", initial=state.bytes_done) as bar:
+        for encoded in encoded_batches:
+            source = encoded.batch.source
+            for writer, share in zip(writers, encoded.shares, strict=False):
+                writer.add_many(share.ids, source, share.source_lines, share.lengths, share.tokens)
+            state.take(encoded)
+            bar.update(state.bytes_done - bar.n)
+            if time.monotonic() - saved > _SECONDS_BETWEEN_SNAPSHOTS:
+                state.save(options.output, writers)
+                saved = time.monotonic()
+
+
+def _batches(state: State) -> Iterator[Batch]:
+    """What is still to be read, from where the state stands now."""
+    first, line = state.file, state.line
+    for number in range(first, len(state.inputs)):
+        yield from read_batches(Path(state.inputs[number][0]), line if number == first else 1)
+
+
+def _finish(state: State, writers: list[TokenStoreWriter], output: Path) -> None:
+    """Make the folders stores. Killed in here, a later run finds all shards closed and does this again."""
+    for writer in writers:
+        if not writer.n_documents:
+            hint = "give more input, or another --val_fraction"
+            raise InputError(f"no document for {writer.folder} out of {len(state.inputs)} files; {hint}")
+        writer.close_shard()
+    state.save(output, writers)
+    places = [json.dumps({"place": place, "reason": reason}) for place, reason in state.set_aside.places]
+    if places:
+        write_atomically(output / SET_ASIDE, "\n".join(places) + "\n")
+    for part in reversed(range(len(writers))):  # training last: its manifest says that all is done
+        writers[part].finish(state.provenance(part))
+    (output / SNAPSHOT).unlink()
+
+
+def _summarize(folder: Path) -> None:
+    done = TokenStore.open(folder).manifest.provenance
+    counts = done["counts"]
+    print(
+        f"{folder}: {counts['documents']:,} documents, {counts['tokens']:,} tokens, "
+        f"{counts['tokens_per_word']:.3f} tokens per word, {counts['bytes_per_token']:.3f} bytes per token"
+    )
+    if done["part"] == "training":
+        reasons = "".join(f", {count:,} {reason}" for reason, count in done["set_aside"].items())
+        print(f"skipped: {done['empty_documents']:,} empty documents{reasons}")
+        if reasons:
+            print(f"each is named in {folder / SET_ASIDE}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ finds every accident; it is no protection against someone who forges a file.
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,12 @@ class FileEntry:
     xxh3_128: str
 
     @classmethod
-    def of(cls, path: Path) -> "FileEntry":
-        """Read and hash a file."""
+    def of(cls, path: Path, sync: bool = False) -> "FileEntry":
+        """Read and hash a file, having brought it to disk if `sync`."""
         digest, size = xxhash.xxh3_128(), 0
         with path.open("rb") as file:
+            if sync:
+                os.fsync(file.fileno())
             while block := file.read(1 << 22):
                 digest.update(block)
                 size += len(block)
@@ -49,6 +52,12 @@ class ShardEntry:
     """Documents whose last token is EOS."""
     files: dict[str, FileEntry]
     """By file name: NAME.bin, NAME.idx, NAME.docs.parquet, NAME.ids."""
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "ShardEntry":
+        """Undo `dataclasses.asdict`."""
+        files = {name: FileEntry(**entry) for name, entry in values["files"].items()}
+        return cls(**values | {"files": files})
 
 
 @dataclass(frozen=True)
@@ -95,9 +104,7 @@ class Manifest:
                 raise ValueError(
                     f"format version {values['format_version']}, this program reads {FORMAT_VERSION}"
                 )
-            for shard in values["shards"]:
-                shard["files"] = {name: FileEntry(**entry) for name, entry in shard["files"].items()}
-            return cls(**values | {"shards": [ShardEntry(**shard) for shard in values["shards"]]})
+            return cls(**values | {"shards": [ShardEntry.from_json(shard) for shard in values["shards"]]})
         except (FileNotFoundError, NotADirectoryError):
             hint = "write one with data_prep/tokenize_corpus.py"
             raise InputError(f"{folder} is not a token store (it has no {NAME}); {hint}") from None

@@ -7,13 +7,10 @@
     tokenizer/                a copy of the tokenizer's files
     manifest.json             written last: a folder without it is not a store
 
-docs/formats.md is the specification.
+docs/formats.md is the specification; lit_gpt/store_writer.py writes it.
 """
 
-import os
-import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,15 +22,10 @@ from lit_gpt.document_table import (
     find_id,
     read_documents,
     read_sources,
-    write_documents,
-    write_ids,
 )
-from lit_gpt.megatron_index import read_index, write_index
-from lit_gpt.store_manifest import FileEntry, Manifest, ShardEntry
+from lit_gpt.megatron_index import read_index
+from lit_gpt.store_manifest import FileEntry, Manifest
 from lit_gpt.tokenizer import Tokenizer
-
-SUFFIXES = (".bin", ".idx", ".docs.parquet", ".ids")
-MAX_SHARD_TOKENS = 1 << 28
 
 
 class TokenStore:
@@ -114,6 +106,8 @@ class TokenStore:
         """
         entries = {name: entry for shard in self.manifest.shards for name, entry in shard.files.items()}
         damaged = [name for name, entry in entries.items() if FileEntry.of(self.path / name) != entry]
+        if Tokenizer.load(self.path / "tokenizer").fingerprint != self.manifest.tokenizer:
+            damaged.append("tokenizer/")
         if damaged:
             raise InputError(f"{self.path}: {', '.join(damaged)} differ from the manifest; restore them")
 
@@ -129,100 +123,3 @@ class TokenStore:
                 raise InputError(f"{path} is not the index that {store_manifest.NAME} speaks of; restore it")
             self._bounds[shard] = (index.lengths, index.starts)
         return self._bounds[shard]
-
-
-class TokenStoreWriter:
-    """Writes a store document by document; `finish` makes it one."""
-
-    def __init__(
-        self, folder: Path | str, tokenizer: Tokenizer, max_shard_tokens: int = MAX_SHARD_TOKENS
-    ) -> None:
-        self.folder = Path(folder)
-        if (self.folder / store_manifest.NAME).exists():
-            raise InputError(f"{folder} holds a token store already; give another folder or remove it")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.tokenizer = tokenizer
-        self.max_shard_tokens = max_shard_tokens
-        self._closed: list[ShardEntry] = []
-        self._open_shard()
-
-    def add(self, document_id: str, source: str, source_line: int, tokens: np.ndarray) -> None:
-        """Append a document of at least one token. A shard that it would overfill is closed first."""
-        if self._lengths and self._n_tokens + len(tokens) > self.max_shard_tokens:
-            self._close_shard()
-            self._open_shard()
-        self._bin.write(np.asarray(tokens).astype(self.tokenizer.dtype, copy=False).tobytes())
-        self._documents.append((document_id, source, source_line))
-        self._lengths.append(len(tokens))
-        self._n_tokens += len(tokens)
-
-    def finish(self, provenance: dict[str, Any]) -> TokenStore:
-        """Close the last shard, copy the tokenizer's files and write the manifest."""
-        if not self._lengths:
-            raise InputError(f"no document for {self.folder}: nothing that could be tokenized")
-        self._close_shard()
-        write_manifest(self.folder, self.tokenizer, self._closed, provenance)
-        return TokenStore.open(self.folder)
-
-    def _open_shard(self) -> None:
-        self._name = f"shard-{len(self._closed):05d}"
-        self._bin = (self.folder / f"{self._name}.bin").open("wb")
-        self._documents: list[tuple[str, str, int]] = []
-        self._lengths: list[int] = []
-        self._n_tokens = 0
-
-    def _close_shard(self) -> None:
-        _sync(self._bin)
-        self._bin.close()
-        lengths = np.array(self._lengths, dtype=np.int32)
-        base = self.folder / self._name
-        write_index(base.with_suffix(".idx"), self.tokenizer.dtype, lengths)
-        ids, sources, lines = zip(*self._documents, strict=True)
-        write_documents(base.with_suffix(".docs.parquet"), ids, sources, lines, lengths)
-        write_ids(base.with_suffix(".ids"), ids)
-        self._closed.append(shard_entry(self.folder, self._name, self.tokenizer))
-
-
-def shard_entry(folder: Path, name: str, tokenizer: Tokenizer) -> ShardEntry:
-    """Count and hash a shard whose files are complete."""
-    data = folder / f"{name}.bin"
-    dtype, lengths, starts = read_index(folder / f"{name}.idx", data.stat().st_size)
-    tokens = np.memmap(data, dtype=dtype, mode="r")
-    filled = lengths > 0
-    ends = starts[filled] + lengths[filled]
-    return ShardEntry(
-        name=name,
-        n_documents=len(lengths),
-        n_tokens=int(lengths.sum(dtype=np.int64)),
-        n_with_bos=int(np.count_nonzero(tokens[starts[filled]] == tokenizer.bos_id)),
-        n_with_eos=int(np.count_nonzero(tokens[ends - 1] == tokenizer.eos_id)),
-        files={name + suffix: FileEntry.of(folder / (name + suffix)) for suffix in SUFFIXES},
-    )
-
-
-def write_manifest(
-    folder: Path, tokenizer: Tokenizer, shards: list[ShardEntry], provenance: dict[str, Any]
-) -> None:
-    """Make a folder of complete shards a store: tokenizer files, then the manifest, atomically and last."""
-    target = folder / "tokenizer"
-    target.mkdir(exist_ok=True)
-    for file in tokenizer.files():
-        shutil.copyfile(file, target / file.name)
-    manifest = Manifest(
-        dtype=tokenizer.dtype.name,
-        vocab_size=tokenizer.vocab_size,
-        tokenizer=tokenizer.fingerprint,
-        special_tokens={"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "unk": tokenizer.unk_id},
-        shards=shards,
-        provenance=provenance,
-    )
-    temporary = folder / f"{store_manifest.NAME}.tmp"
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(manifest.to_json())
-        _sync(stream)
-    os.replace(temporary, folder / store_manifest.NAME)
-
-
-def _sync(stream: Any) -> None:
-    stream.flush()
-    os.fsync(stream.fileno())

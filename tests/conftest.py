@@ -67,6 +67,7 @@ def _stores(tmp_path_factory: pytest.TempPathFactory, corpus_files: list[Path], 
             val_output=folder / "val",
             val_fraction=0.1,
             max_shard_tokens=20_000,
+            workers=1,
         )
     )
     return folder

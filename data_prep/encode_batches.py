@@ -1,0 +1,93 @@
+"""The work of one process: a batch of lines to the tokens of its documents, training and validation apart."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import xxhash
+
+from data_prep.batches import Batch
+from data_prep.readers import Document, parse_batch
+from lit_gpt.tokenizer import Tokenizer
+
+_VALIDATION_SEED = 1  # the hash that splits is not the one that looks ids up
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How documents become tokens."""
+
+    tokenizer: Path
+    text_fields: tuple[str, ...]
+    id_fields: tuple[str, ...]
+    val_fraction: float
+
+
+class Share(NamedTuple):
+    """The documents of a batch that go to one store."""
+
+    ids: list[str]
+    source_lines: list[int]
+    lengths: np.ndarray
+    """int64 (n_documents,) tokens."""
+    tokens: np.ndarray
+    """(sum of lengths,) in the tokenizer's dtype."""
+    text_bytes: int
+    """UTF-8."""
+    words: int
+    """Separated by white space."""
+
+
+class EncodedBatch(NamedTuple):
+    """A batch, tokenized."""
+
+    batch: Batch
+    """Without its data."""
+    shares: tuple[Share, Share]
+    """Training, validation."""
+    rejected: list[tuple[int, str]]
+    """(line, reason)"""
+    n_empty: int
+    """Documents dropped because their text is empty."""
+
+
+def encode_batch(encoding: Encoding, batch: Batch) -> EncodedBatch:
+    """Parse, split and encode a batch.
+
+    Raises:
+        InputError: the file's objects have none of the text fields.
+    """
+    tokenizer = _tokenizer(encoding.tokenizer)
+    documents, rejected = parse_batch(batch, encoding.text_fields, encoding.id_fields)
+    parts: tuple[list[Document], list[Document]] = ([], [])
+    for document in documents:
+        if document.text:
+            parts[is_validation(document.id, encoding.val_fraction)].append(document)
+    n_empty = len(documents) - len(parts[0]) - len(parts[1])
+    shares = (_share(parts[0], tokenizer), _share(parts[1], tokenizer))
+    return EncodedBatch(batch._replace(data=b""), shares, rejected, n_empty)
+
+
+def is_validation(document_id: str, fraction: float) -> bool:
+    """Whether a document is of the share held out; depends on its id alone."""
+    return xxhash.xxh3_64_intdigest(document_id.encode(), _VALIDATION_SEED) < fraction * 2**64
+
+
+def _share(documents: Sequence[Document], tokenizer: Tokenizer) -> Share:
+    tokens = tokenizer.encode([document.text for document in documents])
+    return Share(
+        ids=[document.id for document in documents],
+        source_lines=[document.source_line for document in documents],
+        lengths=np.array([len(each) for each in tokens], dtype=np.int64),
+        tokens=np.concatenate(tokens) if tokens else np.empty(0, tokenizer.dtype),
+        text_bytes=sum(len(document.text.encode()) for document in documents),
+        words=sum(len(document.text.split()) for document in documents),
+    )
+
+
+@functools.cache
+def _tokenizer(folder: Path) -> Tokenizer:
+    return Tokenizer.load(folder)

@@ -1,0 +1,47 @@
+"""Files that survive a kill: written whole or not at all, or cut back to what is known to be good."""
+
+import io
+import os
+from pathlib import Path
+
+from lit_gpt.cli import InputError
+
+
+def sync(file: io.IOBase) -> int:
+    """Bring what was written to disk; returns the position."""
+    file.flush()
+    os.fsync(file.fileno())
+    return file.tell()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that after a crash at any moment there is the old content or the new."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        sync(file)
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def cut_back(path: Path, size: int) -> io.BufferedRandom:
+    """Open a file for appending as it was when it had `size` bytes; 0 creates it.
+
+    Raises:
+        InputError: the file has fewer bytes.
+    """
+    if size and (not path.is_file() or path.stat().st_size < size):
+        raise InputError(f"{path} has lost what was written of it; remove {path.parent} and begin again")
+    file = path.open("r+b" if path.exists() else "w+b")
+    file.truncate(size)
+    file.seek(size)
+    return file
