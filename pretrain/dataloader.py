@@ -95,7 +95,8 @@ class DataLoader:
     def _make_steps(self, first_step: int) -> Iterator[StepBatch]:
         if self._device.type == "cuda" and self._device.index is not None:
             torch.cuda.set_device(self._device)  # of the prefetching thread, for the memory it pins
-        n_steps = max(1, PLAN_ROWS // self._global_batch_size)
+        n_rows = min(PLAN_ROWS, sum(int(packed.rows_per_shard.sum()) for packed in self._data.stores))
+        n_steps = max(1, n_rows // self._global_batch_size)
         step = first_step
         while True:
             yield from self._make_plan(step, n_steps)

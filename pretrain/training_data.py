@@ -109,7 +109,7 @@ class TrainingData:
         ]
         first = stores[0].store
         for other in (packed.store for packed in stores[1:]):
-            if other.vocab_size != first.vocab_size or other.eos_id != first.eos_id:
+            if other.manifest.tokenizer != first.manifest.tokenizer:
                 raise InputError(
                     f"{other.path} was tokenized with another tokenizer than {first.path}: "
                     "one run can only mix stores of one tokenizer"

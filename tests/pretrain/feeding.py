@@ -1,0 +1,52 @@
+"""What the tests of loader, log and cache share: small data, and a run that only feeds and logs."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from pretrain.dataloader import DataLoader
+from pretrain.datapoint_log import DatapointLog
+from pretrain.training_data import DataOptions, TrainingData
+
+BLOCK = 64
+GLOBAL_BATCH = 6
+
+
+def open_data(*stores: Path | str, **options: Any) -> TrainingData:
+    """Small rows, small windows."""
+    settings = {"block_size": BLOCK, "seed": 5, "shuffle_window": 2} | options
+    return TrainingData.open(DataOptions([str(store) for store in stores], **settings))
+
+
+def feed(data: TrainingData, **settings: Any) -> DataLoader:
+    """A loader without a thread, unless asked for."""
+    return DataLoader(
+        data, **{"global_batch_size": GLOBAL_BATCH, "micro_batch_size": 4, "prefetch": 0, **settings}
+    )
+
+
+def log_steps(
+    out_dir: Path,
+    data: TrainingData,
+    after: int,
+    last: int,
+    commits: Collection[int] = (),
+    skipped: Collection[int] = (),
+) -> None:
+    """Feed and log the steps after `after` to `last`; what is recorded after the last commit is lost."""
+    log = DatapointLog(out_dir, data.describe(), global_batch_size=GLOBAL_BATCH)
+    log.discard_after(after)
+    loader = feed(data, first_step=after + 1)
+    for step in range(after + 1, last + 1):
+        log.record(next(loader).rows, 1.7e9 + step)
+        if step in commits:
+            log.commit(step, {number for number in skipped if number <= step})
+
+
+def flip(path: Path, offset: int) -> None:
+    """Change one bit of a file in place."""
+    with path.open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ 1]))
