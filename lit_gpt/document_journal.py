@@ -1,29 +1,34 @@
 """The documents of the shard that is being written, kept on disk too so that a killed writer can go on."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
+from lit_gpt.document_table import DocumentColumns
 from lit_gpt.files import cut_back, sync
 
 
 class DocumentJournal:
-    """Lists with one entry a document, and a file of JSON lines with the same content."""
+    """Columns in memory, and a file of JSON lines with the same content."""
 
     def __init__(self, path: Path, size: int) -> None:
         """Open the journal as it was when it had `size` bytes."""
-        self.ids: list[str] = []
-        self.sources: list[str] = []
-        self.source_lines: list[int] = []
-        self.lengths: list[int] = []
+        self._ids: list[str] = []
+        self._sources: list[str] = []
+        self._source_lines: list[int] = []
+        self._lengths: list[int] = []
         self._file = cut_back(path, size)
         self._file.seek(0)
         for line in self._file:
             self._extend(*json.loads(line))
 
-    def append(self, ids: Sequence[str], source: str, lines: Sequence[int], lengths: Sequence[int]) -> None:
+    @property
+    def columns(self) -> DocumentColumns:
+        """All documents of the shard so far."""
+        return DocumentColumns(self._ids, self._sources, self._source_lines, self._lengths)
+
+    def append(self, ids: list[str], source: str, source_lines: list[int], lengths: list[int]) -> None:
         """Note documents of one source."""
-        entry = (list(ids), source, list(lines), list(lengths))
+        entry = (ids, source, source_lines, lengths)
         self._file.write(json.dumps(entry).encode() + b"\n")
         self._extend(*entry)
 
@@ -35,8 +40,8 @@ class DocumentJournal:
         """Stop writing."""
         self._file.close()
 
-    def _extend(self, ids: list[str], source: str, lines: list[int], lengths: list[int]) -> None:
-        self.ids += ids
-        self.sources += [source] * len(ids)
-        self.source_lines += lines
-        self.lengths += lengths
+    def _extend(self, ids: list[str], source: str, source_lines: list[int], lengths: list[int]) -> None:
+        self._ids += ids
+        self._sources += [source] * len(ids)
+        self._source_lines += source_lines
+        self._lengths += lengths

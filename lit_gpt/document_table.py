@@ -4,7 +4,7 @@
 `NAME.ids` is n sorted xxh3_64 hashes (u64) of the ids in UTF-8, then n document numbers (u32) in that order.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,9 @@ import pyarrow.parquet as pq
 import xxhash
 
 ROW_GROUP = 8192  # what is read to look up one document
+_SCHEMA = pa.schema(
+    [("id", pa.string()), ("source", pa.string()), ("source_line", pa.int64()), ("n_tokens", pa.int32())]
+)
 
 
 class DocumentInfo(NamedTuple):
@@ -25,17 +28,32 @@ class DocumentInfo(NamedTuple):
     n_tokens: int
 
 
-def write_documents(
-    path: Path, ids: Sequence[str], sources: Sequence[str], source_lines: Sequence[int], lengths: np.ndarray
-) -> None:
-    """Write docs.parquet; every argument has one entry a document."""
-    columns = {
-        "id": pa.array(ids, pa.string()),
-        "source": pa.array(sources, pa.string()),
-        "source_line": pa.array(source_lines, pa.int64()),
-        "n_tokens": pa.array(lengths, pa.int32()),
-    }
-    pq.write_table(pa.table(columns), path, compression="zstd", row_group_size=ROW_GROUP)
+class DocumentColumns(NamedTuple):
+    """Documents in a row, column by column."""
+
+    ids: Sequence[str]
+    sources: Sequence[str]
+    source_lines: Sequence[int] | np.ndarray
+    lengths: Sequence[int] | np.ndarray
+    """Tokens."""
+
+
+def write_documents(base: Path, parts: Iterable[DocumentColumns]) -> None:
+    """Write BASE.docs.parquet and BASE.ids.
+
+    Args:
+        parts: the documents, any number at once but a multiple of `ROW_GROUP` in all parts except the last.
+    """
+    hashes = []
+    with pq.ParquetWriter(f"{base}.docs.parquet", _SCHEMA, compression="zstd") as table:
+        for part in parts:
+            table.write_table(pa.table(list(part), schema=_SCHEMA), row_group_size=ROW_GROUP)
+            hashes.append(np.fromiter(map(_hash, part.ids), dtype="<u8", count=len(part.ids)))
+    hashes_by_document = np.concatenate(hashes)
+    order = np.argsort(hashes_by_document, kind="stable")
+    with open(f"{base}.ids", "wb") as file:
+        file.write(hashes_by_document[order].tobytes())
+        file.write(order.astype("<u4").tobytes())
 
 
 def read_documents(path: Path, documents: np.ndarray) -> list[DocumentInfo]:
@@ -54,15 +72,6 @@ def read_sources(path: Path) -> pa.DictionaryArray:
     """The source of every document, each name stored once."""
     column = pq.read_table(path, columns=["source"], read_dictionary=["source"])["source"]
     return column.unify_dictionaries().combine_chunks()
-
-
-def write_ids(path: Path, ids: Sequence[str]) -> None:
-    """Write the sorted hashes; documents of equal hash stay in their order."""
-    hashes = np.fromiter((_hash(document_id) for document_id in ids), dtype="<u8", count=len(ids))
-    order = np.argsort(hashes, kind="stable")
-    with path.open("wb") as file:
-        file.write(hashes[order].tobytes())
-        file.write(order.astype("<u4").tobytes())
 
 
 def find_id(path: Path, document_id: str) -> np.ndarray:

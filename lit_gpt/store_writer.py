@@ -1,7 +1,6 @@
 """Writes token stores: document by document, able to go on after a kill, or of shards that exist already."""
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 from lit_gpt import store_manifest
 from lit_gpt.cli import InputError
 from lit_gpt.document_journal import DocumentJournal
-from lit_gpt.document_table import write_documents, write_ids
+from lit_gpt.document_table import write_documents
 from lit_gpt.files import cut_back, sync, write_atomically
 from lit_gpt.megatron_index import read_index, write_index
 from lit_gpt.store_manifest import FileEntry, Manifest, ShardEntry
@@ -60,7 +59,7 @@ class TokenStoreWriter:
     @property
     def n_documents(self) -> int:
         """Documents written so far."""
-        n_open = len(self._open.journal.ids) if self._open else 0
+        n_open = len(self._open.journal.columns.ids) if self._open else 0
         return n_open + sum(shard.n_documents for shard in self._closed)
 
     def add(self, document_id: str, source: str, source_line: int, tokens: np.ndarray) -> None:
@@ -69,9 +68,9 @@ class TokenStoreWriter:
 
     def add_many(
         self,
-        ids: Sequence[str],
+        ids: list[str],
         source: str,
-        source_lines: Sequence[int],
+        source_lines: list[int],
         lengths: np.ndarray,
         tokens: np.ndarray,
     ) -> None:
@@ -167,11 +166,9 @@ class _OpenShard:
         sync(self._bin)
         self._bin.close()
         self.journal.close()
-        lengths = np.array(self.journal.lengths, dtype=np.int32)
+        lengths = np.array(self.journal.columns.lengths, dtype=np.int32)
         write_index(self.base.with_suffix(".idx"), dtype, lengths)
-        columns = (self.journal.ids, self.journal.sources, self.journal.source_lines)
-        write_documents(self.base.with_suffix(".docs.parquet"), *columns, lengths)
-        write_ids(self.base.with_suffix(".ids"), self.journal.ids)
+        write_documents(self.base, [self.journal.columns])
 
 
 def shard_entry(folder: Path, name: str, tokenizer: Tokenizer) -> ShardEntry:

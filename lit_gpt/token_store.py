@@ -43,6 +43,8 @@ class TokenStore:
         self.n_shards = len(manifest.shards)
         self.n_documents = sum(shard.n_documents for shard in manifest.shards)
         self.n_tokens = sum(shard.n_tokens for shard in manifest.shards)
+        self.n_with_bos = sum(shard.n_with_bos for shard in manifest.shards)
+        self.n_with_eos = sum(shard.n_with_eos for shard in manifest.shards)
         self._bounds: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._tokens: dict[int, np.memmap] = {}
 
