@@ -96,8 +96,11 @@ def _concatenate(n_predictions: np.ndarray, block_size: int) -> Packing:
     begin = np.cumsum(n_predictions)[filled] - n_predictions[filled]
     total = int(n_predictions.sum())
     row_begin = np.arange(0, total, block_size)
-    bounds = np.union1d(begin, row_begin)
-    which = np.searchsorted(begin, bounds, side="right") - 1
+    following = np.searchsorted(begin, row_begin)
+    inside = begin[np.minimum(following, begin.size - 1)] != row_begin  # the row begins inside a document
+    cuts = following[inside]
+    bounds = np.insert(begin, cuts, row_begin[inside])
+    which = np.insert(np.arange(begin.size), cuts, cuts - 1)
     return Packing(
         np.append(np.searchsorted(bounds, row_begin), bounds.size),
         filled[which].astype(np.int32),
