@@ -111,7 +111,7 @@ class DataLoader:
         mine = (np.arange(n_steps)[:, None] * size + self._rank * share + np.arange(share)).reshape(-1)
         samples = samples[mine]
         if self._cache is not None:
-            self._cache.want(self._data.shards_ahead(int(samples[0])))
+            self._cache.want(self._data.order.shards_ahead(int(samples[0])))
         table = self._data.table(RowAddresses(*(column[mine] for column in everyone)))
         reader = RowReader(self._data, table, None if self._cache is None else self._cache.tokens)
         squares = np.concatenate([[0], np.cumsum(table.length.astype(np.int64) ** 2)])[table.offsets]

@@ -43,9 +43,6 @@ class DataOptions:
     """Most that cache_dir may hold, in 10^9 bytes."""
 
 
-PROBES = 512  # samples that `shards_ahead` looks at
-
-
 class RowTable(NamedTuple):
     """Rows and their pieces, flattened: row i has the pieces offsets[i] to offsets[i + 1]."""
 
@@ -171,18 +168,6 @@ class TrainingData:
     def rows(self, samples: np.ndarray) -> RowAddresses:
         """Where the samples are (int64 (n,)): store, epoch, shard, row, each int64 (n,)."""
         return self.order.locate(np.asarray(samples, dtype=np.int64))
-
-    def shards_ahead(self, sample: int) -> list[tuple[int, int]]:
-        """The (store, shard) of about two shuffle windows from a sample on, by when they are first read.
-
-        Found by probing the order, densely at first: one that is missed is found by a later call.
-        """
-        n_shards = min(packed.store.n_shards for packed in self.stores)
-        n_rows = sum(int(packed.rows_per_shard.sum()) for packed in self.stores)
-        horizon = 2 * min(self.options.shuffle_window, n_shards) * n_rows // n_shards
-        offsets = np.unique((horizon * np.linspace(0, 1, PROBES) ** 2).astype(np.int64))
-        addresses = self.rows(sample + offsets)
-        return list(dict.fromkeys(zip(addresses.store.tolist(), addresses.shard.tolist(), strict=True)))
 
     def targets_per_row(self, addresses: RowAddresses) -> np.ndarray:
         """Valid targets of each row, int64 (n,)."""

@@ -109,10 +109,3 @@ def test_stores_of_other_tokenizers_are_not_mixed(train_store_dir, val_store_dir
     (other / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(InputError, match="another tokenizer"):
         open_data(train_store_dir, other)
-
-
-def test_the_shards_that_come_next_are_named_by_when_they_come(data):
-    ahead = data.shards_ahead(100)
-    soon = data.rows(100 + np.arange(20))
-    needed = set(zip(soon.store.tolist(), soon.shard.tolist(), strict=True))
-    assert needed <= set(ahead[: 2 * len(needed)])
