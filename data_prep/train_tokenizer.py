@@ -1,9 +1,9 @@
-"""Train a byte-level BPE tokenizer: every text is encodable, so there is no unknown token."""
+"""Train a byte-level BPE tokenizer: every text can be encoded, so there is no unknown token."""
 
 import json
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -11,11 +11,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from data_prep.readers import SetAside, find_files, read_documents
-from lit_gpt.cli import InputError, run_command
+from data_prep.readers import TEXT_FIELDS, SetAside, find_files, read_documents
+from lit_gpt.cli import InputError, progress, run_command
+from lit_gpt.files import write_atomically
 from lit_gpt.word_cache import WORDS
 
-BOS, EOS = "<s>", "</s>"
+BOS, EOS = "<s>", "</s>"  # ids 0 and 1, whatever the vocabulary
 
 
 @dataclass
@@ -23,51 +24,86 @@ class Options:
     """Train a byte-level BPE tokenizer on documents."""
 
     input: list[str]
-    """Files or globs: .jsonl, .jsonl.gz, .jsonl.zst."""
+    """Files or globs: .jsonl, .jsonl.gz, .jsonl.zst, .parquet."""
     output: Path
     """Folder for tokenizer.json and tokenizer_config.json."""
     vocab_size: int = 32000
-    """Ids, special tokens included."""
+    """Ids, the two special tokens included."""
+    sample_mb: float = 2000.0
+    """Million bytes of text to learn from, of each file's beginning a share by its size."""
+    text_fields: list[str] = field(default_factory=lambda: list(TEXT_FIELDS))
+    """Field that holds the text: the first of these that a document has."""
     max_bad_lines: int = 1000
     """Stop after so many unusable lines."""
 
 
 def main(options: Options) -> None:
-    """Read, train, write."""
+    """Read a sample, train, write, say what came out."""
+    if (options.output / "tokenizer.json").exists():
+        raise InputError(f"{options.output} holds a tokenizer already; give another --output or remove it")
     set_aside = SetAside(options.max_bad_lines)
-    texts = (document.text for document in read_documents(find_files(options.input), set_aside))
-    train(texts, options.vocab_size, options.output)
+    files = find_files(options.input)
+    with progress(description="read", total=round(options.sample_mb * 1e6), unit="B") as bar:
+        texts = sample(files, options.sample_mb * 1e6, set_aside, options.text_fields)
+        train(_counted(texts, bar.update), options.vocab_size, options.output)
+        n_bytes = bar.n
+    print(f"{options.output}: {options.vocab_size:,} tokens learned from {n_bytes / 1e6:,.1f} MB of text")
+    for reason, count in set_aside.counts().items():
+        print(f"skipped: {count:,} {reason}")
 
 
-def train(texts: Iterator[str], vocab_size: int, output: Path) -> None:
-    """Train on texts and write the folder."""
+def sample(files: list[Path], n_bytes: float, set_aside: SetAside, text_fields: list[str]) -> Iterator[str]:
+    """Texts from the beginning of each file: of `n_bytes` of UTF-8 the share that the file has of all sizes."""
+    total = sum(file.stat().st_size for file in files)
+    for file in files:
+        left = n_bytes * file.stat().st_size / total
+        for document in read_documents([file], set_aside, text_fields):
+            yield document.text
+            left -= len(document.text.encode())
+            if left <= 0:
+                break
+
+
+def train(texts: Iterable[str], vocab_size: int, output: Path) -> None:
+    """Train on texts and write the folder, which `AutoTokenizer` and `Tokenizer.load` read alike.
+
+    Raises:
+        InputError: the vocabulary is too small for all bytes, or larger than the texts give.
+    """
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    if vocab_size < len(alphabet) + 2:
+        raise InputError(
+            f"--vocab_size {vocab_size} is too small: bytes and special tokens take {len(alphabet) + 2}"
+        )
     backend = tokenizers.Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(tokenizers.Regex(WORDS), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    words = pre_tokenizers.Split(tokenizers.Regex(WORDS), behavior="isolated")
+    letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([words, letters])
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[BOS, EOS],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
+        vocab_size=vocab_size, special_tokens=[BOS, EOS], initial_alphabet=alphabet, show_progress=False
     )
     backend.train_from_iterator(texts, trainer)
     if backend.get_vocab_size() < vocab_size:
-        raise InputError(f"the text gives {backend.get_vocab_size()} tokens, not --vocab_size {vocab_size}")
+        hint = "give more text or a smaller one"
+        raise InputError(
+            f"the text gives {backend.get_vocab_size()} tokens, --vocab_size is {vocab_size}; {hint}"
+        )
     output.mkdir(parents=True, exist_ok=True)
-    backend.save(str(output / "tokenizer.json"))
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": BOS,
         "eos_token": EOS,
         "clean_up_tokenization_spaces": False,
-        "model_max_length": int(1e30),
     }
-    (output / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    write_atomically(output / "tokenizer_config.json", json.dumps(config, indent=1) + "\n")
+    write_atomically(output / "tokenizer.json", backend.to_str(pretty=True))
+
+
+def _counted(texts: Iterable[str], count: Callable[[int], object]) -> Iterator[str]:
+    for text in texts:
+        count(len(text.encode()))
+        yield text
 
 
 if __name__ == "__main__":
