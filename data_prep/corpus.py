@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import orjson
@@ -29,6 +29,20 @@ from data_prep.readers import SetAside
 from data_prep.sources import SOURCES, read_source
 
 KEPT = "documents"
+
+
+@dataclass(kw_only=True)
+class CorpusOptions:
+    """What every command over a corpus takes."""
+
+    input: list[str]
+    """Files or globs: .jsonl, .jsonl.gz, .jsonl.zst, .parquet. Their order is the order of the corpus."""
+    output: Path
+    """Folder for `documents/`, `excluded/`, stats.json, report.html, and the markers of finished tasks."""
+    source: Literal["jsonl", "redpajama_v2", "oscar", "fineweb2"] = "jsonl"
+    """Kind of corpus: the names of its fields, see data_prep/sources.py."""
+    max_bad_lines: int = 1000
+    """Stop when a file has more unusable lines."""
 
 
 @dataclass(slots=True)

@@ -11,27 +11,20 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_prep.corpus import ReadFiles, WriteFiles
+from data_prep.corpus import CorpusOptions, ReadFiles, WriteFiles
 from data_prep.dedup_steps import DropRepeats, FindRepeats, SignParagraphs
 from data_prep.pipeline import ExecutionOptions, Stage, claim_folder, run_stages
 from data_prep.readers import find_files
+from data_prep.summary import Summarise, in_short
 from lit_gpt.cli import run_command
 
 
 @dataclass(kw_only=True)
-class Options(ExecutionOptions):
+class Options(ExecutionOptions, CorpusOptions):
     """Drop paragraphs that occur earlier in the input."""
 
-    input: list[str]
-    """Files or globs, in the order that decides which occurrence is the first."""
-    output: Path
-    """Folder for `documents/`, what was excluded, markers and counts."""
     min_paragraph_bytes: int = 0
     """Shorter paragraphs are left alone, repeated or not."""
-    source: str = "jsonl"
-    """Kind of corpus, see data_prep/sources.py."""
-    max_bad_lines: int = 1000
-    """Stop when a file has more unusable lines."""
 
 
 def stages(files: list[Path], options: Options, folder: Path) -> list[Stage]:
@@ -40,19 +33,27 @@ def stages(files: list[Path], options: Options, folder: Path) -> list[Stage]:
     read = ReadFiles(files, options.source, folder, options.max_bad_lines)
     sign = SignParagraphs(folder, options.min_paragraph_bytes)
     drop = DropRepeats(folder, options.min_paragraph_bytes, tasks)
+    names = ["dedup-signatures", "dedup-repeats", "dedup-drop"]
     return [
-        Stage("signatures", [read, sign], tasks),
-        Stage("repeats", [FindRepeats(folder, tasks)], tasks),
-        Stage("drop", [read, drop, WriteFiles(files, folder)], tasks),
+        Stage(names[0], [read, sign], tasks),
+        Stage(names[1], [FindRepeats(folder, tasks)], tasks),
+        Stage(names[2], [read, drop, WriteFiles(files, folder)], tasks),
+        Stage("dedup-summary", [Summarise(folder, "Without repeated paragraphs", names)], 1),
     ]
 
 
 def main(options: Options) -> None:
     """Plan, run or submit."""
     files = find_files(options.input)
-    settings = {"files": files, "min_paragraph_bytes": options.min_paragraph_bytes, "tasks": options.tasks}
+    settings = {
+        "files": files,
+        "source": options.source,
+        "min_paragraph_bytes": options.min_paragraph_bytes,
+        "tasks": options.n_tasks(len(files)),
+    }
     claim_folder(options.output, settings, options)
-    run_stages(stages(files, options, options.output), options, options.output, Path(__file__))
+    if run_stages(stages(files, options, options.output), options, options.output, Path(__file__)):
+        print(in_short(options.output))
 
 
 if __name__ == "__main__":

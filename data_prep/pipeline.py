@@ -98,8 +98,11 @@ def run_stages(stages: list[Stage], options: ExecutionOptions, folder: Path, com
 def claim_folder(folder: Path, settings: dict[str, Any], options: ExecutionOptions) -> None:
     """Make `folder` the place of work with these settings, and refuse one that began with others.
 
-    `settings` decides the result and is compared; `options` is what a job needs to run this command again.
+    `settings` decides the result and is compared; `options` is what a job needs to run this command again. A
+    job finds the folder claimed.
     """
+    if options.stage is not None:
+        return
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "settings.json"
     settings = json.loads(json.dumps(settings, default=str))

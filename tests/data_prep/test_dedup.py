@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
-import zstandard
 
 from data_prep import dedup
 from data_prep.dedup import Options
 from lit_gpt.cli import InputError
+from tests.data_prep.corpus_tools import contents, documents, stats, write_jsonl
 
 COMMAND = Path(dedup.__file__)
 
@@ -23,7 +23,6 @@ def write_corpus(folder, n_files, n_documents, seed):
     """Files with documents of blank, short and repeated lines, and line ends of both kinds."""
     rng = random.Random(seed)
     lines = ["", " ", "\t", "—", "ß", "\u00a0", "Kurz.", "Kurz.\r", *(f"Zeile {n} " * 9 for n in range(60))]
-    folder.mkdir()
     files = []
     for file in range(n_files):
         records = []
@@ -31,8 +30,7 @@ def write_corpus(folder, n_files, n_documents, seed):
             text = "\n".join(rng.choice(lines) for _ in range(rng.randrange(12)))
             unique = f"\nNur in {file}/{number}." if rng.random() < 0.3 else ""
             records.append({"id": f"{file}/{number}", "text": text + unique, "url": f"u{number}"})
-        files.append(folder / f"{file}.jsonl")
-        files[-1].write_text("".join(json.dumps(record) + "\n" for record in records))
+        files.append(write_jsonl(folder / f"{file}.jsonl", records))
     return files
 
 
@@ -55,25 +53,6 @@ def by_set(files, min_bytes=0):
     return result, paragraphs, repeats
 
 
-def read_zst(path):
-    with path.open("rb") as file:
-        text = zstandard.ZstdDecompressor().stream_reader(file).read().decode()
-    return [json.loads(line) for line in text.split("\n") if line]
-
-
-def stage_total(folder, stage, name):
-    total = 0
-    for path in (folder / "logs" / stage / "stats").glob("*.json"):
-        for step in json.loads(path.read_text()):
-            total += step["stats"].get(name, {"total": 0})["total"]
-    return total
-
-
-def contents(folder):
-    """Every document file of a result, by name."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.zst")}
-
-
 def run(files, output, **options):
     dedup.main(Options(input=[str(file) for file in files], output=output, workers=1, **options))
     return output
@@ -86,37 +65,27 @@ def test_what_stays_is_what_a_set_leaves(tmp_path, min_bytes):
     expected, paragraphs, repeats = by_set(files, min_bytes)
     kept = {
         record["id"]: [line for line in record["text"].encode().split(b"\n") if line.strip()]
-        for path in sorted((output / "documents").iterdir())
-        for record in read_zst(path)
+        for record in documents(output / "documents")
     }
-    excluded = [
-        record["id"]
-        for path in sorted((output / "excluded" / "only_repeats").iterdir())
-        for record in read_zst(path)
-    ]
+    excluded = [record["id"] for record in documents(output / "excluded" / "only_repeats")]
     assert list(kept.items()) == [(name, lines) for name, lines in expected if lines is not None]
     assert excluded == [name for name, lines in expected if lines is None]
-    assert stage_total(output, "signatures", "paragraphs") == paragraphs
-    assert stage_total(output, "repeats", "repeats") == repeats > 100
+    assert stats(output)["stages"]["dedup-signatures"]["paragraphs"] == paragraphs
+    assert stats(output)["stages"]["dedup-repeats"]["repeats"] == repeats > 100
 
 
 def test_a_document_without_repeats_stays_as_it_was(tmp_path):
     text = "\n\n Eins \r\n\n\nZwei\n\n"
-    file = tmp_path / "a.jsonl"
-    file.write_text(json.dumps({"id": "x", "text": text, "url": "u", "n": 1}) + "\n")
-    output = run([file], tmp_path / "out")
-    assert read_zst(output / "documents" / "000000.jsonl.zst") == [
-        {"id": "x", "text": text, "url": "u", "n": 1}
-    ]
+    record = {"id": "x", "text": text, "url": "u", "n": 1}
+    output = run([write_jsonl(tmp_path / "a.jsonl", [record])], tmp_path / "out")
+    assert documents(output / "documents") == [record]
 
 
 def test_a_repeat_goes_with_the_blank_lines_after_it(tmp_path):
-    file = tmp_path / "a.jsonl"
     texts = ["Kopf\n\nEins", "Kopf\n\nZwei\n\nKopf\n\n\nDrei\n\nKopf"]
-    file.write_text("".join(json.dumps({"id": text, "text": text}) + "\n" for text in texts))
+    file = write_jsonl(tmp_path / "a.jsonl", [{"id": text, "text": text} for text in texts])
     output = run([file], tmp_path / "out")
-    records = read_zst(output / "documents" / "000000.jsonl.zst")
-    assert [record["text"] for record in records] == ["Kopf\n\nEins", "Zwei\n\nDrei"]
+    assert [record["text"] for record in documents(output / "documents")] == ["Kopf\n\nEins", "Zwei\n\nDrei"]
 
 
 def test_the_number_of_tasks_changes_nothing(tmp_path):
@@ -134,7 +103,7 @@ def test_a_killed_run_goes_on_to_the_same_result(tmp_path):
     command = [sys.executable, str(COMMAND), "--output", str(output), "--workers", "2", "--input"]
     command += [str(file) for file in files]
     kills = 0
-    for stage in ("signatures", "repeats", "drop"):
+    for stage in ("dedup-signatures", "dedup-repeats", "dedup-drop"):
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
         completions = output / "logs" / stage / "completions"
         while process.poll() is None and not (completions.is_dir() and os.listdir(completions)):

@@ -1,0 +1,73 @@
+"""Keep the documents worth training on: filters with a limit each, and a reason for all that is dropped."""
+
+import dataclasses
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data_prep.clean_steps import FilterDocuments
+from data_prep.corpus import CorpusOptions, DescribeInputs, ReadFiles, WriteFiles
+from data_prep.filters import Limits, with_preset
+from data_prep.pipeline import ExecutionOptions, Stage, claim_folder, run_stages
+from data_prep.readers import find_files
+from data_prep.summary import Summarise, in_short
+from lit_gpt.cli import InputError, run_command
+from lit_gpt.tokenizer import Tokenizer
+
+
+@dataclass(kw_only=True)
+class Options(Limits, ExecutionOptions, CorpusOptions):
+    """Filter documents; what is excluded goes to files by reason."""
+
+    preset: Literal["german", "fineweb2_german", "none"] = "german"
+    """Limits where none are given."""
+    tokenizer: Path | None = None
+    """Folder of the tokenizer whose tokens are counted."""
+
+
+def limits_of(options: Options) -> Limits:
+    """The limits of a command's options.
+
+    Raises:
+        InputError: a limit on tokens without a tokenizer.
+    """
+    names = [limit.name for limit in dataclasses.fields(Limits)]
+    limits = with_preset(Limits(**{name: getattr(options, name) for name in names}), options.preset)
+    if options.tokenizer is None and (limits.min_tokens_per_word or limits.max_tokens_per_word):
+        raise InputError("--min_tokens_per_word and --max_tokens_per_word need a --tokenizer")
+    return limits
+
+
+def stages(files: list[Path], options: Options, folder: Path) -> list[Stage]:
+    """Filtering of `files` into `folder`."""
+    pipeline = [
+        ReadFiles(files, options.source, folder, options.max_bad_lines),
+        FilterDocuments(limits_of(options), options.tokenizer),
+        WriteFiles(files, folder),
+        DescribeInputs(files, folder),
+    ]
+    return [
+        Stage("clean", pipeline, options.n_tasks(len(files))),
+        Stage("clean-summary", [Summarise(folder, "Filtered documents", ["clean"])], 1),
+    ]
+
+
+def main(options: Options) -> None:
+    """Plan, run or submit."""
+    files = find_files(options.input)
+    settings = {
+        "files": files,
+        "source": options.source,
+        "limits": dataclasses.asdict(limits_of(options)),
+        "tokenizer": Tokenizer.load(options.tokenizer).fingerprint if options.tokenizer else None,
+    }
+    claim_folder(options.output, settings, options)
+    if run_stages(stages(files, options, options.output), options, options.output, Path(__file__)):
+        print(in_short(options.output))
+
+
+if __name__ == "__main__":
+    run_command(Options, main)

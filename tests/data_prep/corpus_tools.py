@@ -1,0 +1,34 @@
+"""Reading what stages write, for several tests."""
+
+import json
+
+import zstandard
+
+
+def read_zst(path):
+    """The objects of a .jsonl.zst file."""
+    with path.open("rb") as file:
+        text = zstandard.ZstdDecompressor().stream_reader(file).read().decode()
+    return [json.loads(line) for line in text.split("\n") if line]
+
+
+def documents(folder):
+    """All objects of a folder of documents, in file order."""
+    return [record for path in sorted(folder.glob("*.jsonl.zst")) for record in read_zst(path)]
+
+
+def write_jsonl(path, records):
+    """Objects to lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+def contents(folder):
+    """Every document file of a result, by name."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.zst")}
+
+
+def stats(folder):
+    """The counts of a finished command."""
+    return json.loads((folder / "stats.json").read_text(encoding="utf-8"))

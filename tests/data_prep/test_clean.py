@@ -1,0 +1,138 @@
+"""Filtering by the command: every document of the input ends in one place, with a reason."""
+
+import html.parser
+import json
+import re
+
+import pytest
+
+from data_prep import clean
+from data_prep.clean import Options
+from lit_gpt.cli import InputError
+from tests.conftest import german_texts
+from tests.data_prep.corpus_tools import contents, documents, stats, write_jsonl
+
+GOOD = (
+    "Der Gemeinderat hat am Dienstag beschlossen, die alte Brücke nicht abzureißen, sondern sie mit dem "
+    "Geld des Landes zu sanieren. Die Kosten werden auf rund vier Millionen geschätzt, von denen die Stadt "
+    "nur einen Teil trägt. In den kommenden Jahren soll außerdem ein Steg für Fußgänger gebaut werden, damit "
+    "die Kinder während der Arbeiten zu Fuß in die Schule gehen können."
+)
+
+
+def run(files, output, **options):
+    clean.main(Options(input=[str(file) for file in files], output=output, workers=1, **options))
+    return output
+
+
+def test_each_document_ends_in_one_place_with_a_reason(tmp_path):
+    records = [
+        {"id": "gut", "text": GOOD, "url": "u", "language_score": 0.9},
+        {"id": "kurz", "text": "Zu kurz.", "url": "v"},
+        {"id": "fremd", "text": GOOD, "language_score": 0.5},
+        {"id": "leer", "text": " \n "},
+        {"id": "auch gut", "text": GOOD + " Noch ein Satz."},
+    ]
+    output = run([write_jsonl(tmp_path / "a.jsonl", records)], tmp_path / "out")
+    assert documents(output / "documents") == [records[0], records[4]]
+    excluded = {folder.name: documents(folder) for folder in (output / "excluded").iterdir()}
+    assert excluded == {
+        "min_words": [records[1] | {"excluded": {"reason": "min_words", "value": 2, "limit": 50}}],
+        "min_language_score": [
+            records[2] | {"excluded": {"reason": "min_language_score", "value": 0.5, "limit": 0.821}}
+        ],
+        "empty": [records[3] | {"excluded": {"reason": "empty"}}],
+    }
+    counted = stats(output)
+    sizes = [len(record["text"].encode()) for record in records]
+    assert counted["read"] == {"documents": 5, "text_bytes": sum(sizes)}
+    assert counted["kept"] == {"documents": 2, "text_bytes": sizes[0] + sizes[4], "tokens": 0}
+    assert counted["excluded"]["min_words"] == {"documents": 1, "text_bytes": sizes[1], "tokens": 0}
+
+
+def test_unusable_lines_are_set_aside_and_the_rest_goes_on(tmp_path):
+    lines = [
+        json.dumps({"id": "a", "text": GOOD}).encode(),
+        b'{"id": "b", "text": "abgeschnitten',
+        b'{"id": "c", "text": "\xff\xfe"}',
+        b'{"id": "d", "text": "\\ud800"}',
+        b'{"id": "e", "text": "' + b"[" * 100_000,
+        b'{"id": "f", "n": ' + b"9" * 10_000 + b', "text": "x"}',
+        b'{"id": "g", "text": "eins", "text": "zwei"}',
+        b'{"id": "h", "text": "NUL \\u0000"}',
+        json.dumps({"id": "z", "text": GOOD}).encode() + b"\r",
+    ]
+    file = tmp_path / "a.jsonl"
+    file.write_bytes(b"\n".join(lines))
+    output = run([file], tmp_path / "out")
+    assert [record["id"] for record in documents(output / "documents")] == ["a", "z"]
+    places = json.loads((output / "set_aside" / "000000.json").read_text())
+    assert [int(place["place"].rpartition(":")[2]) for place in places] == [2, 3, 4, 5, 6, 7, 8]
+    assert sum(stats(output)["set_aside"].values()) == 7
+
+
+def test_tokens_are_counted_and_their_ratio_limited(tmp_path, tokenizer_dir):
+    texts = list(german_texts(20, seed=3))
+    noise = "xq9Qzv-kÖz7%yj0w " * 60
+    records = [{"id": str(number), "text": text} for number, text in enumerate([*texts, noise])]
+    files = [write_jsonl(tmp_path / "a.jsonl", records)]
+    output = run(files, tmp_path / "out", preset="none", tokenizer=tokenizer_dir, max_tokens_per_word=8.0)
+    assert [record["id"] for record in documents(output / "excluded" / "max_tokens_per_word")] == ["20"]
+    counted = stats(output)
+    assert counted["kept"]["documents"] == 20
+    assert counted["kept"]["tokens"] > counted["kept"]["text_bytes"] / 6
+    with pytest.raises(InputError, match="need a --tokenizer"):
+        run(files, tmp_path / "other", preset="none", max_tokens_per_word=5.0)
+
+
+def test_the_number_of_tasks_changes_nothing(tmp_path):
+    texts = list(german_texts(120, seed=4))
+    files = [
+        write_jsonl(
+            tmp_path / f"{n}.jsonl", [{"id": text[:20], "text": text} for text in texts[n * 20 :][:20]]
+        )
+        for n in range(6)
+    ]
+    one, three = (run(files, tmp_path / f"out{tasks}", tasks=tasks) for tasks in (1, 3))
+    assert contents(one) == contents(three)
+    assert stats(one)["excluded"] == stats(three)["excluded"]
+    digests = [json.loads(path.read_text())["sha256"] for path in sorted((three / "inputs").iterdir())]
+    assert len(set(digests)) == 6
+
+
+class Checker(html.parser.HTMLParser):
+    """Finds scripts, and tags that are not closed in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.scripts = [], 0
+
+    def handle_starttag(self, tag, attributes):
+        self.scripts += tag == "script"
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_report_shows_examples_as_text(tmp_path):
+    evil = {"id": "<script>alert(1)</script>", "text": "</pre><script>alert(2)</script>"}
+    output = run([write_jsonl(tmp_path / "a.jsonl", [evil, {"id": "b", "text": GOOD}])], tmp_path / "out")
+    page = (output / "report.html").read_text(encoding="utf-8")
+    checker = Checker()
+    checker.feed(page)
+    assert checker.scripts == 0
+    assert not checker.open
+    assert re.search(r"<td>min_words</td><td>1</td><td>50\.00%</td>", page)
+    assert "Der Gemeinderat hat am Dienstag" in page
+
+
+def test_a_file_of_which_nothing_is_kept_is_still_there(tmp_path):
+    files = [write_jsonl(tmp_path / f"{n}.jsonl", [{"id": "a", "text": "kurz"}]) for n in range(2)]
+    output = run(files, tmp_path / "out", tasks=1)
+    assert [path.name for path in sorted((output / "documents").iterdir())] == [
+        "000000.jsonl.zst",
+        "000001.jsonl.zst",
+    ]
+    assert documents(output / "documents") == []
