@@ -99,11 +99,6 @@ class SampleOrder:
             position[where] = self._epoch(number, of_epoch).inverse(shard[where], row[where])
         return self._mixture.inverse(store, epoch * self._rows[store] + position)
 
-    def samples_of(self, store: int, epoch: int, shard: int, row: int) -> int:
-        """The one sample at which a row is seen in an epoch of its store."""
-        parts = (np.array([part], dtype=np.int64) for part in (store, epoch, shard, row))
-        return int(self.inverse(RowAddresses(*parts))[0])
-
     def shards_ahead(self, sample: int) -> list[tuple[int, int]]:
         """The (store, shard) that are read at about this sample, then those of each store's next window."""
         position = self._mixture.begin_of_block(sample)

@@ -35,7 +35,6 @@ def test_sample_to_row_to_sample(case, samples):
     assert order.inverse(addresses).tolist() == samples
     for sample, store, epoch, shard, row in zip(samples, *map(np.ndarray.tolist, addresses), strict=True):
         assert 0 <= row < rows[store][shard]
-        assert order.samples_of(store, epoch, shard, row) == sample
         one = order.locate(np.array([sample]))
         assert [int(part[0]) for part in one] == [store, epoch, shard, row]
 
