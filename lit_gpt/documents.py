@@ -67,8 +67,8 @@ def assemble(rows: Sequence[RowTokens], block_size: int, filler: int) -> Batch:
     read, length = np.concatenate(tokens), np.concatenate(lengths)
     bounds = np.concatenate([[0], np.cumsum(length)])
 
-    # A piece's last token is a label only. A mask drops it faster than indices would fetch the others: it is an
-    # eighth of their size, and this is the loader's hottest place.
+    # A piece's last token is a label only. A mask drops it faster than indices would fetch the others: it is
+    # an eighth of their size, and this is the loader's hottest place.
     last = bounds[1:] + np.arange(length.size)
     keep = np.ones(read.size, dtype=bool)
     keep[last] = False
