@@ -6,9 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from data_prep import tokenize_corpus
 from data_prep.train_tokenizer import train
+
+# No test is a measurement: a busy machine must not fail it.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 _STEMS = (
     "arbeit bahn brücke denk fahr garten grün hand haus jahr kind land luft macht mutter nacht öffn raum "

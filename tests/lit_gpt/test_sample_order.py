@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lit_gpt.cli import InputError
@@ -28,7 +28,6 @@ def orders(draw, max_stores: int = 3) -> tuple[SampleOrder, list[np.ndarray]]:
 
 
 @given(orders(), st.lists(st.integers(0, 10**5), max_size=15))
-@settings(deadline=None)
 def test_sample_to_row_to_sample(case, samples):
     order, rows = case
     addresses = order.locate(np.array(samples, dtype=np.int64))
@@ -147,7 +146,6 @@ def test_unshuffled_is_as_stored():
 
 
 @given(st.lists(st.floats(0.1, 100), min_size=2, max_size=8))
-@settings(deadline=None)
 def test_counts_are_the_weights_to_less_than_one(weights):
     order = SampleOrder([np.array([BLOCK])] * len(weights), weights, seed=0)
     counts = np.bincount(order.locate(np.arange(BLOCK)).store, minlength=len(weights))
