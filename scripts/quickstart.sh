@@ -7,13 +7,14 @@ set -euo pipefail
 
 usage() {
     cat <<'END'
-bash scripts/quickstart.sh [--input FILE|GLOB...] [--out DIR] [--fresh]
+bash scripts/quickstart.sh [--input FILE|GLOB...] [--out DIR] [--config FILE] [--fresh]
 
 Pretrains a tiny Llama on the CPU, from text to a Hugging Face folder, in a few minutes. The first time it
 makes .venv and installs requirements.txt into it; it needs Python 3.11 or newer and nothing else.
 
   --input FILES  your own documents (.jsonl, .jsonl.gz, .jsonl.zst; quote a glob) in place of the sample corpus
   --out DIR      where everything goes; default out/quickstart, and out/my-data with --input
+  --config FILE  training options; default pretrain/configs/debug_cpu.yaml
   --fresh        remove what an earlier run left in DIR and start clean
   --help         this text
 
@@ -28,6 +29,7 @@ END
 
 INPUTS=()
 OUT=''
+CONFIG=$ROOT/pretrain/configs/debug_cpu.yaml
 FRESH=false
 while [ $# -gt 0 ]; do
     option=$1
@@ -45,6 +47,11 @@ while [ $# -gt 0 ]; do
             OUT=$1
             shift
             ;;
+        --config)
+            [ -f "${1:-}" ] || fail "--config ${1:-}: no such file"
+            CONFIG=$1
+            shift
+            ;;
         --fresh) FRESH=true ;;
         --help | -h)
             usage
@@ -54,7 +61,6 @@ while [ $# -gt 0 ]; do
     esac
 done
 
-CONFIG=$ROOT/pretrain/configs/debug_cpu.yaml
 VOCAB_SIZE=4096
 VAL_FRACTION=0.02
 STAGES=9
@@ -116,8 +122,9 @@ train() {
     trap 'interrupted=true; kill -TERM $trainer 2>/dev/null' INT TERM
     if [ $# -gt 0 ]; then
         while kill -0 $trainer 2>/dev/null && [ "$(last_step)" -lt "$1" ]; do sleep 0.2 || true; done
-        echo "Sending SIGTERM to the training process, as a cluster does before it takes a node away"
-        kill -TERM $trainer 2>/dev/null || true
+        if ! $interrupted && kill -TERM $trainer 2>/dev/null; then
+            echo "Sent SIGTERM to the training process, as a cluster does before it takes a node away"
+        fi
     fi
     local status=0
     wait $trainer || status=$?
@@ -187,7 +194,9 @@ main() {
             --output "$OUT/data.part/train" --val_output "$OUT/data.part/val" --val_fraction "$VAL_FRACTION"
         mv "$OUT/data.part" "$OUT/data"
     fi
-    local half=$(($(sed -n 's/^max_steps: *//p' "$CONFIG") / 2))
+    local steps
+    steps=$(sed -n 's/^max_steps: *\([0-9]*\).*/\1/p' "$CONFIG")
+    local half=$((${steps:-1000} / 2))
     if stage "Pretrain, and be stopped after step $half" "$(newest_checkpoint)"; then
         train "$half"
     fi
