@@ -15,6 +15,7 @@ import xxhash
 
 from lit_gpt.bin_packing import Packing
 
+_ROWS_AT_ONCE = 1 << 14  # adopted shards may have any size
 _LAYOUT = {"row_offsets": "<i8", "checksums": "<u8", "document": "<i4", "start": "<i4", "length": "<i4"}
 
 
@@ -68,13 +69,17 @@ def row_checksums(packing: Packing, tokens: np.ndarray, pointers: np.ndarray) ->
         pointers: int64 (n_documents,), each document's first token.
     """
     tokens = np.asarray(tokens)  # to slice a memmap costs several times more
-    first = pointers[packing.document] + packing.start
-    runs = zip(first.tolist(), (first + packing.length + 1).tolist(), strict=True)
-    checksums = [
-        row_checksum(np.concatenate([tokens[begin:end] for begin, end in itertools.islice(runs, pieces)]))
-        for pieces in np.diff(packing.row_offsets).tolist()
-    ]
-    return np.array(checksums, dtype=np.uint64)
+    checksums = np.empty(packing.n_rows, dtype=np.uint64)
+    for begin in range(0, packing.n_rows, _ROWS_AT_ONCE):
+        offsets = packing.row_offsets[begin : begin + _ROWS_AT_ONCE + 1]
+        pieces = slice(offsets[0], offsets[-1])
+        first = pointers[packing.document[pieces]] + packing.start[pieces]
+        runs = zip(first.tolist(), (first + packing.length[pieces] + 1).tolist(), strict=True)
+        checksums[begin : begin + offsets.size - 1] = [
+            row_checksum(np.concatenate([tokens[a:b] for a, b in itertools.islice(runs, count)]))
+            for count in np.diff(offsets).tolist()
+        ]
+    return checksums
 
 
 def write_shard(path: Path, packing: ShardPacking) -> ShardEntry:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import xxhash
 
-from lit_gpt import packing
+from lit_gpt import packed_shard, packing
 from lit_gpt.cli import InputError
 from lit_gpt.documents import IGNORE_INDEX, assemble
 from lit_gpt.packing import PackedStore, RowTokens, row_checksum
@@ -47,7 +47,8 @@ def leftovers(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("strategy", ["best_fit", "concat", "one_per_row"])
-def test_rows_and_checksums_are_the_stores(store: TokenStore, strategy: str):
+def test_rows_and_checksums_are_the_stores(store: TokenStore, strategy: str, monkeypatch):
+    monkeypatch.setattr(packed_shard, "_ROWS_AT_ONCE", 7)
     packed = PackedStore.open(store, BLOCK, strategy)
     predictions = 0
     for shard in range(store.n_shards):
