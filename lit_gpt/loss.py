@@ -3,6 +3,8 @@
 Shape suffixes: T = tokens, C = width of the residual stream, V = vocabulary.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,15 +12,16 @@ from torch import Tensor
 
 from lit_gpt.documents import IGNORE_INDEX
 
-CHUNK_TOKENS = 4096
-"""Tokens whose logits exist at a time: 4096 x 32064 in bf16 are 263 MB."""
+CHUNK_TOKENS = {"cpu": 512, "cuda": 8192}
+"""Tokens whose logits exist at a time: small where caches count, large where products must fill a device.
+With 32,064 ids the logits of a chunk are 66 MB (fp32) and 525 MB (bf16)."""
 
 
 def chunked_cross_entropy(hidden_TC: Tensor, weight_VC: Tensor, labels_T: Tensor) -> Tensor:
     """Sum over tokens of -log softmax(hidden @ weight.T)[label]; a label of -100 counts nothing.
 
     The products run in the autocast dtype if there is one, else in that of `hidden_TC`; softmax, loss and
-    the sum over chunks in fp32. Gradients are made in the forward pass, while a chunk's logits are at hand.
+    the sums over chunks in fp32. Gradients are made in the forward pass, while a chunk's logits are at hand.
 
     Args:
         hidden_TC: output of the last norm.
@@ -40,19 +43,22 @@ class _HeadLoss(torch.autograd.Function):
     def forward(
         ctx: Any, hidden_TC: Tensor, weight_VC: Tensor, labels_T: Tensor, with_gradients: bool
     ) -> Tensor:
+        device = hidden_TC.device.type
+        loss_and_gradient = _compiled() if device == "cuda" else _loss_and_gradient
         accumulate = torch.promote_types(hidden_TC.dtype, torch.float32)
         weight = weight_VC.to(hidden_TC.dtype)
+        counts_T1 = (labels_T != IGNORE_INDEX)[:, None]
         total = hidden_TC.new_zeros((), dtype=accumulate)
-        grad_hidden = torch.empty_like(hidden_TC)
-        grad_weight = torch.zeros_like(weight, dtype=accumulate)
-        for hidden, labels, grad in zip(
-            *(x.split(CHUNK_TOKENS) for x in (hidden_TC, labels_T, grad_hidden)), strict=True
-        ):
-            loss, grad_logits = _loss_and_gradient(hidden @ weight.T, labels, accumulate)
-            total += loss
+        grad_hidden = torch.empty_like(hidden_TC) if with_gradients else hidden_TC
+        grad_weight = torch.zeros_like(weight, dtype=accumulate) if with_gradients else weight
+        whole = (hidden_TC, labels_T.where(counts_T1[:, 0], 0)[:, None], counts_T1, grad_hidden)
+        for chunk in zip(*(x.split(CHUNK_TOKENS.get(device, 512)) for x in whole), strict=True):
+            hidden, targets, counts, grad = chunk
+            losses, grad_logits = loss_and_gradient(hidden @ weight.T, targets, accumulate, with_gradients)
+            total += losses.mul_(counts).sum()
             if with_gradients:
-                torch.mm(grad_logits, weight, out=grad)
-                grad_weight += grad_logits.T @ hidden
+                torch.mm(grad_logits, weight, out=grad).mul_(counts)
+                _add_product(grad_weight, grad_logits.T, hidden * counts)
         if with_gradients:
             ctx.save_for_backward(grad_hidden, grad_weight.to(weight_VC.dtype))
         return total
@@ -63,12 +69,28 @@ class _HeadLoss(torch.autograd.Function):
         return grad_hidden * grad_loss, grad_weight * grad_loss, None, None
 
 
-def _loss_and_gradient(logits_TV: Tensor, labels_T: Tensor, accumulate: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Sum of the chunk's losses and its gradient by the logits, in the logits' dtype."""
-    counts = labels_T != IGNORE_INDEX
-    targets = torch.where(counts, labels_T, 0)[:, None]
-    log_probabilities = torch.log_softmax(logits_TV.to(accumulate), dim=-1)
-    loss = -(log_probabilities.gather(1, targets)[:, 0] * counts).sum()
-    one_hot = torch.zeros_like(log_probabilities).scatter_(1, targets, 1.0)
-    gradient = (log_probabilities.exp() - one_hot) * counts[:, None]
-    return loss, gradient.to(logits_TV.dtype)
+def _loss_and_gradient(
+    logits_TV: Tensor, targets_T1: Tensor, accumulate: torch.dtype, with_gradient: bool
+) -> tuple[Tensor, Tensor]:
+    """Losses of a chunk's tokens (T, 1) and their gradient by the logits, softmax - one_hot (T, V)."""
+    log_p = torch.log_softmax(logits_TV, dim=-1, dtype=accumulate)
+    target_log_p = log_p.gather(1, targets_T1)
+    if not with_gradient:
+        return -target_log_p, logits_TV
+    gradient = log_p.exp_().to(logits_TV.dtype)
+    # expm1 keeps p - 1 exact for a target that is nearly certain, where bf16 would round it to 0.
+    gradient.scatter_(1, targets_T1, target_log_p.expm1().to(logits_TV.dtype))
+    return -target_log_p, gradient
+
+
+@functools.cache
+def _compiled() -> Callable[..., tuple[Tensor, Tensor]]:
+    return torch.compile(_loss_and_gradient, dynamic=False)
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """total += left @ right, where `total` may be of a wider dtype."""
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right

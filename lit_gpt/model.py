@@ -45,15 +45,16 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.heads = (config.n_head, config.n_query_groups, config.n_query_groups)
+        self.n_head, self.n_groups = config.n_head, config.n_query_groups
         self.head_dim = config.head_dim
         self.qkv = nn.Linear(config.n_embd, config.qkv_rows, bias=False)
         self.proj = nn.Linear(config.n_head * config.head_dim, config.n_embd, bias=False)
 
     def forward(self, x_BTC: Tensor, rotary: tuple[Tensor, Tensor], documents: Documents) -> Tensor:
-        qkv = self.qkv(x_BTC)
-        q_TNH, k_TGH, v_TGH = qkv.view(-1, sum(self.heads), self.head_dim).split(self.heads, dim=1)
-        out_TNH = attention(rotate(q_TNH, *rotary), rotate(k_TGH, *rotary), v_TGH, documents)
+        qkv = self.qkv(x_BTC).view(-1, self.n_head + 2 * self.n_groups, self.head_dim)
+        qk, v_TGH = qkv.split((self.n_head + self.n_groups, self.n_groups), dim=1)
+        q_TNH, k_TGH = rotate(qk, *rotary).split((self.n_head, self.n_groups), dim=1)
+        out_TNH = attention(q_TNH, k_TGH, v_TGH, documents)
         return self.proj(out_TNH.view(*x_BTC.shape[:2], -1))
 
 

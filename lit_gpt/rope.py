@@ -35,15 +35,16 @@ def inverse_frequencies(config: ModelConfig) -> tuple[Tensor, float]:
 
 
 def rotary_tables(frequencies: Tensor, factor: float, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """cos and sin for positions (N,): two fp32 tensors (N, 1, F), to be broadcast over heads."""
+    """(cos, cos) and (-sin, sin) for positions (N,): two fp32 tensors (N, 1, D), the same for all heads."""
     angles = positions[:, None, None].to(torch.float32) * frequencies
-    return angles.cos() * factor, angles.sin() * factor
+    cos, sin = angles.cos() * factor, angles.sin() * factor
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
-def rotate(x_NHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate(x_NHD: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
     """Turns the pair (x[d], x[d + F]) of every head by its position's angle; keeps the dtype."""
-    first, second = x_NHD.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x_NHD.dtype)
+    swapped = x_NHD.roll(x_NHD.shape[-1] // 2, dims=-1)
+    return torch.addcmul(x_NHD * cos, swapped, signed_sin).to(x_NHD.dtype)
 
 
 def _default(wavelengths: Tensor, scaling: dict[str, Any], config: ModelConfig) -> tuple[Tensor, float]:
