@@ -148,6 +148,8 @@ def verify(options: VerifyOptions) -> None:
     replay = options.open()
     if not replay.log.parts:
         raise InputError(f"{options.run} has logged no step yet: its first checkpoint writes the first part")
+    for segment in replay.log.segments:
+        replay.data(segment)  # what is missing is said before the bar
     bar = progress(description="verifying", unit="row")
     for report in replay.verify():
         bar.update(report.rows - bar.n)
