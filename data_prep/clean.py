@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data_prep.clean_steps import FilterDocuments
 from data_prep.corpus import CorpusOptions, DescribeInputs, ReadFiles, WriteFiles
 from data_prep.filters import Limits, with_preset
-from data_prep.pipeline import ExecutionOptions, Stage, claim_folder, run_stages
+from data_prep.pipeline import ExecutionOptions, Stage, settle, run_stages
 from data_prep.readers import find_files
 from data_prep.summary import Summarise, in_short
 from lit_gpt.cli import InputError, run_command
@@ -64,7 +64,7 @@ def main(options: Options) -> None:
         "limits": dataclasses.asdict(limits_of(options)),
         "tokenizer": Tokenizer.load(options.tokenizer).fingerprint if options.tokenizer else None,
     }
-    claim_folder(options.output, settings, options)
+    settle(options.output, settings, options)
     if run_stages(stages(files, options, options.output), options, options.output, Path(__file__)):
         print(in_short(options.output))
 

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.corpus import CorpusOptions, ReadFiles, WriteFiles
 from data_prep.dedup_steps import DropRepeats, FindRepeats, SignParagraphs
-from data_prep.pipeline import ExecutionOptions, Stage, claim_folder, run_stages
+from data_prep.pipeline import ExecutionOptions, Stage, settle, run_stages
 from data_prep.readers import find_files
 from data_prep.summary import Summarise, in_short
 from lit_gpt.cli import run_command
@@ -51,7 +51,7 @@ def main(options: Options) -> None:
         "min_paragraph_bytes": options.min_paragraph_bytes,
         "tasks": options.n_tasks(len(files)),
     }
-    claim_folder(options.output, settings, options)
+    settle(options.output, settings, options)
     if run_stages(stages(files, options, options.output), options, options.output, Path(__file__)):
         print(in_short(options.output))
 

@@ -7,7 +7,6 @@ one that was killed in the middle leaves nothing behind that its next run would 
 
 import contextlib
 import copy
-import ctypes
 import dataclasses
 import json
 import multiprocessing
@@ -17,9 +16,9 @@ import shlex
 import signal
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +28,10 @@ from datatrove.executor.local import LocalPipelineExecutor
 from datatrove.executor.slurm import SlurmPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 
+from data_prep.parallel import n_cores, ordered_map
+from data_prep.tokenize_state import claimed
 from lit_gpt.cli import InputError, progress
+from lit_gpt.files import write_atomically
 
 
 @dataclass(kw_only=True)
@@ -57,12 +59,8 @@ class ExecutionOptions:
     """Run one task of this stage, inside the SLURM job that names it. Job scripts set this."""
 
     def n_tasks(self, n_files: int) -> int:
-        """The number of tasks for so many input files, at least 1."""
-        return min(self.tasks or 1000, max(n_files, 1))
-
-    def n_workers(self) -> int:
-        """The number of local processes."""
-        return self.workers or len(os.sched_getaffinity(0))
+        """The number of tasks for so many input files."""
+        return self.tasks or min(n_files, 1000)
 
 
 @dataclass(frozen=True)
@@ -89,13 +87,14 @@ def run_stages(stages: list[Stage], options: ExecutionOptions, folder: Path, com
         return False
     if options.executor == "local":
         loguru.logger.remove()  # what datatrove has to say is in the tasks' log files
-        for stage in stages:
-            _LocalExecutor(stage, options.n_workers(), folder).run()
+        with claimed(folder):
+            for stage in stages:
+                _LocalExecutor(stage, options.workers or n_cores(), folder).run()
         return True
     return _submit(stages, options, folder, command)
 
 
-def claim_folder(folder: Path, settings: dict[str, Any], options: ExecutionOptions) -> None:
+def settle(folder: Path, settings: dict[str, Any], options: ExecutionOptions) -> None:
     """Make `folder` the place of work with these settings, and refuse one that began with others.
 
     `settings` decides the result and is compared; `options` is what a job needs to run this command again. A
@@ -119,12 +118,9 @@ def claim_folder(folder: Path, settings: dict[str, Any], options: ExecutionOptio
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write it whole or not at all."""
+    """Write it whole or not at all, in a folder that need not exist."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
-    text = json.dumps(value, indent=1, ensure_ascii=False, default=str)
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
 
 
 class MeasureUse(PipelineStep):
@@ -164,38 +160,24 @@ class _LocalExecutor(PipelineExecutor):
         ranks = self.get_incomplete_ranks()
         done = self.tasks - len(ranks)
         with progress(description=self.name, total=self.tasks, initial=done, unit=" tasks") as bar:
-            if min(self.workers, len(ranks)) <= 1:
-                for rank in ranks:
-                    _run_task(self, rank)
+            try:
+                for _ in ordered_map(partial(_run_task, self), ranks, min(self.workers, max(len(ranks), 1))):
                     bar.update()
-                return
-            spawn = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(min(self.workers, len(ranks)), spawn, _end_with_parent) as pool:
-                try:
-                    for future in as_completed([pool.submit(_run_task, self, rank) for rank in ranks]):
-                        future.result()
-                        bar.update()
-                except BrokenProcessPool as error:
-                    raise RuntimeError(
-                        f"a process of stage {self.name} was killed, perhaps for its memory (`dmesg` tells): "
-                        "run again with fewer --workers"
-                    ) from error
-                finally:
-                    pool.shutdown(wait=False, cancel_futures=True)
+            except BrokenProcessPool as error:
+                raise RuntimeError(
+                    f"a process of stage {self.name} was killed, perhaps for its memory (`dmesg` tells): "
+                    "run again with fewer --workers"
+                ) from error
 
 
 def _run_task(executor: PipelineExecutor, rank: int) -> None:
+    if multiprocessing.parent_process() is not None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a task takes minutes: Ctrl-C does not wait for it
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
         try:
             copy.deepcopy(executor)._run_for_rank(rank)
         finally:
             loguru.logger.remove()
-
-
-def _end_with_parent() -> None:
-    """An orphan would go on writing the files of a task that the next run starts again."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class _SlurmExecutor(SlurmPipelineExecutor):

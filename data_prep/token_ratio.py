@@ -1,0 +1,121 @@
+"""Show how many tokens a word takes in a sample of documents, and propose limits for clean.py.
+
+Good prose of one language lies in a narrow range; guitar chords, tables, code, noise and other languages take
+more tokens for a word, menus of common words fewer. The proposed limits lie `deviations` robust standard
+deviations from the middle, on a logarithmic scale.
+"""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+
+from data_prep.pipeline import write_json
+from data_prep.readers import TEXT_FIELDS, SetAside, find_files
+from data_prep.train_tokenizer import sample
+from lit_gpt.cli import InputError, progress, run_command
+from lit_gpt.tokenizer import Tokenizer
+
+
+@dataclass(kw_only=True)
+class Options:
+    """Plot tokens per word over a sample of documents and propose limits."""
+
+    input: list[str]
+    """Files or globs."""
+    tokenizer: Path
+    """Folder of the tokenizer."""
+    output: Path
+    """Folder for token_ratio.png and token_ratio.json."""
+    sample_mb: float = 50.0
+    """Million bytes of text, of each file's beginning a share by its size."""
+    min_words: int = 50
+    """Shorter documents are left out: their ratio says little."""
+    deviations: float = 3.0
+    """Distance of the limits from the middle."""
+    text_fields: list[str] = field(default_factory=lambda: list(TEXT_FIELDS))
+    """Field that holds the text: the first of these that a document has."""
+
+
+class Proposal(NamedTuple):
+    """Limits for tokens per word and what they would drop of the sample."""
+
+    min_tokens_per_word: float
+    max_tokens_per_word: float
+    middle: float
+    documents_dropped: float
+    """Share of the documents."""
+    bytes_dropped: float
+    """Share of the bytes."""
+
+
+def main(options: Options) -> None:
+    """Measure, propose, plot."""
+    tokenizer = Tokenizer.load(options.tokenizer)
+    files = find_files(options.input)
+    texts = sample(files, options.sample_mb * 1e6, SetAside(), options.text_fields)
+    ratios, sizes, examples = [], [], []
+    for text in progress(texts, description="encode", unit=" documents"):
+        n_words = len(text.split())
+        if n_words >= options.min_words:
+            ratios.append((len(tokenizer.encode([text])[0]) - 2) / n_words)
+            sizes.append(len(text.encode()))
+            examples.append(text[:80])
+    if not ratios:
+        raise InputError(f"no document of the sample has --min_words {options.min_words}")
+    proposal = propose(np.array(ratios), np.array(sizes), options.deviations)
+    options.output.mkdir(parents=True, exist_ok=True)
+    write_json(options.output / "token_ratio.json", proposal._asdict() | {"documents": len(ratios)})
+    plot(np.array(ratios), proposal, options.output / "token_ratio.png")
+    print(
+        f"--min_tokens_per_word {proposal.min_tokens_per_word} "
+        f"--max_tokens_per_word {proposal.max_tokens_per_word}\n"
+        f"would drop {proposal.documents_dropped:.2%} of {len(ratios):,} documents of {options.min_words} "
+        f"words and more, {proposal.bytes_dropped:.2%} of their bytes; the middle is {proposal.middle}"
+    )
+    for title, place in (("lowest", 0), ("highest", -1)):
+        print(f"{title}: {examples[np.argsort(ratios)[place]]!r}")
+    print(f"{options.output / 'token_ratio.png'}")
+
+
+def propose(ratios: np.ndarray, sizes: np.ndarray, deviations: float) -> Proposal:
+    """Limits around the median of `ratios` (n_documents,), by their median absolute deviation."""
+    logs = np.log(ratios)
+    middle = np.median(logs)
+    spread = 1.4826 * np.median(np.abs(logs - middle)) * deviations
+    low, high = np.round(np.exp([middle - spread, middle + spread]), 2)
+    dropped = (ratios < low) | (ratios > high)
+    return Proposal(
+        float(low),
+        float(high),
+        round(float(np.exp(middle)), 3),
+        round(float(dropped.mean()), 5),
+        round(float(sizes[dropped].sum() / sizes.sum()), 5),
+    )
+
+
+def plot(ratios: np.ndarray, proposal: Proposal, path: Path) -> None:
+    """Histogram of `ratios` (n_documents,) with the proposed limits."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 4.5))
+    edges = np.geomspace(max(ratios.min(), 0.1), ratios.max() * 1.001, 120)
+    axes.hist(ratios, bins=edges, color="#4a7ba6")
+    for limit in proposal[:2]:
+        axes.axvline(limit, color="#b03030", linestyle="--", label=f"{limit}")
+    axes.set(xscale="log", yscale="log", xlabel="tokens for each white-space word", ylabel="documents")
+    axes.legend(title="proposed limits")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    run_command(Options, main)
