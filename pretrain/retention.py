@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 
 from lit_gpt.checkpoint import (
-    MANIFEST,
     DamagedCheckpoint,
     check_files,
     list_checkpoints,
@@ -39,7 +38,7 @@ def finish_renames(out_dir: Path) -> None:
     """Publish what a crash left between its manifest and its rename: it is whole, if it verifies."""
     for temporary in out_dir.glob("iter-*-ckpt.pth.tmp"):
         folder = temporary.with_suffix("")
-        if (temporary / MANIFEST).exists() and not folder.exists():
+        if _looks_whole(temporary) and not folder.exists():
             publish(temporary, folder)
 
 

@@ -1,0 +1,188 @@
+"""Several real processes over gloo: any number resumes any other; what fails on one fails on all."""
+
+import json
+import os
+import resource
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from safetensors.torch import load_file, save_file
+
+from lit_gpt.checkpoint import folder_name, list_checkpoints, verify
+from lit_gpt.cli import InputError
+from lit_gpt.config import ModelConfig
+from lit_gpt.tensor_files import TensorReader
+from pretrain import parallel
+from pretrain.checkpointing import SaveFailed
+from pretrain.options import TrainOptions
+from tests.pretrain.saving import assert_same, checkpointer, everything, optimizer_of, train
+
+# Rows that 2, 3 and 4 ranks share unevenly.
+SHAPE = ModelConfig("odd", 2, 2, 1, 20, 29, 16, vocab_size=31)
+
+# World size, strategy and kind of checkpoint, one after the other over the same run.
+STAGES = [
+    (4, "FULL_SHARD", "sharded"),
+    (2, "FULL_SHARD", "full"),
+    (1, "FULL_SHARD", "sharded"),
+    (3, "NO_SHARD", "sharded"),
+    (4, "HYBRID_SHARD", "sharded"),
+    (3, "SHARD_GRAD_OP", "full"),
+]
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [held.getsockname()[1] for held in sockets]
+    for held in sockets:
+        held.close()
+    return ports
+
+
+class Run:
+    """One rank of one stage."""
+
+    def __init__(
+        self, out_dir: Path, rank: int, port: int, world_size: int, strategy: str, kind: str
+    ) -> None:
+        os.environ |= {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "GROUP_RANK": "0",
+            "WORLD_SIZE": str(world_size),
+            "LOCAL_WORLD_SIZE": str(world_size),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "TORCHELASTIC_RUN_ID": "test",
+        }
+        group = 2 if strategy == "HYBRID_SHARD" else None
+        options = TrainOptions(
+            devices=world_size, accelerator="cpu", sharding_strategy=strategy, shard_group_size=group
+        )
+        fabric = parallel.launch(options)
+        self.model = parallel.build_model(fabric, options, SHAPE, compiled=False)
+        self.optimizer = optimizer_of(self.model)
+        fabric.setup_optimizers(self.optimizer)
+        self.rank = rank
+        self.saver = checkpointer(
+            out_dir,
+            process_group=parallel.new_gloo_group(),
+            rank=rank,
+            world_size=world_size,
+            state_dict_type=kind,
+            keep_last=0,
+        )
+
+    def everything(self):
+        return everything(self.model, self.optimizer)
+
+    def resume(self) -> int:
+        return self.saver.load(self.saver.find("auto"), self.model, self.optimizer)["step"]
+
+    def leave(self) -> None:
+        self.saver.close()
+        if dist.is_initialized():
+            dist.barrier()
+            dist.destroy_process_group()
+
+
+def _record(folder: Path, state) -> None:
+    """By safetensors itself, apart from the code under test."""
+    save_file(
+        {name: tensor.contiguous() for name, tensor in state[0].items()}, folder / "expected.safetensors"
+    )
+    (folder / "expected.json").write_text(json.dumps(state[1]))
+
+
+def _recorded(folder: Path):
+    return load_file(folder / "expected.safetensors"), json.loads((folder / "expected.json").read_text())
+
+
+def _pass_on(rank: int, folder: Path, ports: list[int]) -> None:
+    torch.set_num_threads(1)
+    for number, (world_size, strategy, kind) in enumerate(STAGES):
+        if rank >= world_size:
+            continue
+        run = Run(folder / "run", rank, ports[number], world_size, strategy, kind)
+        step = 0
+        if number > 0:
+            step = run.resume()
+            tensors, scalars = run.everything()
+            assert_same((tensors, json.loads(json.dumps(scalars))), _recorded(folder))
+        train(run.model, run.optimizer, range(step + 1, step + 3))
+        run.saver.save(step + 2, run.model, run.optimizer, {})
+        expected = run.everything()
+        train(run.model, run.optimizer, range(step + 3, step + 4))  # while it is being written
+        run.saver.wait()
+        if rank == 0:
+            _record(folder, expected)
+        run.leave()
+
+
+@pytest.mark.slow
+def test_any_number_of_ranks_resumes_any_other_bit_for_bit(tmp_path):
+    (tmp_path / "run").mkdir()
+    mp.spawn(_pass_on, (tmp_path, _free_ports(len(STAGES))), nprocs=4)
+    folders = list_checkpoints(tmp_path / "run")
+    assert [step for step, _ in folders] == [2 * (number + 1) for number in range(len(STAGES))]
+    for (world_size, strategy, kind), (_, folder) in zip(STAGES, folders, strict=True):
+        manifest = verify(folder)
+        assert (manifest.world_size, manifest.state_dict_type) == (world_size, kind)
+        writers = {name for name in manifest.files if name.startswith("model/")}
+        assert len(writers) == (1 if kind == "full" else world_size), (strategy, writers)
+    last, tensors = TensorReader(folders[-1][1] / "model"), _recorded(tmp_path)[0]
+    assert all(torch.equal(last.read(name), tensors[name]) for name in last.keys())  # noqa: SIM118
+
+
+def _suffer(rank: int, folder: Path, ports: list[int]) -> None:
+    torch.set_num_threads(1)
+    run = Run(folder / "run", rank, ports[0], 2, "FULL_SHARD", "sharded")
+    for step in (1, 2, 3):
+        train(run.model, run.optimizer, range(step, step + 1))
+        run.saver.save(step, run.model, run.optimizer, {})
+        if step == 2:
+            expected = run.everything()
+    run.saver.close()
+
+    # A shard that only rank 1 reads is damaged: both go back to the same checkpoint.
+    newest = folder / "run" / folder_name(3)
+    if rank == 0:
+        manifest = verify(newest)
+        smaller = sorted(manifest.files, key=lambda name: -manifest.files[name].size)[1]
+        data = bytearray((newest / smaller).read_bytes())
+        data[-1] ^= 1
+        (newest / smaller).write_bytes(data)
+    dist.barrier()
+    with pytest.raises(InputError, match="content does not match"):
+        run.saver.find(str(newest))
+    assert run.resume() == 2
+    assert_same(run.everything(), expected)
+    assert not newest.exists()
+
+    # Rank 1 alone cannot write.
+    if rank == 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+    run.saver.save(4, run.model, run.optimizer, {})
+    run.saver.wait()
+    assert run.saver.poll()
+    with pytest.raises(SaveFailed, match=r"iter-00000004-.*rank-00001-000.*: File too large \(rank 1 on"):
+        run.saver.close()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert run.resume() == 2
+    run.saver.save(4, run.model, run.optimizer, {})
+    run.leave()
+
+
+@pytest.mark.slow
+def test_what_fails_on_one_rank_fails_on_all(tmp_path):
+    (tmp_path / "run").mkdir()
+    mp.spawn(_suffer, (tmp_path, _free_ports(1)), nprocs=2)
+    assert [step for step, _ in list_checkpoints(tmp_path / "run")] == [1, 2, 4]
+    assert sorted(path.name for path in (tmp_path / "run").glob("*damaged*")) == [
+        "iter-00000003-ckpt.pth.damaged",
+        "iter-00000003-ckpt.pth.damaged.txt",
+    ]
