@@ -5,19 +5,15 @@
 Everything on the device stays there until a log step: losses, norms and skips are read together, once.
 """
 
-import json
-import os
+import platform
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from lit_gpt.attention import choose_attention
-from lit_gpt.checkpoint import list_checkpoints
-from lit_gpt.cli import InputError
-from pretrain import parallel
+from pretrain import parallel, run_folder
 from pretrain.checkpointing import Checkpointer
 from pretrain.dataloader import DataLoader, StepBatch, check_resumable, evaluation_batches
 from pretrain.datapoint_log import DatapointLog
@@ -45,35 +41,21 @@ class Trainer:
         self.device = self.fabric.device
         self.rank = self.fabric.global_rank
         self.world_size = self.fabric.world_size
-        self._make_out_dir()
+        if self.rank == 0:
+            run_folder.prepare(options)
+        self.fabric.barrier()
         stores = self.data.stores + ([self.validation] if self.validation else [])
         self.startup_lines = preflight(self.fabric, stores, self.out_dir)
-        stop_request.limit(options.max_seconds)
         self.stop_request = stop_request
-        self.watchdog = Watchdog(
-            self.out_dir, self.rank, self.world_size, options.watchdog_minutes * 60
-        ).start()
+        self.stop_request.limit(options.max_seconds)
+        self.agreement = StopAgreement(stop_request, parallel.new_gloo_group())
+        self.watchdog = Watchdog(self.out_dir, self.rank, self.world_size, 60 * options.watchdog_minutes)
+        self.watchdog.start()
         self._build_model()
-        self._build_bookkeeping()
+        self._resume()
+        self._open_logs()
 
     # ---- building
-
-    def _make_out_dir(self) -> None:
-        """Rank 0 makes the folder and removes the last start's marker; all see it after the barrier."""
-        if self.rank == 0:
-            try:
-                self.out_dir.mkdir(parents=True, exist_ok=True)
-                if self.options.resume is None and list_checkpoints(self.out_dir):
-                    raise InputError(
-                        f"--out_dir {self.out_dir} holds checkpoints: give --resume auto or another folder"
-                    )
-                (self.out_dir / "requeue").unlink(missing_ok=True)
-                (self.out_dir / "config.yaml").write_text(yaml.safe_dump(self.options.to_dict()))
-            except OSError as error:
-                raise InputError(
-                    f"--out_dir {self.out_dir}: cannot write there ({error.strerror})"
-                ) from error
-        self.fabric.barrier()
 
     def _build_model(self) -> None:
         options = self.options
@@ -82,11 +64,9 @@ class Trainer:
         dtype = torch.float32 if precision == "32-true" else torch.bfloat16
         attention, reason = choose_attention(options.attention, self.device, dtype)
         self.model = parallel.build_model(self.fabric, options, self.config, compiled)
-        raw = build_optimizer(
+        self.optimizer = build_optimizer(
             self.model, options.learning_rate, options.weight_decay, options.beta1, options.beta2
         )
-        self.raw_optimizer = raw
-        self.fabric.setup_optimizers(raw)
         self.schedule = Schedule(
             options.lr_schedule,
             options.learning_rate,
@@ -106,17 +86,13 @@ class Trainer:
         if precision == "bf16-true":
             self.startup_lines.append("warning: bf16-true keeps weights and Adam's moments in bf16")
 
-    def _build_bookkeeping(self) -> None:
-        """Resume, then everything that starts at the step resumed from."""
-        options, rank = self.options, self.rank
-        self.gloo_group = parallel.new_gloo_group()
-        node_rank, local_rank = self.fabric.node_rank, self.fabric.local_rank
-        node_group = parallel.new_node_group(options.num_nodes, options.devices, node_rank)
-        self.agreement = StopAgreement(self.stop_request, self.gloo_group)
+    def _resume(self) -> None:
+        """Load the checkpoint that `--resume` names, if any, and go on at its step."""
+        options = self.options
         self.checkpointer = Checkpointer(
             self.out_dir,
             process_group=parallel.new_gloo_group(parallel.SAVE_TIMEOUT),
-            rank=rank,
+            rank=self.rank,
             world_size=self.world_size,
             keep_last=options.keep_last,
             keep_every=options.keep_every,
@@ -126,7 +102,20 @@ class Trainer:
         )
         self.step = 0
         self.tokens = 0
-        self._resume()
+        if options.resume and (folder := self.checkpointer.find(options.resume)) is not None:
+            state = self.checkpointer.load(folder, self.model, self.optimizer, expected=self._identity())
+            check_resumable(state["data"], self.data, options.allow_changed_data)
+            self.step, self.tokens = state["step"], state["tokens"]
+            self.startup_lines.append(f"resumed from {folder} at step {self.step}")
+        elif options.initial_checkpoint_dir is not None:
+            self.checkpointer.load(Path(options.initial_checkpoint_dir), self.model, None)
+            self.startup_lines.append(f"weights from {options.initial_checkpoint_dir}, fresh optimizer")
+        else:
+            self.startup_lines.append("starting at step 1")
+
+    def _open_logs(self) -> None:
+        """The loader and all that is written, from the step after the one resumed from."""
+        options, rank = self.options, self.rank
         self.loader = DataLoader(
             self.data,
             global_batch_size=options.global_batch_size,
@@ -136,20 +125,7 @@ class Trainer:
             device=self.device,
             first_step=self.step + 1,
         )
-        self.datapoint_log: DatapointLog | None = None
-        if options.log_datapoints:
-            self.datapoint_log = DatapointLog(
-                self.out_dir,
-                self.data.describe(),
-                global_batch_size=options.global_batch_size,
-                rank=rank,
-                local_rank=local_rank,
-                node_rank=node_rank,
-                node_group=node_group,
-            )
-            if rank == 0:
-                self.datapoint_log.discard_after(self.step)
-        self.fabric.barrier()
+        self.datapoint_log = self._open_datapoint_log() if options.log_datapoints else None
         metrics = MetricsWriter(self.out_dir, self.step + 1, options.wandb_project) if rank == 0 else None
         self.metrics = metrics
         self.progress = ProgressLine(self.step + 1, options.max_steps, enabled=rank == 0)
@@ -158,24 +134,26 @@ class Trainer:
             rank, self.data, self.schedule, self.speed, metrics, self.progress, options.max_skipped_steps
         )
 
-    def _resume(self) -> None:
-        """Load the checkpoint that `--resume` names, if any, and take up its step."""
-        options = self.options
-        folder = self.checkpointer.find(options.resume) if options.resume else None
-        if folder is None:
-            if options.initial_checkpoint_dir is not None:
-                self.checkpointer.load(Path(options.initial_checkpoint_dir), self.model, None)
-                self.startup_lines.append(f"weights from {options.initial_checkpoint_dir}, fresh optimizer")
-            self.startup_lines.append("starting at step 1")
-            return
-        state = self.checkpointer.load(folder, self.model, self.raw_optimizer, expected=self._identity())
-        check_resumable(state["data"], self.data, options.allow_changed_data)
-        self.step, self.tokens = state["step"], state["tokens"]
-        self.startup_lines.append(f"resumed from {folder} at step {self.step}")
+    def _open_datapoint_log(self) -> DatapointLog:
+        node_rank = self.fabric.node_rank
+        log = DatapointLog(
+            self.out_dir,
+            self.data.describe(),
+            global_batch_size=self.options.global_batch_size,
+            rank=self.rank,
+            local_rank=self.fabric.local_rank,
+            node_rank=node_rank,
+            node_group=parallel.new_node_group(self.options.num_nodes, self.options.devices, node_rank),
+        )
+        if self.rank == 0:
+            log.discard_after(self.step)
+        self.fabric.barrier()
+        return log
 
     def _identity(self) -> dict[str, Any]:
         """What a checkpoint must share with this run to be its continuation."""
-        return {"model": self.config.to_dict(), "global_batch_size": self.options.global_batch_size}
+        shape = {name: value for name, value in self.config.to_dict().items() if name != "name"}
+        return {"model": shape, "global_batch_size": self.options.global_batch_size}
 
     # ---- the loop
 
@@ -195,10 +173,10 @@ class Trainer:
             waited = time.monotonic() - waited
             self.train_step(batch, waited)
             stopping = self.agreement.should_stop()
-            last = stopping or self.step == self.options.max_steps
-            val_loss = self._validate() if self._due(self.options.eval_step_interval, last) else None
-            save = self._due(self.options.save_step_interval, last)
-            if save or val_loss is not None or self._due(self.options.log_step_interval, last):
+            # Who was asked to stop has no time for a validation.
+            val_loss = self._validate() if self._due(self.options.eval_step_interval) else None
+            save = stopping or self._due(self.options.save_step_interval)
+            if save or val_loss is not None or self._due(self.options.log_step_interval):
                 self.reporter.report(val_loss)
             if save:
                 self.save_checkpoint()
@@ -207,8 +185,9 @@ class Trainer:
             self.watchdog.beat(f"step {self.step}")
         self._leave("done" if self.step == self.options.max_steps else "requeue")
 
-    def _due(self, interval: int, last: bool) -> bool:
-        return last or (interval > 0 and self.step % interval == 0)
+    def _due(self, interval: int) -> bool:
+        """At every so many steps, and at the last one."""
+        return self.step == self.options.max_steps or (interval > 0 and self.step % interval == 0)
 
     def train_step(self, batch: StepBatch, waited: float) -> None:
         """Forward and backward over this rank's micro-batches, then one optimizer step."""
@@ -223,8 +202,8 @@ class Trainer:
         mean_loss = parallel.all_reduce_sum(loss_sum) / batch.n_targets
         self.step = batch.step
         learning_rate = self.schedule.learning_rate(self.step)
-        norm, skipped = guarded_step(self.raw_optimizer, learning_rate, self.options.grad_clip, mean_loss)
-        self.raw_optimizer.zero_grad(set_to_none=True)
+        norm, skipped = guarded_step(self.optimizer, learning_rate, self.options.grad_clip, mean_loss)
+        self.optimizer.zero_grad(set_to_none=True)
         self.tokens += batch.n_targets
         self.speed.step(batch.n_targets, batch.attention_pairs, waited)
         self.reporter.add(batch, self.tokens, mean_loss, norm, skipped)
@@ -255,39 +234,32 @@ class Trainer:
     def save_checkpoint(self) -> None:
         """The log of what was fed is on disk before the checkpoint that has seen it."""
         with self.speed.pause():
+            skipped = self.reporter.take_skipped()
             if self.datapoint_log is not None:
-                self.datapoint_log.commit(self.step, self.reporter.take_skipped())
+                self.datapoint_log.commit(self.step, skipped)
             state = {
                 "step": self.step,
                 "tokens": self.tokens,
                 "data": self.loader.state_dict(self.step),
                 "options": self.options.to_dict(),
+                "versions": {"python": platform.python_version(), "torch": torch.__version__},
                 **self._identity(),
             }
-            self.checkpointer.save(self.step, self.model, self.raw_optimizer, state)
+            self.checkpointer.save(self.step, self.model, self.optimizer, state)
 
-    def _leave(self, marker: str) -> None:
-        """Finish writing, then say how the run ended: OUT/done or OUT/requeue, after every rank has saved."""
+    def _leave(self, marker: run_folder.Marker) -> None:
+        """Finish writing, then say how the run ended, after every rank has saved."""
+        self.watchdog.lift_limit()  # the last checkpoint may take longer than a step
         self.loader.close()
         self.checkpointer.close()
         self.fabric.barrier()
         self.watchdog.close()
         if self.metrics is not None:
             self.metrics.close()
-            content = {"step": self.step, "reason": self.stop_request.reason}
-            _write_atomically(self.out_dir / marker, json.dumps(content))
+            run_folder.write_marker(self.out_dir, marker, self.step, self.stop_request.reason)
         self.progress.close()
         if marker == "requeue":
             self.progress.message(
                 f"stopped at step {self.step} ({self.stop_request.reason or 'another rank was asked to'}); "
                 "go on with --resume auto"
             )
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

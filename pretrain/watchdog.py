@@ -56,6 +56,10 @@ class Watchdog:
         self._last_progress = time.monotonic()
         self._where = where
 
+    def lift_limit(self) -> None:
+        """Wait without limit from now on; ranks that fall silent are still found."""
+        self._limit = float("inf")
+
     def close(self) -> None:
         """Stop watching: the run is over on this rank."""
         self._stop.set()

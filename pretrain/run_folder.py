@@ -1,0 +1,45 @@
+"""The folder of a run, apart from what its checkpoints, log and metrics keep in it.
+
+config.yaml     the options it was started with last
+requeue, done   how it ended: stopped before its last step, or complete; JSON {"step": N, "reason": ...}
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Literal
+
+import yaml
+
+from lit_gpt.checkpoint import list_checkpoints
+from lit_gpt.cli import InputError
+from pretrain.options import TrainOptions
+
+Marker = Literal["requeue", "done"]
+
+
+def prepare(options: TrainOptions) -> None:
+    """Make the folder, note the options and remove what says how the start before ended. For one process.
+
+    Raises:
+        InputError: it cannot be written, or holds a run and this one is not to continue it.
+    """
+    out_dir = Path(options.out_dir)
+    if options.resume is None and list_checkpoints(out_dir):
+        raise InputError(f"--out_dir {out_dir} holds checkpoints: give --resume auto or another folder")
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        (out_dir / "requeue").unlink(missing_ok=True)
+        (out_dir / "config.yaml").write_text(yaml.safe_dump(options.to_dict()))
+    except OSError as error:
+        raise InputError(f"--out_dir {out_dir}: cannot write there ({error.strerror})") from error
+
+
+def write_marker(out_dir: Path, marker: Marker, step: int, reason: str | None) -> None:
+    """Say how the run ended, in one go and on disk: batch scripts act on it."""
+    temporary = out_dir / f"{marker}.tmp"
+    with temporary.open("w") as file:
+        file.write(json.dumps({"step": step, "reason": reason}) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(out_dir / marker)
