@@ -1,16 +1,18 @@
-"""Train a byte-level BPE tokenizer: every text can be encoded, so there is no unknown token."""
+"""Train a BPE tokenizer, of bytes or by SentencePiece: every text can be encoded and comes back as it was."""
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from data_prep import sentencepiece_bpe
 from data_prep.readers import TEXT_FIELDS, SetAside, find_files, read_documents
 from lit_gpt.cli import InputError, progress, run_command
 from lit_gpt.files import write_atomically
@@ -21,14 +23,20 @@ BOS, EOS = "<s>", "</s>"  # ids 0 and 1, whatever the vocabulary
 
 @dataclass
 class Options:
-    """Train a byte-level BPE tokenizer on documents."""
+    """Train a BPE tokenizer on documents."""
 
     input: list[str]
     """Files or globs: .jsonl, .jsonl.gz, .jsonl.zst, .parquet."""
     output: Path
     """Folder for tokenizer.json and tokenizer_config.json."""
     vocab_size: int = 32000
-    """Ids, the two special tokens included."""
+    """Ids, special tokens included; rounded up to a multiple of --vocab_multiple."""
+    type: Literal["byte_level", "sentencepiece"] = "byte_level"
+    """`sentencepiece` also writes tokenizer.model, which Llama's tools read."""
+    special_tokens: list[str] = field(default_factory=list)
+    """Further special tokens, for example of chats: never made from text."""
+    vocab_multiple: int = 64
+    """Matrix products are fastest with such sizes."""
     sample_mb: float = 2000.0
     """Million bytes of text to learn from, of each file's beginning a share by its size."""
     text_fields: list[str] = field(default_factory=lambda: list(TEXT_FIELDS))
@@ -45,15 +53,17 @@ def main(options: Options) -> None:
     files = find_files(options.input)
     with progress(description="read", total=round(options.sample_mb * 1e6), unit="B") as bar:
         texts = sample(files, options.sample_mb * 1e6, set_aside, options.text_fields)
-        train(_counted(texts, bar.update), options.vocab_size, options.output)
+        vocab_size = -(-options.vocab_size // options.vocab_multiple) * options.vocab_multiple
+        learn = train if options.type == "byte_level" else sentencepiece_bpe.train
+        learn(_counted(texts, bar.update), vocab_size, options.output, options.special_tokens)
         n_bytes = bar.n
-    print(f"{options.output}: {options.vocab_size:,} tokens learned from {n_bytes / 1e6:,.1f} MB of text")
+    print(f"{options.output}: {vocab_size:,} tokens learned from {n_bytes / 1e6:,.1f} MB of text")
     for reason, count in set_aside.counts().items():
         print(f"skipped: {count:,} {reason}")
 
 
 def sample(files: list[Path], n_bytes: float, set_aside: SetAside, text_fields: list[str]) -> Iterator[str]:
-    """Texts from the beginning of each file: of `n_bytes` of UTF-8 the share that the file has of all sizes."""
+    """Texts from the beginning of each file: its share in size of `n_bytes` of UTF-8."""
     total = sum(file.stat().st_size for file in files)
     for file in files:
         left = n_bytes * file.stat().st_size / total
@@ -64,24 +74,24 @@ def sample(files: list[Path], n_bytes: float, set_aside: SetAside, text_fields: 
                 break
 
 
-def train(texts: Iterable[str], vocab_size: int, output: Path) -> None:
-    """Train on texts and write the folder, which `AutoTokenizer` and `Tokenizer.load` read alike.
+def train(texts: Iterable[str], vocab_size: int, output: Path, special_tokens: Sequence[str] = ()) -> None:
+    """Train on bytes of texts and write the folder, which `AutoTokenizer` and `Tokenizer.load` read alike.
 
     Raises:
         InputError: the vocabulary is too small for all bytes, or larger than the texts give.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    if vocab_size < len(alphabet) + 2:
-        raise InputError(
-            f"--vocab_size {vocab_size} is too small: bytes and special tokens take {len(alphabet) + 2}"
-        )
+    special = [BOS, EOS, *special_tokens]
+    if vocab_size < len(alphabet) + len(special):
+        needed = len(alphabet) + len(special)
+        raise InputError(f"--vocab_size {vocab_size} is too small: bytes and special tokens take {needed}")
     backend = tokenizers.Tokenizer(models.BPE())
     words = pre_tokenizers.Split(tokenizers.Regex(WORDS), behavior="isolated")
     letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.pre_tokenizer = pre_tokenizers.Sequence([words, letters])
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=[BOS, EOS], initial_alphabet=alphabet, show_progress=False
+        vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
     backend.train_from_iterator(texts, trainer)
     if backend.get_vocab_size() < vocab_size:

@@ -33,7 +33,9 @@ def token_dtype(vocab_size: int) -> np.dtype:
 class Tokenizer:
     """Text to `BOS + ids + EOS` and back. Strings that look like special tokens are plain text."""
 
-    def __init__(self, folder: Path, definition: dict[str, Any], special: dict[str, str | None]) -> None:
+    def __init__(
+        self, folder: Path, definition: dict[str, Any], special: dict[str, str | None], cache_words: bool
+    ) -> None:
         self.folder = folder
         self._backend = tokenizers.Tokenizer.from_str(json.dumps(definition))
         self._backend.encode_special_tokens = True
@@ -41,7 +43,7 @@ class Tokenizer:
         self._backend.no_padding()
         self.vocab_size = max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
         self.dtype = token_dtype(self.vocab_size)
-        self._words = word_cache(definition, self._backend, self.dtype)
+        self._words = word_cache(definition, self._backend, self.dtype) if cache_words else None
         self.bos_id = self._special_id(special, "bos_token")
         self.eos_id = self._special_id(special, "eos_token")
         self.unk_id: int | None = None
@@ -51,8 +53,12 @@ class Tokenizer:
         self.fingerprint = hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()
 
     @classmethod
-    def load(cls, folder: Path | str) -> "Tokenizer":
+    def load(cls, folder: Path | str, cache_words: bool = True) -> "Tokenizer":
         """Read `tokenizer.json`, and from `tokenizer_config.json` what changes its ids.
+
+        Args:
+            folder: as `AutoTokenizer` reads it.
+            cache_words: encode through a cache, which changes nothing but the speed.
 
         Raises:
             InputError: a file is missing or unreadable, or no BOS or EOS token is named.
@@ -64,7 +70,7 @@ class Tokenizer:
         if config.get("add_prefix_space") is False:
             _forbid_prefix_space(definition)
         try:
-            return cls(folder, {key: definition.get(key) for key in _DEFINING}, special)
+            return cls(folder, {key: definition.get(key) for key in _DEFINING}, special, cache_words)
         except InputError:
             raise
         except Exception as error:  # the library raises a bare Exception for whatever it cannot read

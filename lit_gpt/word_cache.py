@@ -18,9 +18,6 @@ WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# Nothing that WORDS matches goes on from a non-space to a space, nor beyond the last line end of a run of
-# space. (For Python \x1c-\x1f are space, for the tokenizers library they are not.)
-_CUT_WORDS = r"[^\S\x1c-\x1f]*[\S\x1c-\x1f]+(?:[^\S\x1c-\x1f]*[\r\n])?|[^\S\x1c-\x1f]+"
 _BYTE_LEVEL = {
     "type": "Sequence",
     "pretokenizers": [
@@ -28,8 +25,12 @@ _BYTE_LEVEL = {
         {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
     ],
 }
+# Nothing that WORDS matches goes on from a non-space to a space, nor beyond the last line end of a run of
+# space, nor from a letter to a mark. (\x1c-\x1f are space for Python, but not for the tokenizers library.)
+_CUT_BYTE_LEVEL = r"[^\S\x1c-\x1f]*[\S\x1c-\x1f]+(?:[^\S\x1c-\x1f]*[\r\n])?|[^\S\x1c-\x1f]+"
+_RECUT_BYTE_LEVEL = r"(?s:.+?[A-Za-zÄÖÜäöüß](?=[!-@\[-`{-~])|.+)"
 _SPACE_AS_LETTER = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never", "split": False}
-_CHANGES_WORDS = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")
+_CHANGES_WORDS = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges")
 _GENERATION = 1 << 18  # words; two generations are about 100 MB
 _LONGEST = 64  # characters; longer ones hardly come again
 
@@ -37,21 +38,34 @@ _LONGEST = 64  # characters; longer ones hardly come again
 class WordCache(dict[str, bytes]):
     """Word -> its ids as bytes. When a generation is full it becomes the previous one, so hot words stay."""
 
-    def __init__(self, cut: str, encode: Callable[[str], list[int]], dtype: np.dtype) -> None:
+    def __init__(self, cut: str, recut: str, encode: Callable[[str], list[int]], dtype: np.dtype) -> None:
+        """Make an empty cache.
+
+        Args:
+            cut: pattern of a word; every text is a row of its matches.
+            recut: pattern of a word's parts, which are looked up when the whole is not there.
+            encode: ids of a part.
+            dtype: of the ids.
+        """
         super().__init__()
-        self._findall = re.compile(cut).findall
+        self._words = re.compile(cut).findall
+        self._parts = re.compile(recut).findall
         self._encode = encode
         self._typecode = dtype.char
         self._previous: dict[str, bytes] = {}
 
     def encode(self, text: str) -> bytes:
         """The ids of a text, in the dtype's bytes."""
-        return b"".join(map(self.__getitem__, self._findall(text)))
+        return b"".join(map(self.__getitem__, self._words(text)))
 
     def __missing__(self, word: str) -> bytes:
         ids = self._previous.get(word)
         if ids is None:
-            ids = array(self._typecode, self._encode(word)).tobytes()
+            parts = self._parts(word)
+            if len(parts) > 1:
+                ids = b"".join(map(self.__getitem__, parts))
+            else:
+                ids = array(self._typecode, self._encode(word)).tobytes()
         if len(word) <= _LONGEST:
             if len(self) >= _GENERATION:
                 self._previous = dict(self)
@@ -75,35 +89,46 @@ def word_cache(
     if not plain_bpe or definition.get("normalizer"):
         return None
     if definition.get("pre_tokenizer") == _BYTE_LEVEL and all(token["special"] for token in added):
-        return WordCache(_CUT_WORDS, lambda word: backend.encode(word, add_special_tokens=False).ids, dtype)
-    if definition.get("pre_tokenizer") == _SPACE_AS_LETTER and _spaces_only_begin(model) and _single(added):
-        return _cache_of_lines(
-            backend, {token["content"]: token["id"] for token in added if not token["special"]}, dtype
-        )
+
+        def encode(part: str) -> list[int]:
+            return backend.encode(part, add_special_tokens=False).ids
+
+        return WordCache(_CUT_BYTE_LEVEL, _RECUT_BYTE_LEVEL, encode, dtype)
+    if definition.get("pre_tokenizer") == _SPACE_AS_LETTER and _are_single(added):
+        characters = {token["content"]: token["id"] for token in added if not token["special"]}
+        return _cache_of_lines(model, backend.model, characters, dtype)
     return None
 
 
-def _cache_of_lines(backend: tokenizers.Tokenizer, added: dict[str, int], dtype: np.dtype) -> WordCache:
-    """For a model that is given whole texts, spaces as `▁`, cut only at the added characters."""
-    bpe = (
-        backend.model
-    )  # a word between cuts needs no pre-tokenizer: half the time of asking the whole tokenizer
+def _cache_of_lines(
+    model: dict[str, Any], bpe: tokenizers.models.Model, added: dict[str, int], dtype: np.dtype
+) -> WordCache | None:
+    """For a model that is given whole lines, spaces as `▁`: cut by what its merges never join.
 
-    def encode(word: str) -> list[int]:
-        if word in added:
-            return [added[word]]
-        return [token.id for token in bpe.tokenize(word.replace(" ", "▁"))]
+    Unknown characters may be fused with unknown neighbours, so a cut has a known character on one side.
+    """
+    merged = [
+        "".join(merge) if isinstance(merge, list) else merge.replace(" ", "") for merge in model["merges"]
+    ]
+    letters = "".join(re.escape(one) for one in model["vocab"] if len(one) == 1 and one.isalpha())
+    if "▁" not in model["vocab"] or not letters or any(re.search("[^▁]▁", token) for token in merged):
+        return None
+    joins = re.compile(f"[{letters}][^{letters}]|[^{letters}▁][{letters}]")
+    recut = (
+        f"[ ▁]*[{letters}]+|[ ▁]*[^{letters} ▁]+|[ ▁]+" if not any(map(joins.search, merged)) else "(?s:.+)"
+    )
+    one_added = "".join(map(re.escape, added))
 
-    one = "".join(map(re.escape, added))
-    return WordCache(rf"[ ▁]*[^ ▁{one}]+|[ ▁]+" + (f"|[{one}]" if one else ""), encode, dtype)
+    def encode(part: str) -> list[int]:
+        if part in added:
+            return [added[part]]
+        return [token.id for token in bpe.tokenize(part.replace(" ", "▁"))]
+
+    cut = f"[ ▁]*[^ ▁{one_added}]+|[ ▁]+" + (f"|[{one_added}]" if added else "")
+    return WordCache(cut, recut, encode, dtype)
 
 
-def _spaces_only_begin(model: dict[str, Any]) -> bool:
-    """No token holds a space after another character, so no merge crosses from a word into the next."""
-    return not model.get("ignore_merges") and not any(re.search("[^▁]▁", token) for token in model["vocab"])
-
-
-def _single(added: list[dict[str, Any]]) -> bool:
+def _are_single(added: list[dict[str, Any]]) -> bool:
     """Added tokens are single characters that are found wherever they stand."""
     plain = [token for token in added if not token["special"]]
     bound = any(token[name] for token in plain for name in ("lstrip", "rstrip", "single_word"))

@@ -1,0 +1,105 @@
+"""How fast text becomes tokens: plain and through the word cache on one core, the whole pipeline on more."""
+
+import itertools
+import os
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data_prep.batches import read_batches
+from data_prep.encode_batches import Encoding, encode_batch
+from data_prep.parallel import n_cores, ordered_map
+from data_prep.readers import ID_FIELDS, TEXT_FIELDS, SetAside, find_files, read_documents
+from lit_gpt.cli import InputError, run_command
+from lit_gpt.store_writer import TokenStoreWriter
+from lit_gpt.tokenizer import Tokenizer
+
+
+@dataclass
+class Options:
+    """Measure tokenizing: MB (10^6 bytes of UTF-8 text) a second.
+
+    On one core, by CPU time: the last file, plain, with an empty word cache, and with one that has seen the
+    other files. Then the pipeline of tokenize_corpus.py (read, parse, encode, write) by the clock.
+    """
+
+    input: list[str]
+    """Two files or more; the last is measured."""
+    tokenizer: Path
+    """Folder of the tokenizer."""
+    repeats: int = 3
+    """Measurements, interleaved; the median counts."""
+    workers: int | None = None
+    """Processes of the pipeline; by default one per core."""
+
+
+def main(options: Options) -> None:
+    """Measure and print a table."""
+    files = find_files(options.input)
+    if len(files) < 2:
+        raise InputError("--input names one file; give at least two, the last of them is measured")
+    set_aside = SetAside()
+    before = [document.text for document in read_documents(files[:-1], set_aside)]
+    measured = [document.text for document in read_documents(files[-1:], set_aside)]
+    megabytes = sum(len(text.encode()) for text in measured) / 1e6
+    seconds: dict[str, list[float]] = {"plain": [], "word cache, cold": [], "word cache, warmed": []}
+    for _ in range(options.repeats):
+        plain = Tokenizer.load(options.tokenizer, cache_words=False)
+        seconds["plain"].append(_cpu_seconds(plain, measured))
+        seconds["word cache, cold"].append(_cpu_seconds(Tokenizer.load(options.tokenizer), measured))
+        warmed = Tokenizer.load(options.tokenizer)
+        warmed.encode(before)
+        seconds["word cache, warmed"].append(_cpu_seconds(warmed, measured))
+    rates = {name: megabytes / statistics.median(each) for name, each in seconds.items()}
+    for name, rate in rates.items():
+        print(f"{name:20} {rate:6.2f} MB/s a core, {rate / rates['plain']:5.2f} x plain")
+    pipelines: dict[int, list[float]] = {1: [], options.workers or n_cores(): []}
+    for _ in range(options.repeats):
+        for workers, measurements in pipelines.items():
+            measurements.append(_pipeline_rate(files, options.tokenizer, workers))
+    for workers, measurements in pipelines.items():
+        rate = statistics.median(measurements)
+        ratio = rate / statistics.median(pipelines[1])
+        print(f"pipeline, {workers:3} cores  {rate:6.2f} MB/s, {ratio:5.2f} x one core")
+
+
+def _cpu_seconds(tokenizer: Tokenizer, texts: list[str]) -> float:
+    start = time.process_time()
+    tokenizer.encode(texts)
+    return time.process_time() - start
+
+
+def _pipeline_rate(files: list[Path], tokenizer: Path, workers: int) -> float:
+    """MB a second of tokenize_corpus.py's way from files to a store on as many cores as workers.
+
+    The files go through twice and the second time is measured: processes have started and caches are filled.
+    """
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(cores)[:workers])
+    batches = [list(read_batches(file)) for file in files]
+    n_batches = sum(map(len, batches))
+    again = (batch for file in files for batch in read_batches(file))
+    work = itertools.chain(itertools.chain.from_iterable(batches), again)
+    encoding = Encoding(tokenizer, TEXT_FIELDS, ID_FIELDS, val_fraction=0.0)
+    start, n_bytes = 0.0, 0
+    with tempfile.TemporaryDirectory() as folder:
+        writer = TokenStoreWriter(Path(folder) / "store", Tokenizer.load(tokenizer))
+        for number, encoded in enumerate(ordered_map(partial(encode_batch, encoding), work, workers)):
+            if number == n_batches:
+                start, n_bytes = time.perf_counter(), 0
+            share = encoded.shares[0]
+            writer.add_many(share.ids, encoded.batch.source, share.source_lines, share.lengths, share.tokens)
+            n_bytes += share.text_bytes
+        seconds = time.perf_counter() - start
+    os.sched_setaffinity(0, cores)
+    return n_bytes / 1e6 / seconds
+
+
+if __name__ == "__main__":
+    run_command(Options, main)
