@@ -11,12 +11,12 @@ the folder is what a kill left and is not read. docs/formats.md is the specifica
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import chain, count
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lit_gpt.cli import InputError
+from lit_gpt.files import sync, sync_folder, write_atomically
 
 FORMAT_VERSION = 1
 ROW_GROUP = 1 << 16
@@ -158,7 +159,12 @@ def write_part(path: Path, table: pa.Table) -> None:
         "column_encoding": _ENCODINGS,
         "write_page_checksum": True,
     }
-    _write_durably(path, lambda file: pq.write_table(table, file, **settings))
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        pq.write_table(table, file, **settings)
+        sync(file)
+    os.replace(temporary, path)
+    sync_folder(path.parent)
 
 
 def discard_after(folder: Path, step: int) -> None:
@@ -177,7 +183,7 @@ def discard_after(folder: Path, step: int) -> None:
             discarded.mkdir(exist_ok=True)
             write_part(_unused(discarded / part_name(step + 1, int(part.stem.split("-")[3]))), tail)
             write_part(part, head)
-    _sync_folder(folder)
+    sync_folder(folder)
 
 
 def _unused(path: Path) -> Path:
@@ -212,22 +218,4 @@ def write_data(folder: Path, global_batch_size: int, segments: list[Segment]) ->
         "global_batch_size": global_batch_size,
         "segments": [asdict(segment) for segment in segments],
     }
-    _write_durably(folder / "data.json", lambda file: file.write(json.dumps(content, indent=1).encode()))
-
-
-def _write_durably(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    unfinished = path.with_name(path.name + ".unfinished")
-    with unfinished.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    write_atomically(folder / "data.json", json.dumps(content, indent=1) + "\n")

@@ -52,7 +52,7 @@ class DatapointLog:
         For one process of the job, before any commits.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
-        for unfinished in self._folder.rglob("*.unfinished"):
+        for unfinished in self._folder.rglob("*.tmp"):
             unfinished.unlink()
         datapoint_files.discard_after(self._folder, step)
         segments: list[Segment] = []

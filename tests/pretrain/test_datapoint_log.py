@@ -90,7 +90,7 @@ def test_a_part_is_cut_exactly_and_nothing_is_thrown_away(tmp_path, data):
 def test_what_a_kill_leaves_unfinished_has_no_effect(tmp_path, data):
     log_steps(tmp_path, data, 0, 10, commits={10})
     folder = tmp_path / "datapoints"
-    rest = folder / "part-00000011-node-000.parquet.unfinished"
+    rest = folder / "part-00000011-node-000.parquet.tmp"
     rest.write_bytes((folder / "part-00000001-node-000.parquet").read_bytes()[:1000])
     assert verify(tmp_path).messages == []
     log_steps(tmp_path, data, 10, 12, commits={12})
