@@ -1,0 +1,119 @@
+"""Compare tokenizers on held-out text: a table and a plot."""
+
+import sys
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data_prep.pipeline import write_json
+from data_prep.readers import TEXT_FIELDS, SetAside, find_files
+from data_prep.train_tokenizer import sample
+from lit_gpt.cli import InputError, progress, run_command
+from lit_gpt.tokenizer import Tokenizer
+
+
+@dataclass(kw_only=True)
+class Options:
+    """Compare tokenizers on text that none of them was trained on."""
+
+    input: list[str]
+    """Files or globs of held-out text."""
+    tokenizers: list[Path]
+    """Folders of the tokenizers."""
+    output: Path
+    """Folder for tokenizers.json, tokenizers.md and tokenizers.png."""
+    sample_mb: float = 20.0
+    """Million bytes of text, of each file's beginning a share by its size."""
+    text_fields: list[str] = field(default_factory=lambda: list(TEXT_FIELDS))
+    """Field that holds the text: the first of these that a document has."""
+
+
+@dataclass
+class Measures:
+    """What a tokenizer makes of a sample."""
+
+    name: str
+    vocab_size: int
+    tokens_per_word: float
+    """Tokens for each white-space word: fertility."""
+    bytes_per_token: float
+    """Bytes of UTF-8."""
+    whole_words: float
+    """Share of the words, each with the space before it, that are a single token."""
+    used_vocabulary: float
+    """Share of the ids that occur."""
+    unknown_per_million: float
+    """Unknown tokens in a million."""
+    changed_texts: float
+    """Share of the documents that do not come back from their ids as they were."""
+
+
+def main(options: Options) -> None:
+    """Measure every tokenizer on the same texts; print and write the comparison."""
+    files = find_files(options.input)
+    texts = list(sample(files, options.sample_mb * 1e6, SetAside(), options.text_fields))
+    if not any(text.split() for text in texts):
+        raise InputError("no words in the sample: give other --input")
+    measured = [measure(Tokenizer.load(folder), texts) for folder in options.tokenizers]
+    options.output.mkdir(parents=True, exist_ok=True)
+    write_json(options.output / "tokenizers.json", [asdict(measures) for measures in measured])
+    (options.output / "tokenizers.md").write_text(table(measured), encoding="utf-8")
+    plot(measured, options.output / "tokenizers.png")
+    print(table(measured), end="")
+
+
+def measure(tokenizer: Tokenizer, texts: list[str]) -> Measures:
+    """One tokenizer on the texts. Tokens are counted without BOS and EOS."""
+    words = Counter(word for text in texts for word in text.split())
+    n_words, n_tokens, n_changed = words.total(), 0, 0
+    counts: Counter[int] = Counter()
+    for text in progress(texts, description=tokenizer.folder.name, unit=" documents"):
+        ids = tokenizer.encode([text])[0][1:-1]
+        n_tokens += len(ids)
+        counts.update(ids.tolist())
+        n_changed += tokenizer.decode(ids) != text
+    whole = sum(count for word, count in words.items() if len(tokenizer.encode([f" {word}"])[0]) == 3)
+    unknown = counts[tokenizer.unk_id] if tokenizer.unk_id is not None else 0
+    return Measures(
+        name=tokenizer.folder.name,
+        vocab_size=tokenizer.vocab_size,
+        tokens_per_word=round(n_tokens / n_words, 4),
+        bytes_per_token=round(sum(len(text.encode()) for text in texts) / n_tokens, 4),
+        whole_words=round(whole / n_words, 4),
+        used_vocabulary=round(len(counts) / tokenizer.vocab_size, 4),
+        unknown_per_million=round(unknown / n_tokens * 1e6, 2),
+        changed_texts=round(n_changed / len(texts), 5),
+    )
+
+
+def table(measured: list[Measures]) -> str:
+    """Markdown, one line a tokenizer."""
+    rows = [[name.replace("_", " ") for name in asdict(measured[0])], ["---"] * len(asdict(measured[0]))]
+    rows += [[str(value) for value in asdict(measures).values()] for measures in measured]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def plot(measured: list[Measures], path: Path) -> None:
+    """Bars: tokens for each word, bytes for each token, whole words."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, 3, figsize=(11, 1.5 + 0.4 * len(measured)), sharey=True)
+    names = [measures.name for measures in measured]
+    for axes, name in zip(panels, ("tokens_per_word", "bytes_per_token", "whole_words"), strict=True):
+        bars = axes.barh(range(len(names)), [getattr(measures, name) for measures in measured])
+        axes.bar_label(bars, fmt="%.3g", padding=2)
+        axes.set(title=name.replace("_", " "), yticks=range(len(names)), yticklabels=names)
+        axes.margins(x=0.2)
+    panels[0].invert_yaxis()
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    run_command(Options, main)
