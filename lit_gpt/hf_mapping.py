@@ -4,6 +4,7 @@ A tensor of ours is one or more Hugging Face tensors, stacked along the rows. Ro
 both sides, so nothing is permuted.
 """
 
+import copy
 import re
 from typing import Any, NamedTuple
 
@@ -77,7 +78,8 @@ def hf_parts(name: str, config: ModelConfig) -> list[Part]:
 
 def to_hf_config(config: ModelConfig) -> dict[str, Any]:
     """The model's part of config.json, in the words that transformers 4 and 5 both read."""
-    return {**_HF_CONSTANTS, **{hf: getattr(config, lit) for lit, hf in _HF_FIELDS.items()}}
+    fields = {hf: getattr(config, lit) for lit, hf in _HF_FIELDS.items()}
+    return copy.deepcopy({**_HF_CONSTANTS, **fields})  # transformers writes into what it is given
 
 
 def from_hf_config(hf: dict[str, Any], name: str) -> ModelConfig:

@@ -6,6 +6,7 @@ heads, H = head width, C = width of the residual stream, V = vocabulary.
 
 import hashlib
 import re
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -96,8 +97,21 @@ class Transformer(nn.Module):
         self.ln_f = RMSNorm(config.n_embd, config.norm_eps)
         # No buffer: after construction on the meta device a non-persistent one would hold garbage.
         self._frequencies, self._rope_factor = inverse_frequencies(config)
+        self._compiled = False
+
+    def compile_blocks(self, **options: Any) -> None:
+        """Compile each block (one graph serves all), static but for the number of documents.
+
+        Without the marking in `forward` a new number of documents would compile again, and a smaller last
+        batch would make every shape dynamic, which costs speed from then on.
+        """
+        self._compiled = True
+        for block in self.h:
+            block.compile(dynamic=False, **options)
 
     def forward(self, input_ids: Tensor, positions: Tensor, documents: Documents) -> Tensor:
+        if self._compiled:
+            torch._dynamo.maybe_mark_dynamic(documents.cu_seqlens, 0)
         self._frequencies = self._frequencies.to(positions.device)
         rotary = rotary_tables(self._frequencies, self._rope_factor, positions.flatten())
         hidden_BTC = self.wte(input_ids)
@@ -114,8 +128,7 @@ class GPT(nn.Module):
         self.config = config
         self.transformer = Transformer(config)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_rows, bias=False)
-        if config.tie_embeddings:
-            self.lm_head.weight = self.transformer.wte.weight
+        self._tie()
 
     def forward(
         self, input_ids: Tensor, positions: Tensor, documents: Documents, labels: Tensor | None = None
@@ -144,6 +157,7 @@ class GPT(nn.Module):
         has a generator of its own, seeded from (seed, name), and is drawn whole on the CPU in fp32, since
         CUDA's numbers depend on the device; of a sharded parameter each rank keeps its part.
         """
+        self._tie()  # leaving the meta device unties
         for name, parameter in self.named_parameters():
             name = clean_name(name)
             full = torch.ones(parameter.shape)
@@ -155,6 +169,10 @@ class GPT(nn.Module):
                 mesh, placements = parameter.device_mesh, parameter.placements
                 full = distribute_tensor(full, mesh, placements, src_data_rank=None)
             parameter.copy_(full)
+
+    def _tie(self) -> None:
+        if self.config.tie_embeddings:
+            self.lm_head.weight = self.transformer.wte.weight
 
     def _init_std(self, name: str) -> float:
         if name.endswith(("attn.proj.weight", "mlp.proj.weight")):

@@ -1,10 +1,15 @@
 """The model against transformers' Llama, document isolation, and initialisation."""
 
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._dynamo.testing import CompileCounterWithBackend
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lit_gpt.config import ModelConfig
@@ -41,6 +46,12 @@ def whole_rows(rows, length):
     bounds = torch.arange(0, rows * length + 1, length, dtype=torch.int32)
     positions = torch.arange(length).expand(rows, length)
     return positions, Documents(bounds, length)
+
+
+def call(model, batch):
+    """The summed loss of a `random_batch` or `packed_batch`."""
+    ids, labels, positions, documents = batch
+    return model(ids, positions, documents, labels)
 
 
 def random_batch(rows=2, length=40, seed=0):
@@ -106,7 +117,7 @@ def test_packed_documents_are_as_if_alone():
 
 def test_no_document_sees_another():
     model = make_model()
-    ids, labels, _, _ = random_batch(rows=1, length=40)
+    ids, _labels, _, _ = random_batch(rows=1, length=40)
     documents = Documents(torch.tensor([0, 15, 40], dtype=torch.int32), 40)
     positions = torch.cat([torch.arange(15), torch.arange(25)])[None]
     logits = model(ids, positions, documents)
@@ -141,16 +152,31 @@ def test_a_parameter_depends_on_seed_and_name_only():
     assert not torch.equal(small.get_parameter(name), small.get_parameter(name.replace("1", "0")))
 
 
-def test_construction_on_meta_gives_the_same_model():
-    config = ModelConfig.load("tiny_100K", vocab_size=VOCAB)
+@pytest.mark.parametrize("tied", [False, True])
+def test_construction_on_meta_gives_the_same_model(tied):
+    config = ModelConfig.load("tiny_100K", vocab_size=VOCAB, tie_embeddings=tied)
     with torch.device("meta"):
         model = GPT(config)
     model.to_empty(device="cpu")
     model.init_weights(0)
-    ids, labels, positions, documents = random_batch()
-    assert torch.equal(
-        model(ids, positions, documents, labels), make_model()(ids, positions, documents, labels)
-    )
+    assert sum(parameter.numel() for parameter in model.parameters()) == config.n_parameters
+    batch = random_batch()
+    assert torch.equal(call(model, batch), call(make_model(tie_embeddings=tied), batch))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_sharded_over_ranks_it_is_the_same_model(world_size, tmp_path):
+    """Initial weights, loss and gradients; three ranks divide no parameter evenly."""
+    script = Path(__file__).with_name("init_rank.py")
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, script, str(rank), str(world_size), tmp_path / "store"],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        for rank in range(world_size)
+    ]
+    assert [process.wait(120) for process in ranks] == [0] * world_size
 
 
 def test_clean_name_strips_every_wrapper():
@@ -167,3 +193,44 @@ def test_bf16_autocast_keeps_the_loss_close_and_the_gradients_fp32():
     loss.backward()
     assert abs(loss.item() / exact.item() - 1) < 0.01
     assert {parameter.grad.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def packed_batch(n_documents, rows=2, length=32):
+    """Rows of random documents whose number is given (at least one a row)."""
+    generator = torch.Generator().manual_seed(n_documents)
+    ids, labels, _, _ = random_batch(rows, length, seed=n_documents)
+    edges = set(range(0, rows * length + 1, length))
+    inside = [cut for cut in torch.randperm(rows * length, generator=generator).tolist() if cut not in edges]
+    bounds = torch.tensor(sorted(edges | set(inside[: n_documents - rows])), dtype=torch.int32)
+    positions = torch.cat([torch.arange(n) for n in bounds.diff().tolist()]).view(rows, length)
+    return ids, labels, positions, Documents(bounds, length)
+
+
+def test_a_varying_number_of_documents_compiles_once():
+    """20 batches; a smaller last one adds one static graph and leaves the first as it is."""
+    torch.compiler.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    model, eager = make_model(), make_model()
+    model.transformer.compile_blocks(backend=counter)
+    for n_documents in (4, 4, 4, 7, 2, 2, 31, 5, 3, 9, 12, 6, 8, 2, 10, 11, 64, 13, 4):
+        batch = packed_batch(n_documents)
+        torch.testing.assert_close(call(model, batch), call(eager, batch))
+        assert counter.frame_count == 1
+    call(model, packed_batch(1, rows=1))
+    assert counter.frame_count == 2
+    call(model, packed_batch(17))
+    assert counter.frame_count == 2
+
+
+@pytest.mark.slow
+def test_compiled_blocks_compute_the_same():
+    torch.compiler.reset()
+    model, eager = make_model(), make_model()
+    model.transformer.compile_blocks()
+    for n_documents in (3, 5):
+        loss, expected = (call(each, packed_batch(n_documents)) for each in (model, eager))
+        torch.testing.assert_close(loss, expected)
+        loss.backward()
+        expected.backward()
+        for found, wanted in zip(model.parameters(), eager.parameters(), strict=True):
+            torch.testing.assert_close(found.grad, wanted.grad, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,85 @@
+"""Shapes by name and by file."""
+
+import dataclasses
+import json
+
+import pytest
+
+from lit_gpt.cli import InputError
+from lit_gpt.config import NAMED_SHAPES, ModelConfig
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    # Counted by hand: 2 V d + L (2 d + (H + 2 G) h d + H h d + 3 d f) + d.
+    [
+        ("LLaMmlein_120M", 2 * 32064 * 768 + 12 * (1536 + 1280 * 768 + 768 * 768 + 3 * 768 * 2048) + 768),
+        ("LLaMmlein_1B", 2 * 32064 * 2048 + 22 * (4096 + 2560 * 2048 + 2048**2 + 3 * 2048 * 5632) + 2048),
+        ("LLaMmlein_7B", 2 * 32064 * 4096 + 32 * (8192 + 4 * 4096**2 + 3 * 4096 * 11008) + 4096),
+    ],
+)
+def test_named_shapes(name, parameters):
+    config = ModelConfig.load(name)
+    assert config.n_parameters == parameters
+    assert (config.block_size, config.vocab_size) == (2048, 32064)
+
+
+def test_every_named_shape_is_valid_and_survives_json():
+    for name in NAMED_SHAPES:
+        config = ModelConfig.load(name)
+        assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict())), origin="test") == config
+
+
+def test_a_file_of_ones_own(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "n_layer: 3\nn_head: 6\nn_query_groups: 2\nn_embd: 96\nintermediate_size: 200\nblock_size: 512\n"
+        "rope_scaling: {rope_type: linear, factor: 2.0}\n"
+    )
+    config = ModelConfig.load(path, block_size=256)
+    assert (config.name, config.n_layer, config.block_size, config.head_dim) == ("mine", 3, 256, 16)
+    assert config.rope_scaling == {"rope_type": "linear", "factor": 2.0}
+
+
+def test_vocabulary_of_the_store():
+    open_ended = ModelConfig.load("tiny_100K")
+    assert open_ended.with_vocab_of(8000).vocab_size == 8000
+    assert open_ended.with_vocab_of(8001).vocab_size == 8064
+    fixed = dataclasses.replace(open_ended, vocab_size=8064)
+    assert fixed.with_vocab_of(8010) == fixed
+    with pytest.raises(InputError, match=r"8065 ids.*8064 rows"):
+        fixed.with_vocab_of(8065)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"n_query_groups": 3}, "n_query_groups 3 does not divide n_head 4"),
+        ({"n_embd": 66}, "n_head 4 does not divide n_embd 66"),
+        ({"n_embd": 12}, "3 wide"),
+        ({"n_layer": 0, "block_size": -1}, "n_layer must be at least 1; block_size must be at least 1"),
+        ({"n_layer": "two"}, "n_layer must be a whole number, not 'two'"),
+        ({"n_layers": 2}, "unknown field n_layers"),
+    ],
+)
+def test_mistakes_are_named(overrides, message):
+    with pytest.raises(InputError, match=message):
+        ModelConfig.load("tiny_100K", **overrides)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "neither a file nor one of LLaMmlein_120M"),
+        ("n_layer: 2\n", "missing field block_size, intermediate_size"),
+        ("- a\n", "must hold fields"),
+        ("n_layer: [\n", "not readable as YAML"),
+        ("!!python/object/apply:os.system ['true']\n", "not readable as YAML"),
+    ],
+)
+def test_files_that_are_no_shapes(content, message, tmp_path):
+    path = tmp_path / "shape.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InputError, match=message):
+        ModelConfig.load(path)
