@@ -53,7 +53,7 @@ class Staging:
         views = self._views([spec for spec in specs if spec], tensors[0].device.type == "cuda")
         pieces: tuple[dict[TensorSpec, Tensor], ...] = ({}, {})
         for index, (tensor, spec) in enumerate(zip(tensors, specs, strict=True)):
-            source = _whole(tensor) if self._full else _local(tensor)
+            source = _whole(tensor) if self._full else local_part(tensor)
             if spec:
                 view = next(views)
                 view.copy_(source, non_blocking=True)
@@ -178,7 +178,7 @@ def _restore(tensors: Mapping[str, Tensor], reader: TensorReader, exact: bool) -
             )
     for name, tensor in tensors.items():
         shape, offset = box_of(tensor)
-        _local(tensor).copy_(reader.read_box(name, offset, shape))
+        local_part(tensor).copy_(reader.read_box(name, offset, shape))
 
 
 def _which_copy(tensor: Tensor, ranks: Ranks) -> tuple[int, int]:
@@ -194,7 +194,8 @@ def _which_copy(tensor: Tensor, ranks: Ranks) -> tuple[int, int]:
     return copy, n_copies
 
 
-def _local(tensor: Tensor) -> Tensor:
+def local_part(tensor: Tensor) -> Tensor:
+    """The memory that this rank holds of a tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
