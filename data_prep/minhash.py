@@ -1,0 +1,73 @@
+"""Drop documents that nearly repeat another, by datatrove's MinHash: after dedup.py or instead of it.
+
+Documents whose sets of word sequences are alike are found with high probability, not surely. Of each group of
+them one stays: the same for any number of tasks, but not always the first. The third stage holds all pairs
+that were found in memory.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupBuckets, MinhashDedupCluster
+
+from data_prep.corpus import CorpusOptions, ReadFiles, WriteFiles
+from data_prep.minhash_steps import MarkNearDuplicates, RunWhole, SignDocuments
+from data_prep.pipeline import ExecutionOptions, Stage, run_stages, settle
+from data_prep.readers import find_files
+from data_prep.summary import Summarise, in_short
+from lit_gpt.cli import run_command
+
+
+@dataclass(kw_only=True)
+class Options(ExecutionOptions, CorpusOptions):
+    """Drop documents that nearly repeat another."""
+
+    words: int = 5
+    """Length of the word sequences that are compared."""
+    bands: int = 14
+    """Two documents are compared when they agree in one of so many bands."""
+    hashes_per_band: int = 8
+    """Two that share (1 / bands) ^ (1 / hashes_per_band) = 0.72 of their sequences agree as often as not."""
+
+
+def stages(files: list[Path], options: Options, folder: Path) -> list[Stage]:
+    """Near-deduplication of `files` into `folder`."""
+    tasks = options.n_tasks(len(files))
+    config = MinhashConfig(
+        n_grams=options.words, num_buckets=options.bands, hashes_per_bucket=options.hashes_per_band
+    )
+    work = folder / "minhash"
+    pairs = MinhashDedupBuckets(str(work / "signatures"), str(work / "pairs"), config=config)
+    cluster = MinhashDedupCluster(str(work / "pairs"), str(work / "removed"), config=config)
+    read = ReadFiles(files, options.source, folder, options.max_bad_lines)
+    names = ["minhash-signatures", "minhash-pairs", "minhash-cluster", "minhash-drop"]
+    return [
+        Stage(names[0], [read, SignDocuments(work / "signatures", config)], tasks),
+        Stage(names[1], [RunWhole(pairs)], options.bands),
+        Stage(names[2], [RunWhole(cluster)], 1),
+        Stage(names[3], [read, MarkNearDuplicates(work / "removed"), WriteFiles(files, folder)], tasks),
+        Stage("minhash-summary", [Summarise(folder, "Without near duplicates", names)], 1),
+    ]
+
+
+def main(options: Options) -> None:
+    """Plan, run or submit."""
+    files = find_files(options.input)
+    settings = {
+        "files": files,
+        "source": options.source,
+        "words": options.words,
+        "bands": options.bands,
+        "hashes_per_band": options.hashes_per_band,
+        "tasks": options.n_tasks(len(files)),
+    }
+    settle(options.output, settings, options)
+    if run_stages(stages(files, options, options.output), options, options.output, Path(__file__)):
+        print(in_short(options.output))
+
+
+if __name__ == "__main__":
+    run_command(Options, main)
