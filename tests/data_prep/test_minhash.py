@@ -15,7 +15,7 @@ def test_one_of_each_group_of_near_duplicates_stays(tmp_path):
     for number, text in enumerate(originals[:15]):
         words = text.split()
         words[rng.randrange(len(words))] = "anders"
-        records.append({"id": f"{number} fast", "text": " ".join(words).upper()})
+        records.append({"id": f"{number} fast", "text": "\n".join(words).replace(".", "!")})
     rng.shuffle(records)
     files = [write_jsonl(tmp_path / f"{n}.jsonl", records[n::4]) for n in range(4)]
     results = []
