@@ -1,0 +1,165 @@
+"""A Hugging Face model folder out of a checkpoint: one tensor in memory at a time, whole or not there at all.
+
+config.json  generation_config.json  README.md        what it is
+model-00001-of-00002.safetensors ...  .index.json      weights (one model.safetensors if they fit)
+tokenizer.json  tokenizer_config.json  ...             as the data was tokenized
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lit_gpt.cli import InputError, progress
+from lit_gpt.config import ModelConfig
+from lit_gpt.hf_mapping import hf_parts, to_hf_config
+from lit_gpt.tensor_files import TensorReader, TensorSpec, write_tensors
+from lit_gpt.tokenizer import Tokenizer
+
+GIGABYTE = 10**9
+
+
+class _Source(NamedTuple):
+    """Where a Hugging Face tensor lies in ours."""
+
+    key: str
+    offset: tuple[int, ...]
+
+
+def write_hf_folder(
+    reader: TensorReader,
+    config: ModelConfig,
+    output: Path,
+    *,
+    tokenizer: Tokenizer,
+    card: str,
+    dtype: torch.dtype | None = None,
+    max_shard_bytes: int = 5 * GIGABYTE,
+) -> Path:
+    """Write everything into a temporary folder beside `output` and return that; `publish` gives it its name.
+
+    Args:
+        reader: over a verified `model/`.
+        config: the checkpoint's shape.
+        output: does not exist yet.
+        tokenizer: that of the training data.
+        card: text of README.md.
+        dtype: of the weights; None: as they are stored.
+        max_shard_bytes: of a weights file, unless a single tensor is larger.
+
+    Raises:
+        InputError: `output` exists, the vocabularies do not fit, a name is unknown, or the disk is full;
+            nothing is left behind.
+    """
+    if output.exists():
+        raise InputError(f"--output {output} is there already; remove it or give another folder")
+    if tokenizer.vocab_size > config.vocab_rows:
+        raise InputError(
+            f"{tokenizer.folder} has {tokenizer.vocab_size} tokens, the model's vocabulary only "
+            f"{config.vocab_rows}: give --tokenizer_path the tokenizer that the data was made with"
+        )
+    temporary = output.with_name(output.name + ".tmp")
+    try:
+        if temporary.exists():
+            shutil.rmtree(temporary)
+        temporary.mkdir(parents=True)
+        _write_weights(reader, config, temporary, dtype, max_shard_bytes)
+        stored = dtype or reader.dtype(reader.keys()[0])
+        _write_json(temporary / "config.json", _config_json(config, tokenizer, stored))
+        ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
+        _write_json(temporary / "generation_config.json", {"_from_model_config": True, **ids})
+        for path in tokenizer.files():
+            shutil.copyfile(path, temporary / path.name)
+        (temporary / "README.md").write_text(card, encoding="utf-8")
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise InputError(f"{error.filename or temporary}: {error.strerror}") from error
+        raise
+    return temporary
+
+
+def publish(temporary: Path, output: Path) -> None:
+    """Force the folder to disk and give it its name."""
+    for path in [*temporary.iterdir(), temporary]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    temporary.rename(output)
+
+
+def _config_json(config: ModelConfig, tokenizer: Tokenizer, dtype: torch.dtype) -> dict[str, Any]:
+    return {
+        **to_hf_config(config),
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": tokenizer.eos_id,
+        "torch_dtype": str(dtype).removeprefix("torch."),
+        "use_cache": True,
+    }
+
+
+def _write_weights(
+    reader: TensorReader, config: ModelConfig, folder: Path, dtype: torch.dtype | None, max_shard_bytes: int
+) -> None:
+    plan = list(_plan(reader, config, dtype))
+    shards = list(_shards([spec for spec, _ in plan], max_shard_bytes))
+    sources = {spec.name: source for spec, source in plan}
+    bar = progress(description="weights", total=sum(spec.n_bytes for spec, _ in plan), unit="B")
+
+    def body(spec: TensorSpec) -> Tensor:
+        source = sources[spec.name]
+        tensor = reader.read_box(source.key, source.offset, spec.shape).to(spec.dtype)
+        bar.update(spec.n_bytes)
+        return tensor
+
+    weight_map: dict[str, str] = {}
+    with bar:
+        for number, specs in enumerate(shards, start=1):
+            name = (
+                f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+                if len(shards) > 1
+                else "model.safetensors"
+            )
+            write_tensors(folder / name, specs, body)
+            weight_map |= {spec.name: name for spec in specs}
+    if len(shards) > 1:
+        total = sum(spec.n_bytes for spec, _ in plan)
+        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+        _write_json(folder / "model.safetensors.index.json", index)
+
+
+def _plan(
+    reader: TensorReader, config: ModelConfig, dtype: torch.dtype | None
+) -> Iterator[tuple[TensorSpec, _Source]]:
+    """Every Hugging Face tensor and where it comes from."""
+    for key in reader.keys():  # noqa: SIM118
+        try:
+            parts = hf_parts(key, config)
+        except KeyError:
+            raise InputError(f"{reader.folder}: {key} is no parameter of this model") from None
+        rows, *rest = reader.shape(key)
+        for part in parts:
+            first, last, _ = part.rows.indices(rows)
+            spec = TensorSpec(part.hf_name, dtype or reader.dtype(key), (last - first, *rest))
+            yield spec, _Source(key, (first, *[0] * len(rest)))
+
+
+def _shards(specs: list[TensorSpec], max_bytes: int) -> Iterator[list[TensorSpec]]:
+    group: list[TensorSpec] = []
+    for spec in specs:
+        if group and sum(other.n_bytes for other in group) + spec.n_bytes > max_bytes:
+            yield group
+            group = []
+        group.append(spec)
+    yield group
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,161 @@
+#!/usr/bin/env python
+"""A checkpoint of the trainer -> a folder that `AutoModelForCausalLM.from_pretrained` loads."""
+
+import math
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+
+from lit_gpt.checkpoint import read_state, verify
+from lit_gpt.cli import InputError, run_command
+from lit_gpt.config import ModelConfig
+from lit_gpt.hf_folder import GIGABYTE, publish, write_hf_folder
+from lit_gpt.model_card import model_card
+from lit_gpt.tensor_files import TensorReader
+from lit_gpt.tokenizer import Tokenizer
+from pretrain.metrics import read_metrics
+
+# For --check: letters, digits, signs, white space, a word in another script, and what looks like a token.
+CHECKED_TEXTS = [
+    "Es war einmal ein König, der hatte drei Töchter.",
+    "  Zwei Leerzeichen, 3,14 und 1 000 000 €;\n\tein Tabulator -- „Anführungszeichen“.",
+    "日本語, русский, ελληνικά, 🙂 und <s>ein</s> Text",
+]
+LOGITS_TOLERANCE = 1e-4  # in fp32
+
+
+@dataclass
+class ConvertOptions:
+    """Convert a checkpoint, written by any number of ranks, to a Hugging Face folder.
+
+    The checkpoint is verified first; tensors are read and written one at a time; the folder appears only when
+    it is whole.
+    """
+
+    checkpoint: Path
+    """Folder of the checkpoint, OUT/iter-00000100-ckpt.pth."""
+    output: Path
+    """Folder to write; must not exist."""
+    tokenizer_path: Path | None = None
+    """Tokenizer of the training data; the copy in the first token store when not given."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the weights; auto: as the checkpoint has them."""
+    max_shard_gb: float = 5.0
+    """Largest weights file, in 10^9 bytes."""
+    check: bool = False
+    """Load the folder with transformers and compare logits and token ids with ours."""
+
+
+def main(options: ConvertOptions) -> None:
+    """Convert, and say what was written."""
+    convert(options)
+    size = sum(path.stat().st_size for path in options.output.iterdir())
+    print(f"{options.output}: {size / GIGABYTE:.3f} GB, from {options.checkpoint}")
+
+
+def convert(options: ConvertOptions) -> None:
+    """Verify, write, check, publish.
+
+    Raises:
+        InputError: the checkpoint is damaged or holds no model, or the folder cannot be written or fails its
+            check; no folder is left.
+    """
+    checkpoint = options.checkpoint
+    verify(checkpoint, parts=("model", "state"))
+    state = read_state(checkpoint)
+    config = checkpoint_config(state, checkpoint)
+    reader = TensorReader(checkpoint / "model")
+    tokenizer = Tokenizer.load(options.tokenizer_path or _store_tokenizer(state))
+    dtype = None if options.dtype == "auto" else getattr(torch, options.dtype)
+    temporary = write_hf_folder(
+        reader,
+        config,
+        options.output,
+        tokenizer=tokenizer,
+        card=model_card(config, state, _losses(checkpoint, state)),
+        dtype=dtype,
+        max_shard_bytes=int(options.max_shard_gb * GIGABYTE),
+    )
+    try:
+        if options.check:
+            check_folder(temporary, reader, config, tokenizer, dtype)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    publish(temporary, options.output)
+
+
+def checkpoint_config(state: dict[str, Any], checkpoint: Path) -> ModelConfig:
+    """The shape that a checkpoint's state names."""
+    if "model" not in state:
+        raise InputError(f"{checkpoint}: its state.json names no model; it is not a trainer's checkpoint")
+    name = Path(str(state.get("options", {}).get("model_name", "model"))).stem
+    return ModelConfig.from_dict({"name": name, **state["model"]}, origin=str(checkpoint))
+
+
+def check_folder(
+    folder: Path, reader: TensorReader, config: ModelConfig, tokenizer: Tokenizer, dtype: torch.dtype | None
+) -> None:
+    """Compare transformers' logits and ids with ours.
+
+    Raises:
+        InputError: they differ, and by how much.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from lit_gpt.documents import Documents
+    from lit_gpt.model import GPT
+
+    theirs = AutoTokenizer.from_pretrained(folder)
+    for text in CHECKED_TEXTS:
+        ids = tokenizer.encode([text])[0][1:-1].tolist()
+        their_ids = theirs.encode(text, add_special_tokens=False, split_special_tokens=True)
+        if ids != their_ids:
+            raise InputError(f"--check: AutoTokenizer encodes {text!r} as {their_ids}, the data has {ids}")
+
+    llama = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model = GPT(config)
+    for name, parameter in model.named_parameters():
+        # Rounded as in the folder: the check is of the conversion, not of the rounding.
+        weights = reader.read(name)
+        parameter.data = weights.to(dtype or weights.dtype).float()
+    length = min(64, config.block_size)
+    tokens = torch.randint(config.vocab_rows, (1, length), generator=torch.Generator().manual_seed(0))
+    bounds = torch.tensor([0, length], dtype=torch.int32)
+    with torch.no_grad():
+        ours = model(tokens, torch.arange(length)[None], Documents(bounds, length))
+        difference = (ours - llama(tokens).logits).abs().max().item()
+    if not difference < LOGITS_TOLERANCE:
+        raise InputError(f"--check: logits differ by {difference:.2e}, more than {LOGITS_TOLERANCE:.0e}")
+    print(f"check: transformers gives the same token ids, and logits within {difference:.1e}")
+
+
+def _store_tokenizer(state: dict[str, Any]) -> Path:
+    stores = state.get("data", {}).get("data", {}).get("options", {}).get("train_data_dir", [])
+    folder = Path(stores[0].rsplit(":", 1)[0] if stores else "") / "tokenizer"
+    if not stores or not folder.is_dir():
+        raise InputError("the token store is not where it was: give --tokenizer_path its tokenizer")
+    return folder
+
+
+def _losses(checkpoint: Path, state: dict[str, Any]) -> dict[str, float | None]:
+    """Training loss (mean of the last 100 steps) and last validation loss up to the checkpoint."""
+    path = checkpoint.parent / "metrics.csv"
+    rows = read_metrics(path) if path.is_file() else []
+    rows = [row for row in rows if (row["step"] or math.inf) <= state["step"]]
+    losses = [row["loss"] for row in rows[-100:] if row["loss"] is not None and not row["skipped"]]
+    validations = [row["val_loss"] for row in rows if row["val_loss"] is not None]
+    return {
+        "training loss": sum(losses) / len(losses) if losses else None,
+        "validation loss": validations[-1] if validations else None,
+    }
+
+
+if __name__ == "__main__":
+    run_command(ConvertOptions, main)
