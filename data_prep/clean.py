@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data_prep.clean_steps import FilterDocuments
 from data_prep.corpus import CorpusOptions, DescribeInputs, ReadFiles, WriteFiles
 from data_prep.filters import Limits, with_preset
-from data_prep.pipeline import ExecutionOptions, Stage, settle, run_stages
+from data_prep.pipeline import ExecutionOptions, Stage, run_stages, settle
 from data_prep.readers import find_files
 from data_prep.summary import Summarise, in_short
 from lit_gpt.cli import InputError, run_command
@@ -41,8 +41,19 @@ def limits_of(options: Options) -> Limits:
     return limits
 
 
-def stages(files: list[Path], options: Options, folder: Path) -> list[Stage]:
-    """Filtering of `files` into `folder`."""
+def plan(files: list[Path], options: Options, folder: Path) -> list[Stage]:
+    """Filtering of `files` into `folder`.
+
+    Raises:
+        InputError: the folder was begun with other settings, or there is no such tokenizer.
+    """
+    settings = {
+        "files": files,
+        "source": options.source,
+        "limits": dataclasses.asdict(limits_of(options)),
+        "tokenizer": Tokenizer.load(options.tokenizer).fingerprint if options.tokenizer else None,
+    }
+    settle(folder, settings)
     pipeline = [
         ReadFiles(files, options.source, folder, options.max_bad_lines),
         FilterDocuments(limits_of(options), options.tokenizer),
@@ -50,22 +61,15 @@ def stages(files: list[Path], options: Options, folder: Path) -> list[Stage]:
         DescribeInputs(files, folder),
     ]
     return [
-        Stage("clean", pipeline, options.n_tasks(len(files))),
-        Stage("clean-summary", [Summarise(folder, "Filtered documents", ["clean"])], 1),
+        Stage("clean", pipeline, options.n_tasks(len(files)), folder),
+        Stage("clean-summary", [Summarise(folder, "Filtered documents", ["clean"])], 1, folder),
     ]
 
 
 def main(options: Options) -> None:
     """Plan, run or submit."""
-    files = find_files(options.input)
-    settings = {
-        "files": files,
-        "source": options.source,
-        "limits": dataclasses.asdict(limits_of(options)),
-        "tokenizer": Tokenizer.load(options.tokenizer).fingerprint if options.tokenizer else None,
-    }
-    settle(options.output, settings, options)
-    if run_stages(stages(files, options, options.output), options, options.output, Path(__file__)):
+    stages = plan(find_files(options.input), options, options.output)
+    if run_stages(stages, options, options.output, Path(__file__)):
         print(in_short(options.output))
 
 

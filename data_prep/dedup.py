@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.corpus import CorpusOptions, ReadFiles, WriteFiles
 from data_prep.dedup_steps import DropRepeats, FindRepeats, SignParagraphs
-from data_prep.pipeline import ExecutionOptions, Stage, settle, run_stages
+from data_prep.pipeline import ExecutionOptions, Stage, run_stages, settle
 from data_prep.readers import find_files
 from data_prep.summary import Summarise, in_short
 from lit_gpt.cli import run_command
@@ -27,32 +27,36 @@ class Options(ExecutionOptions, CorpusOptions):
     """Shorter paragraphs are left alone, repeated or not."""
 
 
-def stages(files: list[Path], options: Options, folder: Path) -> list[Stage]:
-    """Deduplication of `files` into `folder`."""
+def plan(files: list[Path], options: Options, folder: Path) -> list[Stage]:
+    """Deduplication of `files`, which need not exist yet, into `folder`.
+
+    Raises:
+        InputError: the folder was begun with other settings.
+    """
     tasks = options.n_tasks(len(files))
+    settings = {
+        "files": files,
+        "source": options.source,
+        "min_paragraph_bytes": options.min_paragraph_bytes,
+        "tasks": tasks,
+    }
+    settle(folder, settings)
     read = ReadFiles(files, options.source, folder, options.max_bad_lines)
     sign = SignParagraphs(folder, options.min_paragraph_bytes)
     drop = DropRepeats(folder, options.min_paragraph_bytes, tasks)
     names = ["dedup-signatures", "dedup-repeats", "dedup-drop"]
     return [
-        Stage(names[0], [read, sign], tasks),
-        Stage(names[1], [FindRepeats(folder, tasks)], tasks),
-        Stage(names[2], [read, drop, WriteFiles(files, folder)], tasks),
-        Stage("dedup-summary", [Summarise(folder, "Without repeated paragraphs", names)], 1),
+        Stage(names[0], [read, sign], tasks, folder),
+        Stage(names[1], [FindRepeats(folder, tasks)], tasks, folder),
+        Stage(names[2], [read, drop, WriteFiles(files, folder)], tasks, folder),
+        Stage("dedup-summary", [Summarise(folder, "Without repeated paragraphs", names)], 1, folder),
     ]
 
 
 def main(options: Options) -> None:
     """Plan, run or submit."""
-    files = find_files(options.input)
-    settings = {
-        "files": files,
-        "source": options.source,
-        "min_paragraph_bytes": options.min_paragraph_bytes,
-        "tasks": options.n_tasks(len(files)),
-    }
-    settle(options.output, settings, options)
-    if run_stages(stages(files, options, options.output), options, options.output, Path(__file__)):
+    stages = plan(find_files(options.input), options, options.output)
+    if run_stages(stages, options, options.output, Path(__file__)):
         print(in_short(options.output))
 
 

@@ -33,9 +33,22 @@ class Options(ExecutionOptions, CorpusOptions):
     """Two that share (1 / bands) ^ (1 / hashes_per_band) = 0.72 of their sequences agree as often as not."""
 
 
-def stages(files: list[Path], options: Options, folder: Path) -> list[Stage]:
-    """Near-deduplication of `files` into `folder`."""
+def plan(files: list[Path], options: Options, folder: Path) -> list[Stage]:
+    """Near-deduplication of `files`, which need not exist yet, into `folder`.
+
+    Raises:
+        InputError: the folder was begun with other settings.
+    """
     tasks = options.n_tasks(len(files))
+    settings = {
+        "files": files,
+        "source": options.source,
+        "words": options.words,
+        "bands": options.bands,
+        "hashes_per_band": options.hashes_per_band,
+        "tasks": tasks,
+    }
+    settle(folder, settings)
     config = MinhashConfig(
         n_grams=options.words, num_buckets=options.bands, hashes_per_bucket=options.hashes_per_band
     )
@@ -44,28 +57,20 @@ def stages(files: list[Path], options: Options, folder: Path) -> list[Stage]:
     cluster = MinhashDedupCluster(str(work / "pairs"), str(work / "removed"), config=config)
     read = ReadFiles(files, options.source, folder, options.max_bad_lines)
     names = ["minhash-signatures", "minhash-pairs", "minhash-cluster", "minhash-drop"]
+    drop = [read, MarkNearDuplicates(work / "removed"), WriteFiles(files, folder)]
     return [
-        Stage(names[0], [read, SignDocuments(work / "signatures", config)], tasks),
-        Stage(names[1], [RunWhole(pairs)], options.bands),
-        Stage(names[2], [RunWhole(cluster)], 1),
-        Stage(names[3], [read, MarkNearDuplicates(work / "removed"), WriteFiles(files, folder)], tasks),
-        Stage("minhash-summary", [Summarise(folder, "Without near duplicates", names)], 1),
+        Stage(names[0], [read, SignDocuments(work / "signatures", config)], tasks, folder),
+        Stage(names[1], [RunWhole(pairs)], options.bands, folder),
+        Stage(names[2], [RunWhole(cluster)], 1, folder),
+        Stage(names[3], drop, tasks, folder),
+        Stage("minhash-summary", [Summarise(folder, "Without near duplicates", names)], 1, folder),
     ]
 
 
 def main(options: Options) -> None:
     """Plan, run or submit."""
-    files = find_files(options.input)
-    settings = {
-        "files": files,
-        "source": options.source,
-        "words": options.words,
-        "bands": options.bands,
-        "hashes_per_band": options.hashes_per_band,
-        "tasks": options.n_tasks(len(files)),
-    }
-    settle(options.output, settings, options)
-    if run_stages(stages(files, options, options.output), options, options.output, Path(__file__)):
+    stages = plan(find_files(options.input), options, options.output)
+    if run_stages(stages, options, options.output, Path(__file__)):
         print(in_short(options.output))
 
 

@@ -5,12 +5,10 @@ says that task 3 is done; a stage starts when all tasks of the one before are. A
 one that was killed in the middle leaves nothing behind that its next run would take for its own.
 """
 
-import contextlib
 import copy
 import dataclasses
 import json
 import multiprocessing
-import os
 import resource
 import shlex
 import signal
@@ -50,7 +48,7 @@ class ExecutionOptions:
     slurm_time: str = "08:00:00"
     """Time limit of a job, which runs one task."""
     slurm_memory_gb: int = 4
-    """Memory of a job. Deduplication needs 1, filters as much as their tokenizer and the longest document."""
+    """Memory of a job for each CPU."""
     slurm_args: dict[str, str] = field(default_factory=dict)
     """Further arguments of sbatch, for example `{account: nlp}`."""
     slurm_python: str | None = None
@@ -70,51 +68,56 @@ class Stage:
     name: str
     pipeline: list[PipelineStep]
     tasks: int
+    folder: Path
+    """Where `logs/NAME/` with markers and counts goes."""
     cpus: int = 1
+    """CPUs of a task, for SLURM."""
+
+    @property
+    def logs(self) -> Path:
+        """Markers and counts of the tasks."""
+        return self.folder / "logs" / self.name
+
+
+def settle(folder: Path, settings: dict[str, Any]) -> None:
+    """Make `folder` the place of work with these settings.
+
+    Raises:
+        InputError: it was begun with others.
+    """
+    path = folder / "settings.json"
+    settings = json.loads(json.dumps(settings, default=str))
+    if not path.exists():
+        write_json(path, settings)
+        return
+    begun = json.loads(path.read_text(encoding="utf-8"))
+    changed = sorted(name for name in begun | settings if begun.get(name) != settings.get(name))
+    if changed:
+        raise InputError(
+            f"{folder} was begun with other settings ({', '.join(changed)}): "
+            "give those again to go on, or another --output to start anew"
+        )
 
 
 def run_stages(stages: list[Stage], options: ExecutionOptions, folder: Path, command: Path) -> bool:
     """Run the stages one after the other, or submit them. True when all their work is done on return.
 
     Args:
-        folder: where `logs/` with the markers goes.
+        folder: place of the whole; only one run at a time may work there.
         command: the Python file that SLURM jobs run; with `--config FOLDER/options.json --stage NAME` it must
             arrive here with the same stages.
     """
     if options.stage is not None:
         [stage] = [stage for stage in stages if stage.name == options.stage]
-        _slurm_executor(stage, options, folder, command).run()
+        _slurm_executor(stage, options, "").run()
         return False
-    if options.executor == "local":
-        loguru.logger.remove()  # what datatrove has to say is in the tasks' log files
-        with claimed(folder):
-            for stage in stages:
-                _LocalExecutor(stage, options.workers or n_cores(), folder).run()
+    with claimed(folder):
+        write_json(folder / "options.json", dataclasses.asdict(options))
+        if options.executor == "slurm":
+            return _submit(stages, options, folder, command)
+        for stage in stages:
+            _LocalExecutor(stage, options.workers or n_cores()).run()
         return True
-    return _submit(stages, options, folder, command)
-
-
-def settle(folder: Path, settings: dict[str, Any], options: ExecutionOptions) -> None:
-    """Make `folder` the place of work with these settings, and refuse one that began with others.
-
-    `settings` decides the result and is compared; `options` is what a job needs to run this command again. A
-    job finds the folder claimed.
-    """
-    if options.stage is not None:
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "settings.json"
-    settings = json.loads(json.dumps(settings, default=str))
-    if path.exists():
-        begun = json.loads(path.read_text(encoding="utf-8"))
-        changed = sorted(name for name in begun | settings if begun.get(name) != settings.get(name))
-        if changed:
-            raise InputError(
-                f"{folder} was begun with other settings ({', '.join(changed)}): "
-                "give those again to go on, or another --output to start anew"
-            )
-    write_json(path, settings)
-    write_json(folder / "options.json", dataclasses.asdict(options))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -144,8 +147,8 @@ class _LocalExecutor(PipelineExecutor):
     one stops and says so.
     """
 
-    def __init__(self, stage: Stage, workers: int, folder: Path) -> None:
-        super().__init__([*stage.pipeline, MeasureUse()], str(folder / "logs" / stage.name))
+    def __init__(self, stage: Stage, workers: int) -> None:
+        super().__init__([*stage.pipeline, MeasureUse()], str(stage.logs))
         self.tasks = stage.tasks
         self.workers = workers
         self.name = stage.name
@@ -173,11 +176,8 @@ class _LocalExecutor(PipelineExecutor):
 def _run_task(executor: PipelineExecutor, rank: int) -> None:
     if multiprocessing.parent_process() is not None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a task takes minutes: Ctrl-C does not wait for it
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
-        try:
-            copy.deepcopy(executor)._run_for_rank(rank)
-        finally:
-            loguru.logger.remove()
+    loguru.logger.disable("datatrove")  # it reports each step of each task on the terminal
+    copy.deepcopy(executor)._run_for_rank(rank)
 
 
 class _SlurmExecutor(SlurmPipelineExecutor):
@@ -192,9 +192,7 @@ class _SlurmExecutor(SlurmPipelineExecutor):
         """The last stage of each command sums up."""
 
 
-def _slurm_executor(stage: Stage, options: ExecutionOptions, folder: Path, command: Path) -> _SlurmExecutor:
-    if not options.slurm_partition:
-        raise InputError("--executor slurm needs --slurm_partition (`sinfo` lists them)")
+def _slurm_executor(stage: Stage, options: ExecutionOptions, task_command: str) -> _SlurmExecutor:
     executor = _SlurmExecutor(
         [*stage.pipeline, MeasureUse()],
         stage.tasks,
@@ -206,20 +204,22 @@ def _slurm_executor(stage: Stage, options: ExecutionOptions, folder: Path, comma
         job_name=stage.name,
         qos="",
         sbatch_args=options.slurm_args,
-        logging_dir=str(folder / "logs" / stage.name),
+        logging_dir=str(stage.logs),
     )
-    config = shlex.quote(str((folder / "options.json").resolve()))
-    python = options.slurm_python or shlex.quote(sys.executable)
-    script = shlex.quote(str(command.resolve()))
-    executor.task_command = f"{python} {script} --config {config} --stage {stage.name}"
+    executor.task_command = task_command
     return executor
 
 
 def _submit(stages: list[Stage], options: ExecutionOptions, folder: Path, command: Path) -> bool:
-    loguru.logger.remove()
+    """True if there was nothing left to submit."""
+    if not options.slurm_partition:
+        raise InputError("--executor slurm needs --slurm_partition (`sinfo` lists them)")
+    loguru.logger.disable("datatrove")
+    python = options.slurm_python or shlex.quote(sys.executable)
+    again = f"{python} {shlex.quote(str(command.resolve()))} --config {shlex.quote(str(folder.resolve()))}"
     previous, submitted = None, False
     for stage in stages:
-        executor = _slurm_executor(stage, options, folder, command)
+        executor = _slurm_executor(stage, options, f"{again}/options.json --stage {stage.name}")
         executor.depends = previous
         executor.run()
         previous = executor
