@@ -1,0 +1,236 @@
+#!/usr/bin/env python
+"""Kill a small sharded training job again and again, damage its checkpoints, and see that nothing is lost.
+
+    python scripts/torture.py --work_dir /scratch/me/torture [--faults 100] [--seed 1]
+
+One run without faults is recorded first: a fingerprint of every rank's weights and moments after every step.
+The same run is then started as often as it takes to suffer all faults, always with `--resume auto`; each
+rank compares itself with the record at every step. A run that reaches its end is compared as a whole, its
+datapoint log verified, and the next one begins. The moments of the faults follow from the seed.
+The exit code is 1 if anything was lost.
+"""
+
+import multiprocessing as mp
+import os
+import random
+import sys
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # bitwise equality holds for one number of threads
+
+import yaml
+
+from lit_gpt.checkpoint import folder_name, list_checkpoints, verify
+from lit_gpt.cli import InputError, progress, run_command
+from pretrain.log_replay import Replay
+from pretrain.options import TrainOptions
+from scripts.sample_store import sample_store
+from scripts.torture_faults import KINDS, Job, Outcome, suffer
+
+SHAPE = {
+    "n_layer": 2, "n_head": 2, "n_query_groups": 1, "n_embd": 32, "intermediate_size": 88, "block_size": 64
+}  # fmt: skip
+
+
+@dataclass
+class TortureOptions:
+    """Inject faults into a small sharded job, and print a table of what became of it."""
+
+    work_dir: Path
+    """New or empty folder on the file system to try."""
+    faults: int = 100
+    """How many to inject."""
+    seed: int = 1
+    """Of the kinds and moments of the faults."""
+    only: list[str] = field(default_factory=list)
+    """Only faults whose name contains one of these."""
+    ranks: int = 2
+    """Processes of the job; they divide 12."""
+    steps: int = 120
+    """Length of a run."""
+    save_step_interval: int = 4
+    """Steps between checkpoints."""
+    state_dict_type: str = "sharded"
+    """sharded or full."""
+
+
+@dataclass
+class Row:
+    """A kind of fault in the table."""
+
+    times: int = 0
+    resumed: int = 0
+    equal: int = 0
+    lost: list[int] = field(default_factory=list)
+
+
+class Torture:
+    """The runs, and the faults that are still waiting for the next start to show what became of them."""
+
+    def __init__(self, options: TortureOptions, train: TrainOptions) -> None:
+        self.options = options
+        self.train = train
+        self.rows: dict[str, Row] = defaultdict(Row)
+        self.slowest_exit = 0.0
+        self.run = 1
+        self.problems: list[str] = []
+        self._open: list[tuple[str, int]] = []
+        """Kind, and the last step that was done before it."""
+
+    @property
+    def out_dir(self) -> Path:
+        return self.options.work_dir / f"run-{self.run:03d}"
+
+    def job(self, record: bool = False) -> Job:
+        out_dir = self.options.work_dir / "undisturbed" if record else self.out_dir
+        self.train.out_dir = str(out_dir)
+        return Job(self.train, self.options.work_dir, record)
+
+    def note(self, outcome: Outcome, kind: str | None) -> None:
+        """Settle what waited for this start, and put the new fault among the waiting."""
+        if outcome.resumed is not None:
+            for waiting, reached in self._open:
+                row = self.rows[waiting]
+                row.resumed += 1
+                row.equal += outcome.different == 0
+                row.lost.append(max(0, reached - outcome.resumed))
+            self._open = []
+        if outcome.different:
+            self.problems.append(f"{self.out_dir}: step {outcome.different} differs from the undisturbed run")
+        if outcome.error:
+            self.problems.append(f"{self.out_dir}: {kind}: {outcome.error}")
+        if outcome.complete:
+            self._compare_whole_run()
+            self.run += 1
+        elif kind is not None and outcome.struck:
+            self.rows[kind].times += 1
+            self._open.append((kind, outcome.reached))
+            self.slowest_exit = max(self.slowest_exit, outcome.exit_seconds)
+
+    def finish(self) -> None:
+        """Let the last run end in peace."""
+        if self._open and not self.problems:
+            job = self.job()
+            job.start()
+            job.wait()
+            self.note(job.outcome(), None)
+
+    def _compare_whole_run(self) -> None:
+        try:
+            for _, folder in list_checkpoints(self.out_dir):
+                manifest = verify(folder)
+            undisturbed = verify(self.options.work_dir / "undisturbed" / folder_name(self.options.steps))
+            tensors = [name for name in manifest.files if name != "state.json"]
+            if any(manifest.files[name] != undisturbed.files[name] for name in tensors):
+                self.problems.append(
+                    f"{self.out_dir}: the last checkpoint differs from the undisturbed run's"
+                )
+            *_, report = Replay(self.out_dir).verify()
+            if report.differences or report.steps != self.options.steps:
+                self.problems.append(f"{self.out_dir}: datapoint log: {report}")
+        except InputError as error:
+            self.problems.append(f"{self.out_dir}: {error}")
+
+
+def main(options: TortureOptions) -> None:
+    """Record, torture, report."""
+    kinds = [kind for kind in KINDS if not options.only or any(part in kind for part in options.only)]
+    if not kinds:
+        raise InputError(f"--only {' '.join(options.only)}: no such fault; there are {', '.join(KINDS)}")
+    if options.work_dir.exists() and any(options.work_dir.iterdir()):
+        raise InputError(f"--work_dir {options.work_dir} is not empty: give a new folder")
+    options.work_dir.mkdir(parents=True, exist_ok=True)
+    os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
+    mp.set_start_method("forkserver")
+    mp.set_forkserver_preload(["scripts.torture_rank"])  # seconds less at every start
+
+    torture = Torture(options, _train_options(options))
+    begun = time.monotonic()
+    undisturbed = torture.job(record=True)
+    undisturbed.start()
+    undisturbed.until(lambda: undisturbed.resumed >= 0)
+    startup_seconds = time.monotonic() - begun
+    undisturbed.wait()
+    if error := undisturbed.outcome().error:
+        raise InputError(f"the run without faults failed: {error}")
+    rng = random.Random(options.seed)
+    waiting: list[str] = []
+    bar = progress(total=options.faults, description="faults", unit="fault")
+    while (done := sum(row.times for row in torture.rows.values())) < options.faults and not torture.problems:
+        bar.update(done - bar.n)
+        waiting = waiting or rng.sample(kinds, len(kinds))
+        kind = waiting.pop()
+        torture.note(suffer(torture.job(), kind, rng, startup_seconds), kind)
+    bar.update(options.faults - bar.n)
+    bar.close()
+    torture.finish()
+    _print(torture)
+    if torture.problems:
+        sys.exit(1)
+
+
+def _train_options(options: TortureOptions) -> TrainOptions:
+    shape = options.work_dir / "shape.yaml"
+    shape.write_text(yaml.safe_dump(SHAPE))
+    train = TrainOptions(
+        train_data_dir=[sample_store(options.work_dir, vocab_size=512, megabytes=0.5)],
+        out_dir="unused",
+        model_name=str(shape),
+        accelerator="cpu",
+        resume="auto",
+        devices=options.ranks,
+        global_batch_size=12,
+        micro_batch_size=2,
+        max_steps=options.steps,
+        warmup_steps=10,
+        learning_rate=3e-3,
+        min_lr=3e-4,
+        save_step_interval=options.save_step_interval,
+        eval_step_interval=0,
+        log_step_interval=1,
+        keep_last=2,
+        on_save_error="continue",
+        state_dict_type=options.state_dict_type,  # type: ignore[arg-type]
+    )
+    train.check()
+    return train
+
+
+def _print(torture: Torture) -> None:
+    print(
+        f"\nseed {torture.options.seed}, {torture.options.ranks} ranks, {torture.options.state_dict_type}, "
+    )
+    print(
+        f"a checkpoint every {torture.options.save_step_interval} steps, {torture.run - 1} runs to their end"
+    )
+    print(
+        "\n| fault | times | resumed | bitwise equal | lost steps: mean | most |\n|---|---|---|---|---|---|"
+    )
+    total = Row()
+    for kind in [kind for kind in KINDS if kind in torture.rows]:
+        row = torture.rows[kind]
+        _print_row(kind, row)
+        total = Row(
+            total.times + row.times,
+            total.resumed + row.resumed,
+            total.equal + row.equal,
+            total.lost + row.lost,
+        )
+    _print_row("**all**", total)
+    print(f"\nlongest from a rank's death to the last rank's exit: {torture.slowest_exit:.1f} s")
+    for problem in torture.problems:
+        print(f"PROBLEM {problem}")
+
+
+def _print_row(kind: str, row: Row) -> None:
+    mean = sum(row.lost) / max(len(row.lost), 1)
+    most = max(row.lost, default=0)
+    print(f"| {kind} | {row.times} | {row.resumed} | {row.equal} | {mean:.1f} | {most} |")
+
+
+if __name__ == "__main__":
+    run_command(TortureOptions, main)

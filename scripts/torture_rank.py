@@ -1,0 +1,194 @@
+"""One rank of a tortured job: the real trainer, watched at every step, with one fault to suffer.
+
+Faults are injected from outside the training code: the interpreter's audit hook sees every file operation
+before it is done.
+"""
+
+import errno
+import multiprocessing as mp
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, MutableSequence
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import xxhash
+
+from lit_gpt.cli import InputError
+from pretrain.options import TrainOptions
+from pretrain.preemption import StopRequest
+from pretrain.snapshot import Staging, local_part, model_tensors, optimizer_tensors
+from pretrain.trainer import Trainer
+
+
+class Phase(NamedTuple):
+    """A file operation of the run: what the audit hook is told of it."""
+
+    event: str
+    matches: Callable[[tuple], bool]
+    rank_0_only: bool = True
+
+
+def _path(arguments: tuple) -> str:
+    return str(arguments[0])
+
+
+def _writes(arguments: tuple, ending: str) -> bool:
+    return _path(arguments).endswith(ending) and bool(arguments[2] & os.O_CREAT)
+
+
+def _reads(arguments: tuple, ending: str) -> bool:
+    return _path(arguments).endswith(ending) and not arguments[2] & os.O_CREAT
+
+
+PHASES = {
+    "making the folder": Phase("os.mkdir", lambda a: _path(a).endswith(".pth.tmp")),
+    "shard": Phase("open", lambda a: _writes(a, ".safetensors"), rank_0_only=False),
+    "state": Phase("open", lambda a: _writes(a, "/state.json")),
+    "manifest": Phase("open", lambda a: _writes(a, "/MANIFEST.json")),
+    "rename": Phase("os.rename", lambda a: _path(a).endswith(".pth.tmp")),
+    "retention's rename": Phase("os.rename", lambda a: ".deleting" in str(a[1])),
+    "retention's removal": Phase("os.remove", lambda a: _path(a).endswith(".safetensors")),
+    "datapoint log": Phase("open", lambda a: "/datapoints/" in _path(a) and bool(a[2] & os.O_CREAT)),
+    "verification": Phase(
+        "open", lambda a: _path(a).endswith(".safetensors") and not a[2] & os.O_CREAT, False
+    ),
+}
+STAGING = "staging"  # no file is touched: the trainer's memory is being copied
+
+
+class Fault(NamedTuple):
+    """What this rank does to itself, if anything."""
+
+    phase: str | None = None
+    occurrence: int = 1
+    """At which match of the phase, counted from the start of the process."""
+    kill: bool = True
+    """Die; otherwise the file operation fails as on a full disk."""
+    delay: float = 0.0
+    """Seconds from the match to the death, so that it strikes in the middle too."""
+
+
+class Report(NamedTuple):
+    """What a rank tells the others' parent, in shared memory."""
+
+    resumed: MutableSequence[int]
+    """One number: the step taken up, -1 before that."""
+    reached: MutableSequence[int]
+    """The last step done."""
+    fired: MutableSequence[int]
+    """Whether the fault struck."""
+    different: MutableSequence[int]
+    """First step whose state is not, bit for bit, that of the undisturbed run; 0 for none."""
+
+    @classmethod
+    def empty(cls) -> "Report":
+        """Before the rank has done anything."""
+        return cls(*(cast(MutableSequence[int], mp.Array("q", [start])) for start in (-1, -1, 0, 0)))
+
+
+class WatchedTrainer(Trainer):
+    """Compares this rank's weights and moments with the undisturbed run's at every step."""
+
+    def __init__(self, options: TrainOptions, report: Report, fingerprints: Path, record: bool) -> None:
+        super().__init__(options, StopRequest().install())
+        self._report = report
+        self._path = fingerprints
+        self._record = record
+        self._expected = [] if record else fingerprints.read_text().split()
+        report.resumed[0] = report.reached[0] = self.step
+        self._compare()
+
+    def train_step(self, *arguments: object) -> None:
+        super().train_step(*arguments)  # type: ignore[arg-type]
+        self._compare()
+        self._report.reached[0] = self.step
+
+    def _compare(self) -> None:
+        if self.step == 0:
+            return
+        fingerprint = self._fingerprint()
+        if self._record:
+            with self._path.open("a") as file:
+                file.write(fingerprint + "\n")
+        elif fingerprint != self._expected[self.step - 1] and not self._report.different[0]:
+            self._report.different[0] = self.step
+
+    def _fingerprint(self) -> str:
+        moments, scalars = optimizer_tensors(self.model, self.optimizer)
+        digest = xxhash.xxh3_128(repr(scalars).encode())
+        for name, tensor in sorted((model_tensors(self.model) | moments).items()):
+            digest.update(name.encode())
+            digest.update(local_part(tensor).cpu().contiguous().numpy().data)
+        return digest.hexdigest()
+
+
+def run_rank(
+    options: TrainOptions, rank: int, port: int, fault: Fault, report: Report, run: Path, record: bool
+) -> None:
+    """Entry point of the process; its output goes to `output-rank<rank>.txt` beside the run's folder."""
+    output = os.open(f"{options.out_dir}-rank{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    for name in [name for name in os.environ if name.startswith("SLURM_")]:
+        del os.environ[name]  # this job is started here, whatever job we are in
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "GROUP_RANK": "0",
+        "WORLD_SIZE": str(options.devices),
+        "LOCAL_WORLD_SIZE": str(options.devices),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_RUN_ID": "torture",
+    }
+    _arm(fault, report)
+    try:
+        WatchedTrainer(options, report, run / f"fingerprints-rank{rank}.txt", record).fit()
+    except InputError as error:
+        print(f"error: {error}", flush=True)
+        sys.exit(2)
+
+
+def _arm(fault: Fault, report: Report) -> None:
+    if fault.phase is None:
+        return
+    seen = 0
+
+    def strike(path: str) -> None:
+        nonlocal seen
+        seen += 1
+        if seen != fault.occurrence:
+            return
+        report.fired[0] = 1
+        if not fault.kill:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        if fault.delay:
+            threading.Thread(target=_die_later, args=(fault.delay,), daemon=True).start()
+        else:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if fault.phase == STAGING:
+        take = Staging.take
+
+        def staged(*arguments: object) -> object:
+            strike("")
+            return take(*arguments)  # type: ignore[arg-type]
+
+        Staging.take = staged  # type: ignore[method-assign, assignment]
+        return
+    phase = PHASES[fault.phase]
+
+    def audit(event: str, arguments: tuple) -> None:
+        if event == phase.event and phase.matches(arguments):
+            strike(_path(arguments))
+
+    sys.addaudithook(audit)
+
+
+def _die_later(seconds: float) -> None:
+    time.sleep(seconds)
+    os.kill(os.getpid(), signal.SIGKILL)
