@@ -104,8 +104,7 @@ def build_model(fabric: Fabric, options: "TrainOptions", config: ModelConfig, co
         _use_float8(model, fabric.device)
     _checkpoint_activations(model, options.activation_checkpointing)
     if compiled:
-        for block in _blocks(model):
-            block.compile()
+        model.transformer.compile_blocks()
     if options.world_size == 1:
         model = model.to_empty(device=fabric.device)
         if options.precision == "bf16-true":

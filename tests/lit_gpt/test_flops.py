@@ -12,7 +12,7 @@ from lit_gpt.model import GPT
 
 
 def test_matrix_products_as_torch_counts_them():
-    """2 per weight and token forward, twice that backward; attention is an operator that it does not count."""
+    """2 per weight and token forward, twice that backward; attention is no operator that it counts."""
     config = ModelConfig.load("tiny_100K", vocab_size=96)
     model = GPT(config)
     model.init_weights(0)
