@@ -20,21 +20,18 @@ With 32,064 ids the logits of a chunk are 66 MB (fp32) and 525 MB (bf16)."""
 def chunked_cross_entropy(hidden_TC: Tensor, weight_VC: Tensor, labels_T: Tensor) -> Tensor:
     """Sum over tokens of -log softmax(hidden @ weight.T)[label]; a label of -100 counts nothing.
 
-    The products run in the autocast dtype if there is one, else in that of `hidden_TC`; softmax, loss and
-    the sums over chunks in fp32. Gradients are made in the forward pass, while a chunk's logits are at hand.
+    The products run in the dtype of `hidden_TC`; softmax, loss and the sums over chunks in fp32. Gradients
+    are made in the forward pass, while a chunk's logits are at hand.
 
     Args:
         hidden_TC: output of the last norm.
-        weight_VC: weight of the head.
+        weight_VC: weight of the head; its gradient has its dtype.
         labels_T: int64 targets.
 
     Returns:
         fp32 scalar (fp64 for fp64 inputs).
     """
-    device = hidden_TC.device.type
-    if torch.is_autocast_enabled(device):
-        hidden_TC = hidden_TC.to(torch.get_autocast_dtype(device))
-    with torch.autocast(device, enabled=False):
+    with torch.autocast(hidden_TC.device.type, enabled=False):
         return _HeadLoss.apply(hidden_TC, weight_VC, labels_T, torch.is_grad_enabled())
 
 
