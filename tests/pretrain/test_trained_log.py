@@ -1,0 +1,33 @@
+"""The datapoint log of the real training command: killed, resumed on another number of ranks, and proven."""
+
+import os
+import signal
+
+import pyarrow as pa
+import pytest
+
+from pretrain.datapoint_files import part_files, read_row_groups
+from pretrain.log_replay import Replay
+from tests.pretrain.running import start, steps_logged, train, wait_until
+
+
+def logged(run_dir):
+    tables = [table for part in part_files(run_dir / "datapoints") for table in read_row_groups(part)]
+    return pa.concat_tables(tables).sort_by("sample").drop_columns(["time", "rank"])
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_on_two_ranks_the_log_is_that_of_an_undisturbed_run(tmp_path, train_store_dir):
+    broken, straight = tmp_path / "broken", tmp_path / "straight"
+    settings = {"max_steps": 24, "save_step_interval": 8}
+    process = start(broken, train_store_dir, **settings)
+    wait_until(lambda: steps_logged(broken) >= 10, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for out_dir, more in ((broken, {"resume": "auto", "devices": 2}), (straight, {})):
+        result = train(out_dir, train_store_dir, **settings, **more)
+        assert result.returncode == 0, result.stderr
+    report = list(Replay(broken).verify())[-1]
+    assert report.messages == []
+    assert report.steps == 24
+    assert logged(broken).equals(logged(straight))
