@@ -161,8 +161,13 @@ class _LocalExecutor(PipelineExecutor):
 
     def run(self) -> None:
         ranks = self.get_incomplete_ranks()
-        done = self.tasks - len(ranks)
-        with progress(description=self.name, total=self.tasks, initial=done, unit=" tasks") as bar:
+        if self.tasks == 1:  # has bars of its own if it takes long
+            for rank in ranks:
+                _run_task(self, rank)
+            return
+        with progress(
+            description=self.name, total=self.tasks, initial=self.tasks - len(ranks), unit=" tasks"
+        ) as bar:
             try:
                 for _ in ordered_map(partial(_run_task, self), ranks, min(self.workers, max(len(ranks), 1))):
                     bar.update()

@@ -53,6 +53,8 @@ class Options:
     """A shard ends before it would hold more."""
     max_bad_lines: int = 1000
     """Stop after so many unusable lines."""
+    made_from: Path | None = None
+    """JSON file that tells how the input was made; the manifest quotes it."""
 
 
 def main(options: Options) -> None:
@@ -101,6 +103,8 @@ def _begin(options: Options, tokenizer: Tokenizer, files: list[Path]) -> State |
         "id_fields": options.id_fields,
         "max_shard_tokens": options.max_shard_tokens,
     }
+    if options.made_from is not None:
+        settings["made_from"] = json.loads(options.made_from.read_text(encoding="utf-8"))
     inputs = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     state = State(settings, inputs, str(options.val_output)).or_found_in(options.output)
     if state is not None:

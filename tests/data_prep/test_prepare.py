@@ -1,0 +1,122 @@
+"""The whole way by one command: from files of documents to packed stores that can be traced to them."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from data_prep import prepare
+from data_prep.prepare import Options
+from lit_gpt.cli import InputError
+from lit_gpt.packing import PackedStore
+from lit_gpt.token_store import TokenStore
+from tests.conftest import german_texts
+from tests.data_prep.corpus_tools import stats, write_jsonl
+
+FLAGS = {"vocab_size": 512, "val_fraction": 0.2, "block_size": 128, "workers": 1}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("crawl")
+    texts = list(german_texts(240, seed=11))
+    records = [{"id": f"d{number}", "text": text} for number, text in enumerate([*texts, *texts[:20]])]
+    return [write_jsonl(folder / f"{n}.jsonl", records[n::3]) for n in range(3)]
+
+
+def run(files, output, **options):
+    prepare.main(Options(input=[str(file) for file in files], output=output, **FLAGS | options))
+    return output
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory, files):
+    return run(files, tmp_path_factory.mktemp("prepare") / "out")
+
+
+def test_a_store_can_be_traced_to_its_sources(prepared, files):
+    store = TokenStore.open(prepared / "train")
+    origin = store.manifest.provenance["settings"]["made_from"]
+    assert [(each["path"], each["bytes"], each["sha256"]) for each in origin["inputs"]] == [
+        (str(file), file.stat().st_size, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files
+    ]
+    assert origin["clean"]["settings"]["limits"]["min_words"] == 50
+    assert origin["clean"]["read"]["documents"] == 260
+    assert origin["clean"]["kept"] == stats(prepared / "clean")["kept"]
+    assert origin["dedup"]["read"]["documents"] == origin["clean"]["kept"]["documents"] < 260
+    assert origin["dedup"]["excluded"]["only_repeats"]["documents"] > 0
+    n_documents = store.n_documents + TokenStore.open(prepared / "val").n_documents
+    assert n_documents == origin["dedup"]["kept"]["documents"]
+
+
+def test_stores_are_packed_and_whole(prepared):
+    for name in ("train", "val"):
+        store = TokenStore.open(prepared / name)
+        store.verify()
+        before = sorted(path.name for path in store.path.iterdir())
+        PackedStore.open(store, 128)
+        assert sorted(path.name for path in store.path.iterdir()) == before  # the packing was there
+
+
+def snapshot(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_rerun_has_nothing_to_do_and_another_setting_is_refused(prepared, files):
+    before = snapshot(prepared)
+    run(files, prepared)
+    changed = {path.name for path, when in snapshot(prepared).items() if before.get(path) != when}
+    assert changed == {"options.json"}
+    with pytest.raises(InputError, match="block_size"):
+        run(files, prepared, block_size=64)
+
+
+def test_an_adopted_tokenizer_counts_the_tokens_of_what_is_dropped(tmp_path, files, tokenizer_dir):
+    output = run(
+        files, tmp_path / "out", tokenizer=tokenizer_dir, near_duplicates=True, max_tokens_per_word=4.5
+    )
+    counted = stats(output / "clean")
+    assert counted["excluded"]["max_tokens_per_word"]["documents"] > 0
+    assert all(count["tokens"] for count in counted["excluded"].values())
+    assert not (output / "tokenizer").exists()
+    origin = TokenStore.open(output / "train").manifest.provenance["settings"]["made_from"]
+    assert origin["minhash"]["read"] == {
+        key: origin["dedup"]["kept"][key] for key in ("documents", "text_bytes")
+    }
+
+
+@pytest.mark.slow
+def test_killed_at_every_stage_it_leaves_the_same_stores(tmp_path, files, prepared):
+    output = tmp_path / "out"
+    command = [
+        sys.executable,
+        str(Path(prepare.__file__)),
+        "--output",
+        str(output),
+        "--input",
+        *map(str, files),
+    ]
+    for flag, value in FLAGS.items():
+        command += [f"--{flag}", str(value)]
+    kills = 0
+    for stage in ("clean", "dedup-signatures", "dedup-drop", "origin", "tokenizer", "tokenize"):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        completions = output / "logs" / stage / "completions"
+        if stage.startswith(("clean", "dedup")):
+            completions = output / stage.partition("-")[0] / "logs" / stage / "completions"
+        while process.poll() is None and not (completions.is_dir() and os.listdir(completions)):
+            time.sleep(0.002)
+        kills += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert kills >= 5
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for name in ("train", "val"):
+        ours, undisturbed = TokenStore.open(output / name), TokenStore.open(prepared / name)
+        assert ours.fingerprint == undisturbed.fingerprint
+        assert ours.manifest.provenance["counts"] == undisturbed.manifest.provenance["counts"]
