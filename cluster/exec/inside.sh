@@ -2,6 +2,7 @@
 # inside.sh COMMAND... - run a command where Python is: in the container IMAGE, or in VENV if that is set (env.sh).
 # It becomes the command, so that exit codes and signals are the command's own.
 set -euo pipefail
+# shellcheck source=cluster/exec/env.sh
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
 fail() {

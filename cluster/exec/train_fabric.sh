@@ -20,13 +20,11 @@
 #SBATCH --output=%x-%j.out
 set -euo pipefail
 
-settings=${REPO:-$SLURM_SUBMIT_DIR}/cluster/exec/env.sh
-if [[ ! -f $settings ]]; then
-    echo "error: $settings is not there; submit from the repository's root, or export REPO" >&2
-    exit 2
-fi
 # shellcheck source=cluster/exec/env.sh
-source "$settings"
+source "${REPO:-$SLURM_SUBMIT_DIR}/cluster/exec/env.sh" || {
+    echo "error: submit from the repository's root, or export REPO" >&2
+    exit 2
+}
 
 out=$RUNS_DIR/${MODEL_NAME:?MODEL_NAME is not set: it names the folder of the run in RUNS_DIR}
 starts=$out/starts.log
@@ -36,7 +34,7 @@ say() { echo "$(date -Is) job $SLURM_JOB_ID, start ${SLURM_RESTART_COUNT:-0}: $*
 
 # The name of the newest complete checkpoint: what a start begins from, and so the measure of progress.
 newest_checkpoint() {
-    find "$out" -path '*/iter-*-ckpt.pth/MANIFEST.json' -printf '%P\n' | sort | tail -n 1 | cut -d / -f 1
+    find "$out" -maxdepth 2 -path '*/iter-*-ckpt.pth/MANIFEST.json' -printf '%P\n' | sort | tail -n 1 | cut -d / -f 1
 }
 
 # Whether this series of starts has begun from the same place too often already.

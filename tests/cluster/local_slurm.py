@@ -1,11 +1,11 @@
 """A real SLURM cluster of several nodes on one Debian machine, for trying batch scripts.
 
-    python tests/cluster/local_slurm.py start DIR     # installs the packages if missing (root), starts, prints
-    export SLURM_CONF=DIR/etc/slurm.conf              # ... what a shell then needs
+    python tests/cluster/local_slurm.py start DIR     # installs the packages if they are missing, as root
+    export SLURM_CONF=DIR/etc/slurm.conf              # what a shell then needs
     python tests/cluster/local_slurm.py stop DIR
 
-munged, slurmctld and one slurmd a node, on loopback, without systemd, cgroups or a database. Everything lies
-in DIR, but for one line a cluster in /etc/hosts, by which the nodes' names resolve; `stop` takes it out again.
+munged, slurmctld and one slurmd a node, on loopback, without systemd, cgroups or a database. All of it lies
+in DIR, but for one line in /etc/hosts, by which the nodes' names resolve; `stop` takes it out again.
 Partition `main` is the default one; jobs of partition `high` preempt and requeue those of `main`.
 """
 
@@ -122,7 +122,9 @@ class LocalSlurm:
         for node in self.nodes:
             self._daemon("slurmd", "-N", node)
         deadline = time.monotonic() + 30
-        while self.run("sinfo", "--noheader", "-N", "-p", "main", "-o", "%t").split() != ["idle"] * self.n_nodes:
+        while (
+            self.run("sinfo", "--noheader", "-N", "-p", "main", "-o", "%t").split() != ["idle"] * self.n_nodes
+        ):
             if time.monotonic() > deadline:
                 raise RuntimeError(f"the nodes do not come up:\n{self._logs()}")
             time.sleep(0.2)
@@ -180,7 +182,7 @@ class LocalSlurm:
             hosts.write(f"127.0.0.1 {host} {' '.join(self.nodes)} # {self.folder}\n")
 
     def _cancel_all(self) -> None:
-        deadline = time.monotonic() + self.kill_wait
+        deadline = time.monotonic() + 2 * self.kill_wait
         while jobs := set(self.run("squeue", "--noheader", "-o", "%A").split()):
             if time.monotonic() > deadline:
                 raise RuntimeError(f"jobs {sorted(jobs)} do not end")
@@ -243,11 +245,15 @@ def install() -> None:
             policy.unlink()
 
 
-def apt(*arguments: str) -> None:
+def apt(*arguments: str, cwd: Path | None = None, settings: Path | None = None) -> None:
     """Run apt-get without questions. RuntimeError with the end of its output when it fails."""
     command = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300", *arguments]
-    quiet = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    done = subprocess.run(command, env=quiet, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    if settings is not None:
+        environment["APT_CONFIG"] = str(settings)
+    done = subprocess.run(
+        command, cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     if done.returncode:
         raise RuntimeError(f"`{' '.join(command)}` failed: {done.stdout[-500:].strip()}")
 

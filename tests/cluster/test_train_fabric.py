@@ -1,0 +1,109 @@
+"""train_fabric.sh with the real trainer on a real SLURM: whatever stops it, the weights come out the same."""
+
+import os
+import signal
+
+import pytest
+
+from tests.cluster.running import MAX_STEPS, TrainingJob, train
+from tests.pretrain.running import assert_same_checkpoint, losses
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def straight(slurm, tmp_path_factory, train_store_dir) -> TrainingJob:
+    """A run that nothing disturbs."""
+    job = train(slurm, tmp_path_factory.mktemp("straight") / "run", train_store_dir).completed()
+    assert job.starts == ["nothing"]
+    return job
+
+
+def assert_same_run(job: TrainingJob, straight: TrainingJob) -> None:
+    """The run was started more than once, and its weights and losses are bitwise those of the other."""
+    assert len(job.starts) > 1, job.output
+    assert_same_checkpoint(job.out_dir, straight.out_dir, MAX_STEPS)
+    assert losses(job.out_dir) == losses(straight.out_dir)
+
+
+def test_a_signal_saves_and_requeues(slurm, straight, tmp_path, train_store_dir):
+    job = train(slurm, tmp_path / "run", train_store_dir)
+    job.wait_for_step(10)
+    slurm.run("scancel", "--signal=USR1", job.id)
+    job.completed()
+    assert "stopped as asked; requeueing" in job.output
+    assert len(job.starts) == 2
+    assert job.starts[1].startswith("iter-")
+    assert_same_run(job, straight)
+
+
+def test_preemption_saves_and_requeues(slurm, straight, tmp_path, train_store_dir):
+    job = train(slurm, tmp_path / "run", train_store_dir)
+    job.wait_for_step(10)
+    other = slurm.submit("--partition=high", "--nodes=2", "--exclusive", "--wrap=true")
+    slurm.wait(other)
+    job.completed()
+    assert "stopped as asked" in job.output
+    assert_same_run(job, straight)
+
+
+def test_the_time_limit_saves_and_requeues(slurm, straight, tmp_path, train_store_dir):
+    """SLURM looks at time limits every 30 s: the tasks are held still until its signal has come."""
+    job = train(slurm, tmp_path / "run", train_store_dir, "--signal=USR1@60")
+    job.wait_for_step(10)
+    job.signal_tasks(signal.SIGSTOP)
+    job.set_time_limit_from_now(minutes=1)
+    job.wait_until(lambda: all(is_pending(pid, signal.SIGUSR1) for pid in job.tasks()))
+    job.signal_tasks(signal.SIGCONT)
+    job.wait_until(lambda: "requeueing" in job.output)
+    job.set_time_limit_from_now(minutes=10)
+    job.completed()
+    assert "stopped as asked" in job.output
+    assert_same_run(job, straight)
+
+
+def test_a_killed_task_requeues(slurm, straight, tmp_path, train_store_dir):
+    job = train(slurm, tmp_path / "run", train_store_dir)
+    job.wait_for_step(60)
+    os.kill(job.tasks()[3], signal.SIGKILL)
+    job.completed()
+    assert job.starts == ["nothing", "iter-00000050-ckpt.pth"]
+    assert_same_run(job, straight)
+
+
+def test_restarts_without_progress_end(slurm, tmp_path, train_store_dir):
+    """No step is ever finite, so no checkpoint is ever written."""
+    job = train(
+        slurm,
+        tmp_path / "run",
+        train_store_dir,
+        site_settings={"MAX_STALLED_RESTARTS": 1},
+        learning_rate=1e30,
+        max_skipped_steps=1,
+    )
+    assert slurm.wait(job.id)["JobState"] == "FAILED", job.output
+    assert job.starts == ["nothing", "nothing"]
+    assert "giving up: 1 restarts brought no checkpoint after the beginning" in job.output
+
+
+def test_bad_input_is_not_requeued(slurm, tmp_path, train_store_dir):
+    job = train(slurm, tmp_path / "run", train_store_dir, global_batch_size=7)
+    assert slurm.wait(job.id)["ExitCode"] == "2:0", job.output
+    assert job.starts == ["nothing"]
+    assert "--global_batch_size 7 is not divisible by 4" in job.output
+
+
+def test_a_cancelled_job_saves_and_stays_cancelled(slurm, tmp_path, train_store_dir):
+    job = train(slurm, tmp_path / "run", train_store_dir)
+    job.wait_for_step(10)
+    slurm.run("scancel", job.id)
+    assert slurm.wait(job.id)["JobState"] == "CANCELLED"
+    job.wait_until(lambda: "cancelled, so it is not started again" in job.output)
+    assert (job.out_dir / "requeue").exists()
+
+
+def is_pending(pid: int, number: signal.Signals) -> bool:
+    """Whether a stopped process has a signal waiting."""
+    with open(f"/proc/{pid}/status") as file:
+        masks = [int(line.split()[1], 16) for line in file if line.startswith(("SigPnd", "ShdPnd"))]
+    return any(mask >> (number - 1) & 1 for mask in masks)
