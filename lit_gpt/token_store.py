@@ -10,6 +10,7 @@
 docs/formats.md is the specification; lit_gpt/store_writer.py writes it.
 """
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,8 @@ from lit_gpt.document_table import (
 from lit_gpt.megatron_index import read_index
 from lit_gpt.store_manifest import FileEntry, Manifest
 from lit_gpt.tokenizer import Tokenizer
+
+_OPEN_SHARDS = 64
 
 
 class TokenStore:
@@ -45,8 +48,9 @@ class TokenStore:
         self.n_tokens = sum(shard.n_tokens for shard in manifest.shards)
         self.n_with_bos = sum(shard.n_with_bos for shard in manifest.shards)
         self.n_with_eos = sum(shard.n_with_eos for shard in manifest.shards)
-        self._bounds: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        self._tokens: dict[int, np.memmap] = {}
+        # A long run passes thousands of shards; each kept open takes a file descriptor, 12 bytes a document.
+        self._documents = functools.lru_cache(maxsize=_OPEN_SHARDS)(self._read_documents)
+        self._tokens = functools.lru_cache(maxsize=_OPEN_SHARDS)(self._map_tokens)
 
     @classmethod
     def open(cls, path: Path | str) -> "TokenStore":
@@ -70,11 +74,7 @@ class TokenStore:
 
     def tokens(self, shard: int, folder: Path | None = None) -> np.memmap:
         """All tokens of a shard (n_tokens,), memory-mapped, from the store or from the copy in `folder`."""
-        if folder is not None:
-            return np.memmap(folder / self._file(shard, ".bin"), dtype=self.dtype, mode="r")
-        if shard not in self._tokens:
-            self._tokens[shard] = np.memmap(self.path / self._file(shard, ".bin"), dtype=self.dtype, mode="r")
-        return self._tokens[shard]
+        return self._tokens(shard) if folder is None else self._map_tokens(shard, folder)
 
     def document_tokens(self, shard: int, document: int) -> np.ndarray:
         """(n_tokens,) of one document."""
@@ -116,12 +116,13 @@ class TokenStore:
     def _file(self, shard: int, suffix: str) -> str:
         return self.manifest.shards[shard].name + suffix
 
-    def _documents(self, shard: int) -> tuple[np.ndarray, np.ndarray]:
-        if shard not in self._bounds:
-            entry = self.manifest.shards[shard]
-            path = self.path / self._file(shard, ".idx")
-            index = read_index(path, entry.files[self._file(shard, ".bin")].bytes)
-            if len(index.lengths) != entry.n_documents or index.dtype != self.dtype:
-                raise InputError(f"{path} is not the index that {store_manifest.NAME} speaks of; restore it")
-            self._bounds[shard] = (index.lengths, index.starts)
-        return self._bounds[shard]
+    def _map_tokens(self, shard: int, folder: Path | None = None) -> np.memmap:
+        return np.memmap((folder or self.path) / self._file(shard, ".bin"), dtype=self.dtype, mode="r")
+
+    def _read_documents(self, shard: int) -> tuple[np.ndarray, np.ndarray]:
+        entry = self.manifest.shards[shard]
+        path = self.path / self._file(shard, ".idx")
+        index = read_index(path, entry.files[self._file(shard, ".bin")].bytes)
+        if len(index.lengths) != entry.n_documents or index.dtype != self.dtype:
+            raise InputError(f"{path} is not the index that {store_manifest.NAME} speaks of; restore it")
+        return index.lengths, index.starts
