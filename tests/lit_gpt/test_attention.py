@@ -17,6 +17,13 @@ from lit_gpt.cli import InputError
 from lit_gpt.documents import Documents
 
 T = 96
+
+
+@pytest.fixture(autouse=True)
+def _no_choice_made_yet(monkeypatch):
+    monkeypatch.setattr(attention_module, "_flash_allowed", True)
+
+
 AWKWARD_BOUNDS = {
     "one full row": [0, T],
     "rows of equal length": [0, 32, 64, 96],
@@ -117,7 +124,6 @@ def hopper(monkeypatch):
     """A GPU as far as the choice can see."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "Test Hopper")
-    monkeypatch.setattr(attention_module, "_flash_allowed", True)
     return torch.device("cuda", 0)
 
 
