@@ -78,7 +78,7 @@ def test_a_rerun_has_nothing_to_do_and_another_setting_is_refused(prepared, file
 
 def test_an_adopted_tokenizer_counts_the_tokens_of_what_is_dropped(tmp_path, files, tokenizer_dir):
     output = run(
-        files, tmp_path / "out", tokenizer=tokenizer_dir, near_duplicates=True, max_tokens_per_word=4.5
+        files, tmp_path / "out", tokenizer=tokenizer_dir, near_duplicates=True, max_tokens_per_word=1.6
     )
     counted = stats(output / "clean")
     assert counted["excluded"]["max_tokens_per_word"]["documents"] > 0
