@@ -101,15 +101,14 @@ class Job:
         """Call after `wait`."""
         exit_seconds = time.monotonic() - self._first_death if self._first_death else 0.0
         codes = [process.exitcode for process in self._processes]
-        killed = -signal.SIGKILL in codes
         error = None
         if None in codes:
             error = f"rank {codes.index(None)} did not end within {EXIT_LIMIT:.0f} s of another's death"
-        elif any(codes) and not killed:
+        elif any(codes) and not self.killed:
             error = f"exit codes {codes}, which no fault explains; see {self.options.out_dir}-rank*.txt"
         self.kill([rank for rank, code in enumerate(codes) if code is None])
         return Outcome(
-            struck=killed,
+            struck=self.killed,
             resumed=self.resumed if self.resumed >= 0 else None,
             reached=self.reached,
             different=max(report.different[0] for report in self._reports),
@@ -117,6 +116,11 @@ class Job:
             exit_seconds=exit_seconds,
             error=error,
         )
+
+    @property
+    def killed(self) -> bool:
+        """Whether any rank was, once all have ended."""
+        return any(process.exitcode == -signal.SIGKILL for process in self._processes)
 
     def _ended(self) -> bool:
         return all(process.exitcode is not None for process in self._processes)
@@ -185,11 +189,11 @@ def _damage(change: Callable[[Path], None]) -> Inject:
     def inject(job: Job, rng: random.Random, startup_seconds: float) -> None:
         job.start()
         _let_train(job, rng)
-        folders = Path(job.options.out_dir)
-        job.until(lambda: len(list_checkpoints(folders)) > 1)
+        out_dir = Path(job.options.out_dir)
+        job.until(lambda: len(list_checkpoints(out_dir)) > 1)
         job.kill(list(range(job.n_ranks)))
         job.wait()
-        if len(checkpoints := list_checkpoints(folders)) > 1:
+        if job.killed and len(checkpoints := list_checkpoints(out_dir)) > 1:
             change(checkpoints[-1][1])
 
     return inject
