@@ -96,11 +96,11 @@ class DataLoader:
         if self._device.type == "cuda" and self._device.index is not None:
             torch.cuda.set_device(self._device)  # of the prefetching thread, for the memory it pins
         n_rows = min(PLAN_ROWS, sum(int(packed.rows_per_shard.sum()) for packed in self._data.stores))
-        n_steps = max(1, n_rows // self._global_batch_size)
-        step = first_step
+        step, n_steps = first_step, 1  # the first batch opens no more shards than it needs
         while True:
             yield from self._make_plan(step, n_steps)
             step += n_steps
+            n_steps = max(1, min(2 * n_steps, n_rows // self._global_batch_size))
 
     def _make_plan(self, step: int, n_steps: int) -> Iterator[StepBatch]:
         """The steps [step, step + n_steps), whose rows are located in one go."""
