@@ -127,7 +127,8 @@ def _forbid_prefix_space(definition: dict[str, Any]) -> None:
 
 def _content(token: Any) -> str | None:
     """A special token is given as a string or as an object with `content`."""
-    return token.get("content") if isinstance(token, dict) else token
+    content = token.get("content") if isinstance(token, dict) else token
+    return content if isinstance(content, str) else None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -26,11 +26,10 @@ _BYTE_LEVEL = {
     ],
 }
 # Nothing that WORDS matches goes on from a non-space to a space, nor beyond the last line end of a run of
-# space, nor from a letter to a mark. (\x1c-\x1f are space for Python, but not for the tokenizers library.)
+# space. (\x1c-\x1f are space for Python, but not for the tokenizers library.)
 _CUT_BYTE_LEVEL = r"[^\S\x1c-\x1f]*[\S\x1c-\x1f]+(?:[^\S\x1c-\x1f]*[\r\n])?|[^\S\x1c-\x1f]+"
-_RECUT_BYTE_LEVEL = r"(?s:.+?[A-Za-zÄÖÜäöüß](?=[!-@\[-`{-~])|.+)"
 _SPACE_AS_LETTER = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never", "split": False}
-_CHANGES_WORDS = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges")
+_CHANGES_WORDS = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")
 _GENERATION = 1 << 18  # words; two generations are about 100 MB
 _LONGEST = 64  # characters; longer ones hardly come again
 
@@ -38,18 +37,16 @@ _LONGEST = 64  # characters; longer ones hardly come again
 class WordCache(dict[str, bytes]):
     """Word -> its ids as bytes. When a generation is full it becomes the previous one, so hot words stay."""
 
-    def __init__(self, cut: str, recut: str, encode: Callable[[str], list[int]], dtype: np.dtype) -> None:
+    def __init__(self, cut: str, encode: Callable[[str], list[int]], dtype: np.dtype) -> None:
         """Make an empty cache.
 
         Args:
             cut: pattern of a word; every text is a row of its matches.
-            recut: pattern of a word's parts, which are looked up when the whole is not there.
-            encode: ids of a part.
+            encode: ids of a word.
             dtype: of the ids.
         """
         super().__init__()
         self._words = re.compile(cut).findall
-        self._parts = re.compile(recut).findall
         self._encode = encode
         self._typecode = dtype.char
         self._previous: dict[str, bytes] = {}
@@ -61,11 +58,7 @@ class WordCache(dict[str, bytes]):
     def __missing__(self, word: str) -> bytes:
         ids = self._previous.get(word)
         if ids is None:
-            parts = self._parts(word)
-            if len(parts) > 1:
-                ids = b"".join(map(self.__getitem__, parts))
-            else:
-                ids = array(self._typecode, self._encode(word)).tobytes()
+            ids = array(self._typecode, self._encode(word)).tobytes()
         if len(word) <= _LONGEST:
             if len(self) >= _GENERATION:
                 self._previous = dict(self)
@@ -90,10 +83,10 @@ def word_cache(
         return None
     if definition.get("pre_tokenizer") == _BYTE_LEVEL and all(token["special"] for token in added):
 
-        def encode(part: str) -> list[int]:
-            return backend.encode(part, add_special_tokens=False).ids
+        def encode(word: str) -> list[int]:
+            return backend.encode(word, add_special_tokens=False).ids
 
-        return WordCache(_CUT_BYTE_LEVEL, _RECUT_BYTE_LEVEL, encode, dtype)
+        return WordCache(_CUT_BYTE_LEVEL, encode, dtype)
     if definition.get("pre_tokenizer") == _SPACE_AS_LETTER and _are_single(added):
         characters = {token["content"]: token["id"] for token in added if not token["special"]}
         return _cache_of_lines(model, backend.model, characters, dtype)
@@ -103,36 +96,26 @@ def word_cache(
 def _cache_of_lines(
     model: dict[str, Any], bpe: tokenizers.models.Model, added: dict[str, int], dtype: np.dtype
 ) -> WordCache | None:
-    """For a model that is given whole lines, spaces as `▁`: cut by what its merges never join.
+    """For a model that is given whole lines, spaces as `▁`, and cuts them by its merges alone."""
+    merged = ("".join(merge) if isinstance(merge, list) else merge for merge in model["merges"])
+    joins = any(re.search("[^▁ ] ?▁", token) for token in merged)
+    if joins or "▁" not in model["vocab"] or model.get("ignore_merges"):
+        return None  # something may go from a word into the next, if only unknown characters that are fused
 
-    Unknown characters may be fused with unknown neighbours, so a cut has a known character on one side.
-    """
-    merged = [
-        "".join(merge) if isinstance(merge, list) else merge.replace(" ", "") for merge in model["merges"]
-    ]
-    letters = "".join(re.escape(one) for one in model["vocab"] if len(one) == 1 and one.isalpha())
-    if "▁" not in model["vocab"] or not letters or any(re.search("[^▁]▁", token) for token in merged):
-        return None
-    joins = re.compile(f"[{letters}][^{letters}]|[^{letters}▁][{letters}]")
-    recut = (
-        f"[ ▁]*[{letters}]+|[ ▁]*[^{letters} ▁]+|[ ▁]+" if not any(map(joins.search, merged)) else "(?s:.+)"
-    )
+    def encode(word: str) -> list[int]:
+        if word in added:
+            return [added[word]]
+        return [token.id for token in bpe.tokenize(word.replace(" ", "▁"))]
+
     one_added = "".join(map(re.escape, added))
-
-    def encode(part: str) -> list[int]:
-        if part in added:
-            return [added[part]]
-        return [token.id for token in bpe.tokenize(part.replace(" ", "▁"))]
-
     cut = f"[ ▁]*[^ ▁{one_added}]+|[ ▁]+" + (f"|[{one_added}]" if added else "")
-    return WordCache(cut, recut, encode, dtype)
+    return WordCache(cut, encode, dtype)
 
 
 def _are_single(added: list[dict[str, Any]]) -> bool:
     """Added tokens are single characters that are found wherever they stand."""
     plain = [token for token in added if not token["special"]]
     bound = any(token[name] for token in plain for name in ("lstrip", "rstrip", "single_word"))
-    hidden = any(
-        token["normalized"] == token["special"] for token in added
-    )  # behind a special token's string
+    # A special token's string is passed over as a whole, and with it what is found in the same pass.
+    hidden = any(token["normalized"] == token["special"] for token in added)
     return all(len(token["content"]) == 1 for token in plain) and not bound and not hidden
