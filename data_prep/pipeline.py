@@ -12,6 +12,7 @@ import multiprocessing
 import resource
 import shlex
 import signal
+import subprocess
 import sys
 import time
 from concurrent.futures.process import BrokenProcessPool
@@ -226,7 +227,13 @@ def _submit(stages: list[Stage], options: ExecutionOptions, folder: Path, comman
     for stage in stages:
         executor = _slurm_executor(stage, options, f"{again}/options.json --stage {stage.name}")
         executor.depends = previous
-        executor.run()
+        try:
+            executor.run()
+        except (subprocess.CalledProcessError, FileNotFoundError) as error:
+            reason = "is not here" if isinstance(error, FileNotFoundError) else "refuses, as it says above"
+            raise InputError(
+                f"sbatch {reason}: mend what keeps stage {stage.name} from starting and run again"
+            ) from error
         previous = executor
         if executor.job_id != -1:
             submitted = True
