@@ -87,28 +87,35 @@ def word_cache(
             return backend.encode(word, add_special_tokens=False).ids
 
         return WordCache(_CUT_BYTE_LEVEL, encode, dtype)
-    if definition.get("pre_tokenizer") == _SPACE_AS_LETTER and _are_single(added):
+    if definition.get("pre_tokenizer") in (_SPACE_AS_LETTER, None) and _are_single(added):
+        space = "▁" if definition.get("pre_tokenizer") else " "
         characters = {token["content"]: token["id"] for token in added if not token["special"]}
-        return _cache_of_lines(model, backend.model, characters, dtype)
+        return _cache_of_lines(model, backend.model, space, characters, dtype)
     return None
 
 
 def _cache_of_lines(
-    model: dict[str, Any], bpe: tokenizers.models.Model, added: dict[str, int], dtype: np.dtype
+    model: dict[str, Any],
+    bpe: tokenizers.models.Model,
+    space: str,
+    added: dict[str, int],
+    dtype: np.dtype,
 ) -> WordCache | None:
-    """For a model that is given whole lines, spaces as `▁`, and cuts them by its merges alone."""
-    merged = ("".join(merge) if isinstance(merge, list) else merge for merge in model["merges"])
-    joins = any(re.search("[^▁ ] ?▁", token) for token in merged)
-    if joins or "▁" not in model["vocab"] or model.get("ignore_merges"):
+    """For a model that is given whole texts, a space as `space`, and cuts them by its merges alone."""
+    merged = ["".join(merge) for merge in model["merges"] if isinstance(merge, list)]
+    joins = len(merged) < len(model["merges"]) or any(
+        re.search(f"[^{space}]{space}", token) for token in merged
+    )
+    if joins or space not in model["vocab"] or model.get("ignore_merges"):
         return None  # something may go from a word into the next, if only unknown characters that are fused
 
     def encode(word: str) -> list[int]:
         if word in added:
             return [added[word]]
-        return [token.id for token in bpe.tokenize(word.replace(" ", "▁"))]
+        return [token.id for token in bpe.tokenize(word.replace(" ", space))]
 
     one_added = "".join(map(re.escape, added))
-    cut = f"[ ▁]*[^ ▁{one_added}]+|[ ▁]+" + (f"|[{one_added}]" if added else "")
+    cut = f"[ {space}]*[^ {space}{one_added}]+|[ {space}]+" + (f"|[{one_added}]" if added else "")
     return WordCache(cut, encode, dtype)
 
 

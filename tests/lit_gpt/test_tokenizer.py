@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
+from data_prep import sentencepiece_bpe
 from lit_gpt import word_cache
 from lit_gpt.cli import InputError
 from lit_gpt.tokenizer import Tokenizer
@@ -92,7 +93,14 @@ def spaces_as_letters_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", ["tokenizer_dir", "spaces_as_letters_dir"])
+@pytest.fixture(scope="module")
+def sentencepiece_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sentencepiece")
+    sentencepiece_bpe.train(german_texts(60, seed=1), 400, folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["tokenizer_dir", "spaces_as_letters_dir", "sentencepiece_dir"])
 def test_cached_ids_are_the_librarys_own(kind: str, request: pytest.FixtureRequest):
     folder = request.getfixturevalue(kind)
     definition = json.loads((folder / "tokenizer.json").read_text())
@@ -137,7 +145,7 @@ def test_a_full_cache_forgets_and_stays_right(tokenizer_dir: Path, monkeypatch: 
                 "use_regex": True,
             }
         },
-        {"pre_tokenizer": None},
+        {"pre_tokenizer": {"type": "Whitespace"}},
     ],
 )
 def test_where_no_safe_cut_is_known_there_is_no_cache(tokenizer_dir: Path, tmp_path: Path, change: dict):
