@@ -159,7 +159,6 @@ class TensorReader:
         self.folder = folder
         self._boxes: dict[str, list[_Box]] = {}
         self._dtypes: dict[str, torch.dtype] = {}
-        self._files: dict[Path, safe_open] = {}
         for path in sorted(folder.glob("*.safetensors")):
             self._read_header(path)
         for name, boxes in self._boxes.items():
@@ -195,15 +194,19 @@ class TensorReader:
                 continue
             source = tuple(slice(s - b, e - b) for s, e, b in zip(starts, ends, box.offset, strict=True))
             target = tuple(slice(s - o, e - o) for s, e, o in zip(starts, ends, offset, strict=True))
-            stored = self._files[box.file]
-            result[target] = stored.get_slice(key)[source] if source else stored.get_tensor(key)
+            # Opened for this read only: pages of an open, memory-mapped file would stay resident.
+            with safe_open(box.file, framework="pt") as stored:
+                result[target] = stored.get_slice(key)[source] if source else stored.get_tensor(key)
         return result
 
     def _read_header(self, path: Path) -> None:
         try:
-            file = self._files[path] = safe_open(path, framework="pt")
+            with safe_open(path, framework="pt") as file:
+                self._read_open_header(path, file)
         except SafetensorError as error:
             raise InputError(f"{path}: no safetensors file: {error}") from error
+
+    def _read_open_header(self, path: Path, file: safe_open) -> None:
         sharding = (file.metadata() or {}).get("DCP_SHARDING_INFO")
         offsets = json.loads(sharding) if sharding else None
         for key in cast(Iterator[str], file.keys()):
