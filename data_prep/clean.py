@@ -12,7 +12,7 @@ from data_prep.clean_steps import FilterDocuments
 from data_prep.corpus import CorpusOptions, DescribeInputs, ReadFiles, WriteFiles
 from data_prep.filters import Limits, with_preset
 from data_prep.pipeline import ExecutionOptions, Stage, run_stages, settle
-from data_prep.readers import find_files
+from data_prep.sources import find_inputs
 from data_prep.summary import Summarise, in_short
 from lit_gpt.cli import InputError, run_command
 from lit_gpt.tokenizer import Tokenizer
@@ -68,7 +68,7 @@ def plan(files: list[Path], options: Options, folder: Path) -> list[Stage]:
 
 def main(options: Options) -> None:
     """Plan, run or submit."""
-    stages = plan(find_files(options.input), options, options.output)
+    stages = plan(find_inputs(options.input, download=options.stage is None), options, options.output)
     if run_stages(stages, options, options.output, Path(__file__)):
         print(in_short(options.output))
 

@@ -1,18 +1,20 @@
-"""Where each kind of corpus keeps text, id and what is known of a document: one table.
+"""Where a corpus lies, and where each kind keeps text, id and what is known of a document: one table.
 
 A document leaves here under the names of `jsonl`: `id`, `text`, and of `language`, `language_score`, `url`,
 `date`, `signals`, `source_duplicate` what its source has.
 """
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.readers import ID_FIELDS, TEXT_FIELDS, Document, SetAside, read_documents
+from data_prep.readers import ID_FIELDS, TEXT_FIELDS, Document, SetAside, find_files, read_documents
 from lit_gpt.cli import InputError
 
 
@@ -64,6 +66,55 @@ SOURCES = {
         },
     ),
 }
+
+
+HUB = "hf://datasets/"
+_HUB_FILES = ("*.parquet", "*.jsonl", "*.jsonl.gz", "*.jsonl.zst")
+
+
+def find_inputs(patterns: Sequence[str], download: bool = True) -> list[Path]:
+    """The files that paths, globs and datasets of the Hugging Face hub name, in the order given.
+
+    Args:
+        patterns: `hf://datasets/OWNER/NAME`, with `@REVISION` and `/GLOB` if wanted, is a dataset's files.
+        download: fetch what the hub's local cache lacks; jobs do without a network.
+
+    Raises:
+        InputError: as `find_files`, or a dataset cannot be had.
+    """
+    files: list[Path] = []
+    for pattern in patterns:
+        files += _from_hub(pattern, download) if pattern.startswith(HUB) else find_files([pattern])
+    if repeated := [file for file, count in Counter(files).items() if count > 1]:
+        raise InputError(f"--input names {repeated[0]} more than once; name it once")
+    return files
+
+
+def _from_hub(name: str, download: bool) -> list[Path]:
+    from huggingface_hub import snapshot_download  # a second to import, for those who need it
+
+    owner, _, rest = name.removeprefix(HUB).partition("/")
+    dataset, _, glob = rest.partition("/")
+    dataset, _, revision = dataset.partition("@")
+    patterns = [glob] if glob else list(_HUB_FILES)
+    try:
+        folder = Path(
+            snapshot_download(
+                f"{owner}/{dataset}",
+                repo_type="dataset",
+                revision=revision or None,
+                allow_patterns=patterns,
+                local_files_only=not download,
+            )
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(f"{name} cannot be had from the Hugging Face hub: {reason}") from error
+    names = (str(file.relative_to(folder)) for file in sorted(folder.rglob("*")) if file.is_file())
+    found = [folder / name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
+    if not found:
+        raise InputError(f"{name} holds no such files; give hf://datasets/OWNER/NAME/GLOB")
+    return found
 
 
 def read_source(file: Path, source: Source, set_aside: SetAside) -> Iterator[Document]:

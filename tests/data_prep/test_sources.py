@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.readers import SetAside
-from data_prep.sources import SOURCES, read_source
+from data_prep.sources import SOURCES, find_inputs, read_source
 from lit_gpt.cli import InputError
 
 
@@ -144,3 +144,50 @@ def test_fineweb2_comes_as_parquet(tmp_path):
         ("<urn:2>", "Zwei"),
     ]
     assert documents[1].metadata == {"language": "deu", "language_score": 0.8, "url": "v", "date": "2021"}
+
+
+def hub_with(folder, monkeypatch, error=None):
+    """A hub whose one dataset has been downloaded to `folder`; returns what it was asked for."""
+    asked = []
+
+    def snapshot_download(repo_id, **arguments):
+        asked.append((repo_id, arguments))
+        if error is not None:
+            raise error
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    return asked
+
+
+def test_a_dataset_of_the_hub_is_named_like_a_file(tmp_path, monkeypatch):
+    for name in ("data/de/b.parquet", "data/de/a.parquet", "data/en/a.parquet"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    asked = hub_with(tmp_path, monkeypatch)
+    local = tmp_path / "data/en/a.parquet"
+    found = find_inputs([str(local), "hf://datasets/Owner/web-2@abc/data/de/*.parquet"], download=False)
+    assert found == [local, tmp_path / "data/de/a.parquet", tmp_path / "data/de/b.parquet"]
+    assert asked == [
+        (
+            "Owner/web-2",
+            {
+                "repo_type": "dataset",
+                "revision": "abc",
+                "allow_patterns": ["data/de/*.parquet"],
+                "local_files_only": True,
+            },
+        )
+    ]
+    assert len(find_inputs(["hf://datasets/Owner/web-2"])) == 3
+    with pytest.raises(InputError, match="more than once"):
+        find_inputs([str(local), "hf://datasets/Owner/web-2"])
+
+
+def test_a_dataset_that_cannot_be_had_is_one_line(tmp_path, monkeypatch):
+    hub_with(tmp_path, monkeypatch, error=OSError("401 Client Error\nmore\nlines"))
+    with pytest.raises(InputError, match=r"Owner/web cannot be had .*: 401 Client Error$"):
+        find_inputs(["hf://datasets/Owner/web"])
+    hub_with(tmp_path, monkeypatch)
+    with pytest.raises(InputError, match="no such files"):
+        find_inputs(["hf://datasets/Owner/web/*.parquet"])
