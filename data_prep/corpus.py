@@ -36,8 +36,8 @@ class CorpusOptions:
     """What every command over a corpus takes."""
 
     input: list[str]
-    """Files, globs, hf://datasets/OWNER/NAME[@REVISION][/GLOB], in the order of the corpus: .jsonl, .jsonl.gz,
-    .jsonl.zst, .parquet."""
+    """Files, globs, or hf://datasets/OWNER/NAME[@REVISION][/GLOB], in the order of the corpus: .jsonl,
+    .jsonl.gz, .jsonl.zst, .parquet."""
     output: Path
     """Folder for `documents/`, `excluded/`, stats.json, report.html, and the markers of finished tasks."""
     source: Literal["jsonl", "redpajama_v2", "oscar", "fineweb2"] = "jsonl"
