@@ -69,7 +69,8 @@ def read_index(path: Path, data_bytes: int) -> ShardIndex:
         return ShardIndex(dtype, lengths, starts)
     if bounds[0] != 0 or bounds[-1] != len(lengths) or np.any(np.diff(bounds) < 0):
         raise InputError(f"{path}: its document bounds do not cover its {len(lengths)} sequences in order")
-    follows = np.append(False, pointers[1:] == pointers[:-1] + sizes[:-1])
+    follows = np.ones(len(lengths), dtype=bool)
+    follows[1:] = pointers[1:] == pointers[:-1] + sizes[:-1]
     follows[bounds[:-1][np.diff(bounds) > 0]] = True
     if not follows.all():
         raise InputError(f"{path}: the sequences of a document do not lie one after another")

@@ -87,7 +87,7 @@ class TokenStoreWriter:
             self._open = self._open or _OpenShard(self.folder, self._next_name())
             room = self.max_shard_tokens - self._open.n_bytes // tokens.itemsize
             last = int(np.searchsorted(bounds, bounds[first] + room, side="right")) - 1
-            if last == first and self._open.n_bytes:
+            if last <= first and self._open.n_bytes:
                 self.close_shard()
                 continue
             last = max(last, first + 1)  # a document longer than a shard has one of its own
