@@ -12,7 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import chain, count
 from pathlib import Path
@@ -150,7 +150,11 @@ def _open(part: Path) -> Iterator[pq.ParquetFile]:
 
 
 def write_part(path: Path, table: pa.Table) -> None:
-    """Write rows of SCHEMA durably."""
+    """Write rows of SCHEMA durably.
+
+    Raises:
+        InputError: the disk is full, or the folder cannot be written.
+    """
     settings = {
         "row_group_size": ROW_GROUP,
         "compression": "zstd",
@@ -160,11 +164,16 @@ def write_part(path: Path, table: pa.Table) -> None:
         "write_page_checksum": True,
     }
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        pq.write_table(table, file, **settings)
-        sync(file)
-    os.replace(temporary, path)
-    sync_folder(path.parent)
+    try:
+        with temporary.open("wb") as file:
+            pq.write_table(table, file, **settings)
+            sync(file)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise InputError(f"{path} cannot be written ({error.strerror}): make room and resume") from error
 
 
 def discard_after(folder: Path, step: int) -> None:

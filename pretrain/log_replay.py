@@ -66,10 +66,15 @@ class LoggedRows:
 class Replay:
     """A run's log together with the data it was fed from."""
 
-    def __init__(self, run_dir: Path | str, train_data_dir: Sequence[str] | None = None) -> None:
-        """`train_data_dir` says where the stores lie now, if no longer where the run read them."""
+    def __init__(
+        self,
+        run_dir: Path | str,
+        train_data_dir: Sequence[str] | None = None,
+        packing_dir: str | None = None,
+    ) -> None:
+        """The last two say where stores and packings are now, if no longer where the run read them."""
         self.log = RunLog(run_dir)
-        self._train_data_dir = train_data_dir
+        self._train_data_dir, self._packing_dir = train_data_dir, packing_dir
         self._opened: dict[int, TrainingData] = {}
 
     def data(self, segment: Segment) -> TrainingData:
@@ -79,7 +84,9 @@ class Replay:
             InputError: a store is missing or is not what the run read.
         """
         if segment.first_step not in self._opened:
-            self._opened[segment.first_step] = TrainingData.reopen(segment.data, self._train_data_dir)
+            self._opened[segment.first_step] = TrainingData.reopen(
+                segment.data, self._train_data_dir, self._packing_dir
+            )
         return self._opened[segment.first_step]
 
     # ---- verify

@@ -115,9 +115,12 @@ class TrainingData:
 
     @classmethod
     def reopen(
-        cls, description: dict[str, Any], train_data_dir: Sequence[str] | None = None
+        cls,
+        description: dict[str, Any],
+        train_data_dir: Sequence[str] | None = None,
+        packing_dir: str | None = None,
     ) -> "TrainingData":
-        """Open the data that `describe` described, from `train_data_dir` if the stores have moved.
+        """Open the data that `describe` described; the last two say where it is now, if it has moved.
 
         Raises:
             InputError: a store is not where it was, or is not what it was.
@@ -129,6 +132,8 @@ class TrainingData:
             if weights is not None and len(moved) == len(weights):
                 moved = [f"{path}:{weight}" for path, weight in zip(moved, weights, strict=True)]
             options = dataclasses.replace(options, train_data_dir=moved)
+        if packing_dir is not None:
+            options = dataclasses.replace(options, packing_dir=packing_dir)
         data = cls.open(options)
         if changes := compare_data(description, data.describe()):
             raise InputError("the data is no longer what the run read: " + "; ".join(changes))
@@ -143,10 +148,6 @@ class TrainingData:
     def filler(self) -> int:
         """The token in slots that no document fills."""
         return self.stores[0].store.eos_id or 0
-
-    def fingerprints(self) -> dict[str, str]:
-        """Of each packing, by the store's path: they cover the tokens and how they are laid into rows."""
-        return {str(packed.store.path): packed.fingerprint for packed in self.stores}
 
     def describe(self) -> dict[str, Any]:
         """What decides every sample, as JSON: enough to `reopen` and to compare."""

@@ -27,7 +27,7 @@ from pretrain.datapoint_log import DatapointLog
 from pretrain.training_data import DataOptions, TrainingData
 from scripts.bench_loader_others import OTHERS, Batches
 
-COMMIT_ROWS = 1 << 13  # several commits a turn; a real run's are larger, and cheaper by the row
+COMMIT_ROWS = 1 << 15  # a commit or more a turn; a real run's are larger, and cheaper by the row
 
 
 @dataclass

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch.utils.data import DataLoader
 
 from lit_gpt.token_store import TokenStore
@@ -109,6 +110,9 @@ def megatron_core(store: TokenStore, folder: Path, rows: int, block_size: int) -
     """GPTDataset over our own shards, which are in its format."""
     from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
     from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
+
+    # Several shards are blended, which asks for its rank.
+    dist.init_process_group("gloo", init_method=f"file://{folder.absolute()}/group", rank=0, world_size=1)
 
     class Tokenizer:
         eod = store.eos_id

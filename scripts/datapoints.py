@@ -35,10 +35,12 @@ class RunOptions:
     """The run's out_dir."""
     train_data_dir: list[str] | None = None
     """The token stores, in the run's order, if they are no longer where the run read them."""
+    packing_dir: str | None = None
+    """Folder of packings, if they are no longer there either."""
 
     def open(self) -> Replay:
         """The run's log with its data."""
-        return Replay(self.run, self.train_data_dir)
+        return Replay(self.run, self.train_data_dir, self.packing_dir)
 
 
 # ---- step

@@ -197,6 +197,24 @@ def test_missing_and_repeated_steps_are_named(run_dir, data):
     assert verify(run_dir).messages == ["step 6: sample 30 is logged more than once"]
 
 
+def test_a_full_disk_stops_the_run_in_one_line_and_the_log_stays_whole(
+    run_dir, train_store_dir, val_store_dir
+):
+    program = f"""
+import resource, sys
+sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from tests.pretrain.feeding import log_steps, open_data
+data = open_data("{train_store_dir}:3", "{val_store_dir}:1")
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+log_steps(Path({str(run_dir)!r}), data, 10, 300, {{300}})
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert "part-00000011-node-000.parquet cannot be written (File too large): make room" in result.stderr
+    assert not list((run_dir / "datapoints").glob("*.tmp"))
+    assert verify(run_dir).steps == 10
+
+
 # ---- size
 
 

@@ -164,6 +164,9 @@ def test_a_store_that_moved_is_named_and_can_be_given(run_dir, train_store_dir, 
         result = datapoints("verify", "--run", run_dir, "--train_data_dir", nasty_store, nasty_store)
         assert result.returncode == 2
         assert "no longer what the run read" in result.stderr
+        moved = ["--train_data_dir", train_store_dir, nasty_store, "--packing_dir", tmp_path / "packings"]
+        assert datapoints("verify", "--run", run_dir, *moved).returncode == 0
+        assert len(list((tmp_path / "packings").glob("packing-*"))) == 2
     finally:
         data_json.write_text(before)
 
