@@ -1,0 +1,173 @@
+#!/usr/bin/env python
+"""lm-evaluation-harness on a Hugging Face folder, or on every checkpoint of a run."""
+
+import contextlib
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import xxhash
+
+from lit_gpt.checkpoint import MANIFEST, list_checkpoints
+from lit_gpt.cli import InputError, run_command
+from scripts.convert_lit_checkpoint import ConvertOptions, convert
+from scripts.evaluation_results import ModelResults, draw, load_all, table, write_tensorboard
+from scripts.harness import TaskLoader, load_model, run_tasks, versions
+
+
+@dataclass
+class EvaluateOptions:
+    """Evaluate models with lm-evaluation-harness. What the output folder has already is not done again."""
+
+    model: Path
+    """A Hugging Face folder; a run's out_dir, whose checkpoints are converted on the way; or a folder of
+    Hugging Face folders iter-N, as `scripts/create.sh --all` writes it."""
+    output: Path
+    """Folder for the results: a JSON file per model, tensorboard/ and results.png."""
+    tasks: list[str] = field(default_factory=lambda: ["germanbench"])
+    """Presets (germanbench, okapi_de), and names of tasks, groups and tags."""
+    include_path: Path | None = None
+    """Folder of task files (YAML) of your own; they need no network if their data is local. A task file may
+    name Python functions, which then run: give only folders that you trust."""
+    num_fewshot: int | None = None
+    """Examples in the prompt; as the preset or the task says when not given."""
+    limit: int | None = None
+    """Only so many items of each task, for a trial."""
+    batch_size: int = 16
+    """Sequences at a time."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """To compute in; auto: as the weights are stored."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto: a GPU if there is one."""
+    tokenizer_path: Path | None = None
+    """For a run whose token store is no longer where it was: the tokenizer of its data."""
+
+
+class Model(NamedTuple):
+    """Something to evaluate."""
+
+    name: str
+    step: int | None
+    """Optimizer steps, where the name says so."""
+    folder: Path
+    """A Hugging Face folder or a checkpoint."""
+
+
+def main(options: EvaluateOptions) -> None:
+    """Evaluate what is not evaluated yet, then sum up the output folder."""
+    models = find_models(options.model)
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output {options.output}: {error.strerror}") from error
+    loader = TaskLoader(options.include_path, options.num_fewshot)
+    failures = []
+    for model in models:
+        try:
+            evaluate_model(model, loader, options)
+        except InputError as error:
+            if len(models) == 1:
+                raise
+            # One damaged checkpoint must not keep the others from being evaluated.
+            print(f"{model.name}: {error}", file=sys.stderr, flush=True)
+            failures.append(model.name)
+    if results := load_all(options.output):
+        write_tensorboard(results, options.output / "tensorboard")
+        draw(results, options.output / "results.png")
+        print("\n".join(table(results)))
+    if failures:
+        raise InputError(f"{', '.join(failures)} could not be evaluated, see above")
+
+
+def find_models(folder: Path) -> list[Model]:
+    """What there is to evaluate, oldest step first.
+
+    Raises:
+        InputError: nothing.
+    """
+    if (folder / "config.json").is_file():
+        folders = [folder]
+    else:
+        folders = [path for _, path in list_checkpoints(folder)]
+        folders = folders or [path.parent for path in folder.glob("iter-*/config.json")]
+    if not folders:
+        raise InputError(
+            f"--model {folder} is no Hugging Face folder (config.json), no run (iter-N-ckpt.pth) and no "
+            "folder of Hugging Face folders iter-N"
+        )
+    models = []
+    for path in folders:
+        name = path.resolve().name.removesuffix("-ckpt.pth")
+        step = re.fullmatch(r"iter-(\d+)", name)
+        models.append(Model(name, int(step[1]) if step else None, path))
+    return sorted(models, key=lambda model: model.step or 0)
+
+
+def evaluate_model(model: Model, loader: TaskLoader, options: EvaluateOptions) -> None:
+    """Evaluate one model on the tasks that its results lack; each task's results are kept at once.
+
+    Raises:
+        InputError: the model or a task cannot be used, or the results are of other weights or settings.
+    """
+    results = _results_so_far(model, options)
+    todo = [name for name in options.tasks if name not in results.tasks]
+    if not todo:
+        print(f"{model.name}: evaluated already", flush=True)
+        return
+    tasks = {name: loader.load(name) for name in todo}
+    with _hugging_face_folder(model, options) as folder:
+        loaded = load_model(folder, dtype=options.dtype, device=options.device, batch_size=options.batch_size)
+        for name in todo:
+            print(f"{model.name}: {name}", flush=True)
+            results.tasks[name] = run_tasks(loaded, tasks[name], options.limit)
+            results.save(options.output)
+
+
+def _results_so_far(model: Model, options: EvaluateOptions) -> ModelResults:
+    settings = {name: getattr(options, name) for name in ("num_fewshot", "limit", "dtype")}
+    wanted = ModelResults(model.name, model.step, _hash_of_weights(model.folder), settings, versions())
+    path = options.output / f"{model.name}.json"
+    if not path.is_file():
+        return wanted
+    found = ModelResults.load(path)
+    for what in ("weights", "settings"):
+        if getattr(found, what) != getattr(wanted, what):
+            raise InputError(
+                f"{path} has results of other {what} ({getattr(found, what)}, not {getattr(wanted, what)}): "
+                "give another --output, or move it away"
+            )
+    found.versions = wanted.versions
+    return found
+
+
+def _hash_of_weights(folder: Path) -> str:
+    """A checkpoint's manifest names the hash of every file; of another folder the weights are read."""
+    manifest = folder / MANIFEST
+    digest = xxhash.xxh3_128()
+    for path in [manifest] if manifest.is_file() else sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _hugging_face_folder(model: Model, options: EvaluateOptions) -> Iterator[Path]:
+    """The folder itself, or what a checkpoint converts to, for as long as it is needed."""
+    if not (model.folder / MANIFEST).is_file():
+        yield model.folder
+        return
+    with tempfile.TemporaryDirectory(prefix=f".{model.name}-", dir=options.output) as folder:
+        converted = Path(folder) / model.name
+        convert(ConvertOptions(model.folder, converted, options.tokenizer_path))
+        yield converted
+
+
+if __name__ == "__main__":
+    run_command(EvaluateOptions, main)

@@ -1,0 +1,155 @@
+"""lm-evaluation-harness as evaluate.py uses it: a model, tasks by name, results."""
+
+import importlib.metadata
+from pathlib import Path
+from typing import Any
+
+from lit_gpt.cli import InputError
+from scripts.evaluation_results import Score, TaskResult
+from scripts.german_tasks import PRESETS, Spec
+
+# The harness's own default, so that the same examples are drawn.
+_FEWSHOT_SEED = 1234
+# For metrics whose standard error has no formula.
+_BOOTSTRAP_SAMPLES = 1000
+_PROGRAMS = ("lm_eval", "transformers", "datasets", "torch")
+
+
+def versions() -> dict[str, str]:
+    """Of the programs that results depend on."""
+    return {name: importlib.metadata.version(name) for name in _PROGRAMS}
+
+
+def load_model(folder: Path, *, dtype: str, device: str, batch_size: int) -> Any:
+    """A Hugging Face folder as the harness sees it. Neither pickled weights nor code in it are looked at.
+
+    Args:
+        dtype: `auto` is that of the weights.
+        device: `auto` is a GPU if there is one.
+
+    Raises:
+        InputError: it does not load.
+    """
+    import torch
+    from lm_eval.models.huggingface import HFLM
+    from safetensors import SafetensorError
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return HFLM(
+            pretrained=str(folder),
+            device=device,
+            dtype=dtype,
+            batch_size=batch_size,
+            # Documents began with it in training, whatever the tokenizer's files tell others to do.
+            add_bos_token=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"{folder} does not load on {device}: {_one_line(error)}") from error
+
+
+class TaskLoader:
+    """Loads tasks by the names that users give, each once for all models."""
+
+    def __init__(self, include_path: Path | None, num_fewshot: int | None) -> None:
+        """
+        Args:
+            include_path: folder of the user's own task files.
+            num_fewshot: instead of what presets and tasks say; a task that says 0 keeps it.
+        """
+        self._include_path = include_path
+        self._num_fewshot = num_fewshot
+        self._loaded: dict[str, Any] = {}
+
+    def load(self, name: str) -> Any:
+        """What the harness evaluates for a preset, task, group or tag.
+
+        Raises:
+            InputError: there is no such name, or its data cannot be had.
+        """
+        if name not in self._loaded:
+            self._loaded[name] = self._load(name)
+        return self._loaded[name]
+
+    def _load(self, name: str) -> Any:
+        try:
+            specs = PRESETS[name]() if name in PRESETS else [Spec(name)]
+            manager = self._manager([spec.task for spec in specs if isinstance(spec.task, str)])
+            parts = [manager.load([spec.task]) for spec in specs]
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"--tasks {name} does not load ({_one_line(error)}): its data must be on the network, in the "
+                "cache of `datasets` on this machine, or local to a task file of your own (--include_path)"
+            ) from error
+        for spec, part in zip(specs, parts, strict=True):
+            for task in part["tasks"].values():
+                self._set_examples(task, spec.num_fewshot)
+        return {kind: {k: v for part in parts for k, v in part[kind].items()} for kind in parts[0]}
+
+    def _manager(self, names: list[str]) -> Any:
+        """Knows the names. The harness's own, thousands of files, are read only when one of them is meant."""
+        from lm_eval.tasks import TaskManager
+
+        for with_its_own in (False, True):
+            manager = TaskManager(include_path=self._include_path, include_defaults=with_its_own)
+            unknown = [name for name in names if name not in manager.task_index]
+            if not unknown:
+                return manager
+        own = f", and none of --include_path {self._include_path}" if self._include_path else ""
+        raise InputError(
+            f"--tasks {unknown[0]}: no preset ({', '.join(PRESETS)}), no task, group or tag of the "
+            f"harness{own}"
+        )
+
+    def _set_examples(self, task: Any, of_preset: int | None) -> None:
+        of_task = task.get_config("num_fewshot")
+        if of_task != 0:
+            chosen = (self._num_fewshot, of_preset, of_task, 0)
+            task.set_config("num_fewshot", next(number for number in chosen if number is not None))
+        task.set_fewshot_seed(_FEWSHOT_SEED)
+
+
+def run_tasks(model: Any, tasks: Any, limit: int | None) -> dict[str, TaskResult]:
+    """Results of what `TaskLoader.load` gave, by task; for a group also the group's.
+
+    Raises:
+        InputError: the harness refuses a task.
+    """
+    from lm_eval import evaluate
+
+    try:
+        found = evaluate(model, tasks, limit=limit, bootstrap_iters=_BOOTSTRAP_SAMPLES, log_samples=False)
+    except ValueError as error:
+        raise InputError(f"the harness refuses a task: {_one_line(error)}") from error
+    group_of = {
+        part.task_name: name for name, group in tasks["groups"].items() for part in group.get_all_tasks()
+    }
+    return {
+        name: TaskResult(
+            metrics=_scores(values),
+            num_fewshot=found["n-shot"].get(name),
+            n_items=values["sample_len"],
+            version=str(found["versions"].get(name)),
+            group=group_of.get(name),
+        )
+        for name, values in found["results"].items()
+    }
+
+
+def _scores(values: dict[str, Any]) -> dict[str, Score]:
+    """From the harness's `acc,none` and `acc_stderr,none`, where `none` names a filter of answers."""
+    scores = {}
+    for key, value in values.items():
+        metric, _, answers = key.partition(",")
+        if answers and not metric.endswith("_stderr") and isinstance(value, int | float):
+            stderr = values.get(f"{metric}_stderr,{answers}")
+            name = metric if answers == "none" else f"{metric} ({answers})"
+            scores[name] = Score(float(value), float(stderr) if isinstance(stderr, int | float) else None)
+    return scores
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
