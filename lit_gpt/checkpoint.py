@@ -10,6 +10,7 @@ A folder is built under the name `*.tmp`, forced to disk and renamed. What the m
 be there. Nothing in it is ever unpickled. docs/formats.md has the specification.
 """
 
+import errno
 import json
 import os
 import re
@@ -119,7 +120,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise DamagedCheckpoint(
             f"{folder}: {reason}" if folder.is_dir() else f"{folder}: no such folder"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedCheckpoint(f"{path}: {error}") from error
     match = _FOLDER.match(folder.name)
     if match and int(match[1]) != manifest.step:
@@ -165,8 +166,15 @@ def check_hashes(folder: Path, files: Mapping[str, FileEntry]) -> None:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """state.json of a verified folder."""
-    return json.loads((folder / STATE).read_text())
+    """state.json of a verified folder.
+
+    Raises:
+        DamagedCheckpoint: it holds no object, so somebody else wrote it.
+    """
+    state = json.loads((folder / STATE).read_text())
+    if not isinstance(state, dict):
+        raise DamagedCheckpoint(f"{folder / STATE}: is no JSON object")
+    return state
 
 
 def write_state(folder: Path, state: Mapping[str, Any]) -> FileEntry:
@@ -206,6 +214,9 @@ def _fsync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems can do this for files only
+            raise
     finally:
         os.close(descriptor)
 

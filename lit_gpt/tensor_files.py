@@ -154,13 +154,17 @@ class TensorReader:
     def __init__(self, folder: Path) -> None:
         """
         Raises:
-            InputError: a file is no safetensors file, or a tensor has gaps or differing dtypes.
+            InputError: a file is none of ours, or a tensor has gaps or differing dtypes.
         """
         self.folder = folder
         self._boxes: dict[str, list[_Box]] = {}
         self._dtypes: dict[str, torch.dtype] = {}
         for path in sorted(folder.glob("*.safetensors")):
-            self._read_header(path)
+            try:
+                with safe_open(path, framework="pt") as file:
+                    self._read_header(path, file)
+            except (SafetensorError, ValueError, KeyError, TypeError) as error:
+                raise InputError(f"{path}: not a file of tensors that belong together: {error}") from error
         for name, boxes in self._boxes.items():
             if sum(math.prod(box.shape) for box in boxes) != math.prod(self.shape(name)):
                 raise InputError(f"{folder}: {name} has gaps: a file of it is missing")
@@ -199,14 +203,7 @@ class TensorReader:
                 result[target] = stored.get_slice(key)[source] if source else stored.get_tensor(key)
         return result
 
-    def _read_header(self, path: Path) -> None:
-        try:
-            with safe_open(path, framework="pt") as file:
-                self._read_open_header(path, file)
-        except SafetensorError as error:
-            raise InputError(f"{path}: no safetensors file: {error}") from error
-
-    def _read_open_header(self, path: Path, file: safe_open) -> None:
+    def _read_header(self, path: Path, file: safe_open) -> None:
         sharding = (file.metadata() or {}).get("DCP_SHARDING_INFO")
         offsets = json.loads(sharding) if sharding else None
         for key in cast(Iterator[str], file.keys()):
@@ -215,5 +212,5 @@ class TensorReader:
             offset = tuple(offsets[key]["saved_offsets"]) if offsets else (0,) * len(shape)
             dtype = DTYPES[header.get_dtype()]
             if self._dtypes.setdefault(key, dtype) != dtype:
-                raise InputError(f"{path}: {key} is {dtype}, elsewhere {self._dtypes[key]}")
+                raise ValueError(f"{key} is {dtype}, elsewhere {self._dtypes[key]}")
             self._boxes.setdefault(key, []).append(_Box(path, offset, shape))

@@ -91,13 +91,18 @@ class Checkpointer:
         if not self._asynchronous:
             self.wait()
 
+    @property
+    def saving(self) -> bool:
+        """Whether a checkpoint is being written."""
+        return self._thread is not None and self._thread.is_alive()
+
     def poll(self) -> bool:
         """Report a failed save, once, without waiting for one that is under way.
 
         Returns:
             Whether the run is to stop, by policy. Ranks may learn of it a step apart: agree before stopping.
         """
-        if (self._thread is not None and self._thread.is_alive()) or self._failure is None:
+        if self.saving or self._failure is None:
             return False
         if self._reported != self._failure:
             self._reported = self._failure

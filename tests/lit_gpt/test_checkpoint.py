@@ -1,5 +1,6 @@
 """Whatever is done to a checkpoint's folder is found before anything in it is used."""
 
+import contextlib
 import json
 import os
 import pickle
@@ -151,6 +152,32 @@ def test_any_flipped_bit_anywhere_is_found(tmp_path_factory, data):
     flip_bit(path, data.draw(st.integers(0, path.stat().st_size - 1)), data.draw(st.integers(0, 7)))
     with pytest.raises(DamagedCheckpoint):
         checkpoint.verify(folder)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(st.fixed_dictionaries({}, optional=dict.fromkeys(("format", "step", "files", "world_size"), JSON)))
+def test_a_manifest_that_makes_no_sense_is_refused_in_one_line(tmp_path_factory, changes):
+    folder = build(tmp_path_factory.mktemp("run"), 10)
+    content = json.loads((folder / "MANIFEST.json").read_text()) | changes
+    del content["xxh3_128"]
+    content["xxh3_128"] = checkpoint._hash_of_json(content)  # whoever forges it can hash it too
+    (folder / "MANIFEST.json").write_text(json.dumps(content))
+    with contextlib.suppress(DamagedCheckpoint):
+        manifest = checkpoint.verify(folder)
+        assert manifest.step == 10
+        assert all((folder / name).is_file() for name in manifest.files)
+
+
+def test_a_manifest_nested_without_end_is_refused(tmp_path):
+    (build(tmp_path, 10) / "MANIFEST.json").write_text("[" * 100_000)
+    with pytest.raises(DamagedCheckpoint, match=r"MANIFEST\.json"):
+        checkpoint.verify(tmp_path / checkpoint.folder_name(10))
 
 
 def test_a_part_can_be_verified_alone(tmp_path):

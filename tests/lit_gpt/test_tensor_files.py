@@ -118,7 +118,7 @@ def test_a_missing_box_and_a_foreign_file_are_refused(tmp_path):
         TensorReader(tmp_path)
 
     (tmp_path / "0.safetensors").write_bytes(b"\x80\x04pickle")
-    with pytest.raises(InputError, match=r"0\.safetensors: no safetensors file"):
+    with pytest.raises(InputError, match=r"0\.safetensors: not a file of tensors"):
         TensorReader(tmp_path)
 
 
