@@ -17,4 +17,5 @@ source "${REPO:-$SLURM_SUBMIT_DIR}/cluster/exec/env.sh" || {
     echo "error: submit from the repository's root, or export REPO" >&2
     exit 2
 }
+export PYTHON=python # the container's or VENV's, not that of a .venv in the clone
 srun "$REPO/cluster/exec/inside.sh" bash "$REPO/scripts/create.sh" "$@"

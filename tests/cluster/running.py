@@ -34,6 +34,17 @@ def flags(settings: dict[str, object]) -> list[str]:
     return words
 
 
+def step_processes(slurm: LocalSlurm, **wanted: str) -> list[tuple[int, dict[str, str]]]:
+    """Process ids and variables of what srun has started, where the variables say what is wanted."""
+    wanted |= {"SLURM_CONF": slurm.environment["SLURM_CONF"]}
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        variables = dict(entry.split("=", 1) for entry in environment_of(process) if "=" in entry)
+        if "SLURM_STEP_ID" in variables and wanted.items() <= variables.items():
+            found.append((int(process.name), variables))
+    return found
+
+
 @dataclass
 class TrainingJob:
     """A job of train_fabric.sh."""
@@ -66,14 +77,8 @@ class TrainingJob:
 
     def tasks(self) -> list[int]:
         """Process ids of the training, by rank."""
-        found = {}
-        for process in Path("/proc").glob("[0-9]*"):
-            variables = dict(entry.split("=", 1) for entry in environment_of(process) if "=" in entry)
-            if variables.get("SLURM_JOB_ID") != self.id or "SLURM_STEP_ID" not in variables:
-                continue
-            if variables.get("SLURM_CONF") == self.slurm.environment["SLURM_CONF"]:
-                found[int(variables["SLURM_PROCID"])] = int(process.name)
-        return [found[rank] for rank in sorted(found)]
+        found = step_processes(self.slurm, SLURM_JOB_ID=self.id)
+        return [pid for _, pid in sorted((int(variables["SLURM_PROCID"]), pid) for pid, variables in found)]
 
     def signal_tasks(self, number: signal.Signals) -> None:
         """Send a signal to every task, behind SLURM's back."""

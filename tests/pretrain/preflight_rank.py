@@ -1,0 +1,69 @@
+"""One rank of a job on two pretended nodes, for test_preflight.py: the pre-flight, with a fault on one rank.
+
+Its limits are such that a test can wait for them.
+"""
+
+import functools
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch.distributed as dist
+from lightning.fabric import Fabric
+
+from pretrain import network_check, preflight
+from pretrain.roll_call import RollCall
+
+N_RANKS = 4
+LIMIT = 3.0
+
+
+def run(rank: int, port: int, folder: Path, fault: str) -> None:
+    """Print what the pre-flight reports, or leave as it leaves; output goes to FOLDER/RANK.txt."""
+    with (folder / f"{rank}.txt").open("w") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    os.environ |= {
+        "TORCHELASTIC_RUN_ID": "test",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(N_RANKS),
+        "LOCAL_WORLD_SIZE": str(N_RANKS),
+        "GROUP_RANK": "0",
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "SLURMD_NODENAME": f"node{rank // 2}",
+    }
+    preflight.RollCall = functools.partial(RollCall, answer_seconds=2 * LIMIT)
+    network_check.COLLECTIVE_SECONDS = LIMIT
+    fabric = Fabric(accelerator="cpu", devices=N_RANKS, strategy="ddp")
+    fabric.launch()
+    out_dir = folder / "out"
+    if rank == 3 and fault == "frozen":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if rank == 3 and fault == "hangs":
+        dist.all_reduce = lambda *args, **kwargs: time.sleep(60)
+    if rank == 3 and fault == "wrong sum":
+        dist.all_reduce = functools.partial(_reduce_wrongly, dist.all_reduce)
+    if fault == "no way between nodes":
+        dist.new_group = functools.partial(_group_of_own_node, dist.new_group)
+    if rank == 2 and fault == "another folder":
+        out_dir = folder / "elsewhere"
+    out_dir.mkdir(exist_ok=True)
+    lines = preflight.preflight(fabric, [], out_dir)
+    print("\n".join(lines) if rank == 0 else "")
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def _reduce_wrongly(reduce, numbers, **options):
+    reduce(numbers, **options)
+    numbers[5] += 1
+
+
+def _group_of_own_node(new_group, ranks, **options):
+    if len({rank // 2 for rank in ranks}) > 1:
+        time.sleep(60)
+    return new_group(ranks, **options)
