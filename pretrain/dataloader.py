@@ -19,8 +19,9 @@ from lit_gpt.packing import PackedStore, RowTokens
 from lit_gpt.sample_order import RowAddresses
 from pretrain.options import nearest_multiples
 from pretrain.row_reader import RowReader
+from pretrain.row_table import StepRows
 from pretrain.shard_cache import ShardCache
-from pretrain.training_data import DataOptions, StepRows, TrainingData, compare_data
+from pretrain.training_data import DataOptions, TrainingData, compare_data
 
 PLAN_ROWS = 4096  # rows located at a time: what numpy costs per call is then nothing per row
 

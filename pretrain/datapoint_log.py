@@ -15,7 +15,7 @@ import pyarrow as pa
 from lit_gpt.cli import InputError
 from pretrain import datapoint_files
 from pretrain.datapoint_files import LIST_OF_PIECES, PIECES, SCHEMA, Segment
-from pretrain.training_data import StepRows
+from pretrain.row_table import StepRows
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

@@ -1,30 +1,20 @@
-"""The datapoint log against the data: rebuild what was fed, and find the steps that saw a document."""
+"""The datapoint log against the data: rebuild what was fed and compare."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from lit_gpt.packing import row_checksum
-from lit_gpt.sample_order import RowAddresses
 from pretrain.datapoint_files import PIECES, RunLog, Segment, first_step, last_step, read_row_groups
 from pretrain.row_reader import RowReader
-from pretrain.training_data import RowTable, TrainingData, ragged_ranges
+from pretrain.row_table import RowTable, ragged_ranges
+from pretrain.training_data import TrainingData
 
 MESSAGES_KEPT = 20
 _PLACE = ("store", "shard", "row")
-
-
-class Sighting(NamedTuple):
-    """A piece of a document in a step."""
-
-    step: int
-    sample: int
-    start: int
-    length: int
 
 
 @dataclass
@@ -89,8 +79,6 @@ class Replay:
             )
         return self._opened[segment.first_step]
 
-    # ---- verify
-
     def verify(self) -> Iterator[Report]:
         """Rebuild every row by the order's function and compare with it all that is logged.
 
@@ -112,34 +100,33 @@ class Replay:
         step = np.concatenate([table["step"].to_numpy() for table in tables])
         sample = np.concatenate([table["sample"].to_numpy() for table in tables])
         size = self.log.global_batch_size
-        end = int(step.max()) * size
+        of_its_step = sample // size + 1 == step
+        end = max(int(step[of_its_step].max(initial=0)) * size, next_sample)
         report.steps += (end - next_sample) // size
-        wrong = np.flatnonzero(sample // size + 1 != step)
-        found, times = np.unique(sample, return_counts=True)
+        found, times = np.unique(sample[of_its_step], return_counts=True)
         repeated = found[(times > 1) | (found < next_sample)]
-        missing = np.setdiff1d(np.arange(next_sample, end), found, assume_unique=True)
-        if len(wrong):
-            at = wrong[0]
-            report.add(len(wrong), f"step {step[at]}: sample {sample[at]} is not one of this step's")
+        once = found[found >= next_sample]
+        gaps = np.flatnonzero(np.diff(once, prepend=next_sample - 1, append=end) > 1)
+        if not of_its_step.all():
+            at = int(np.argmin(of_its_step))
+            wrong = int((~of_its_step).sum())
+            report.add(wrong, f"step {step[at]}: sample {sample[at]} is not one of this step's")
         if len(repeated):
-            first = repeated[0]
+            first = int(repeated[0])
             report.add(len(repeated), f"step {first // size + 1}: sample {first} is logged more than once")
-        if len(missing):
-            first = missing[0]
-            report.add(len(missing), f"step {first // size + 1}: sample {first} is not logged")
+        if len(gaps):
+            first = int(once[gaps[0] - 1]) + 1 if gaps[0] else next_sample
+            missing = end - next_sample - len(once)
+            report.add(missing, f"step {first // size + 1}: sample {first} is not logged")
         return end
 
     def _check_rows(self, table: pa.Table, report: Report) -> None:
-        size = self.log.global_batch_size
         for segment, rows in self.log.by_segment(table):
             logged = LoggedRows(rows)
             report.rows += rows.num_rows
             report.pieces += len(logged["document"])
             data = self.data(segment)
-            # A number that is no sample of its step was reported; what follows needs one that is.
-            first = (logged["step"] - 1) * size
-            sample = np.clip(logged["sample"], first, first + size - 1)
-            expected = data.table(data.rows(sample))
+            expected = data.table(data.rows(np.maximum(logged["sample"], 0)))
             self._check_places(logged, expected, report)
             self._check_pieces(logged, expected, report)
             self._check_tokens(logged, data, expected, report)
@@ -183,79 +170,6 @@ class Replay:
                 f"{_where(logged, at)}: checksum {logged['checksum'][at]:016x} is logged, the tokens of row "
                 f"{row} of shard {shard} in {data.stores[store].store.path} have {rebuilt[at]:016x}",
             )
-
-    # ---- documents
-
-    def sightings_by_order(self, document_id: str) -> list[Sighting]:
-        """All pieces of all documents of that id in the logged steps, by the order's inverse."""
-        sightings = []
-        size = self.log.global_batch_size
-        for segment, last in self._spans():
-            data = self.data(segment)
-            for store, shard, document in find_document(data, document_id):
-                packing = data.stores[store].shard(shard)
-                pieces = np.flatnonzero(packing.document == document)
-                rows = np.searchsorted(packing.row_offsets, pieces, side="right") - 1
-                for samples in _epochs(data, store, shard, rows, last * size):
-                    for piece, sample in zip(pieces.tolist(), samples.tolist(), strict=True):
-                        if (segment.first_step - 1) * size <= sample < last * size:
-                            where = int(packing.start[piece]), int(packing.length[piece])
-                            sightings.append(Sighting(sample // size + 1, sample, *where))
-        return sorted(sightings)
-
-    def sightings_by_log(self, document_id: str) -> list[Sighting]:
-        """The same, by reading the log."""
-        sightings: list[Sighting] = []
-        for segment, last in self._spans():
-            for store, shard, document in find_document(self.data(segment), document_id):
-                for part in self.log.parts:
-                    if first_step(part) <= last:
-                        sightings += _search(part, (segment.first_step, last), store, shard, document)
-        return sorted(sightings)
-
-    def _spans(self) -> list[tuple[Segment, int]]:
-        """Each segment with its last logged step."""
-        segments = self.log.segments
-        ends = [following.first_step - 1 for following in segments[1:]] + [self.log.last_step]
-        return [(segment, min(end, self.log.last_step)) for segment, end in zip(segments, ends, strict=True)]
-
-
-def find_document(data: TrainingData, document_id: str) -> list[tuple[int, int, int]]:
-    """All (store, shard, document) that carry an id."""
-    return [
-        (number, shard, document)
-        for number, packed in enumerate(data.stores)
-        for shard, document in packed.store.find(document_id)
-    ]
-
-
-def _epochs(data: TrainingData, store: int, shard: int, rows: np.ndarray, end: int) -> Iterator[np.ndarray]:
-    """The samples that the rows are in each epoch, until none is before `end`."""
-    for epoch in range(end + 1):
-        of_all = [np.full_like(rows, number) for number in (store, epoch, shard)]
-        address = RowAddresses(of_all[0], of_all[1], of_all[2], rows)
-        samples = data.order.inverse(address)
-        if len(samples) == 0 or samples.min() >= end:
-            return
-        yield samples
-
-
-def _search(part: Path, steps: tuple[int, int], store: int, shard: int, document: int) -> Iterator[Sighting]:
-    """The pieces of a document in a part."""
-    columns = ["step", "sample", *PIECES, "store", "shard"]
-    for table in read_row_groups(part, columns, step=steps, shard=(shard, shard)):
-        logged = LoggedRows(table)
-        pieces = np.flatnonzero(logged["document"] == document)
-        rows = np.searchsorted(logged.offsets, pieces, side="right") - 1
-        for piece, row in zip(pieces.tolist(), rows.tolist(), strict=True):
-            if logged["store"][row] == store and logged["shard"][row] == shard:
-                found = (
-                    logged["step"][row],
-                    logged["sample"][row],
-                    logged["start"][piece],
-                    logged["length"][piece],
-                )
-                yield Sighting(*map(int, found))
 
 
 def _overlapping(parts: Sequence[Path]) -> Iterator[list[Path]]:

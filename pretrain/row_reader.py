@@ -7,7 +7,8 @@ import numpy as np
 
 from lit_gpt.cli import InputError
 from lit_gpt.packing import RowTokens, row_checksum
-from pretrain.training_data import RowTable, TrainingData
+from pretrain.row_table import RowTable
+from pretrain.training_data import TrainingData
 
 MapShard = Callable[[int, int], np.memmap]
 

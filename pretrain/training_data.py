@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from lit_gpt.cli import InputError
 from lit_gpt.packing import PackedStore
 from lit_gpt.sample_order import RowAddresses, SampleOrder
 from lit_gpt.token_store import TokenStore
+from pretrain.row_table import RowTable, by_shard, ragged_ranges
 
 
 @dataclass(frozen=True)
@@ -41,36 +42,6 @@ class DataOptions:
     """Node-local folder to which shards are copied ahead; None: read in place."""
     cache_gb: float = 100.0
     """Most that cache_dir may hold, in 10^9 bytes."""
-
-
-class RowTable(NamedTuple):
-    """Rows and their pieces, flattened: row i has the pieces offsets[i] to offsets[i + 1]."""
-
-    addresses: RowAddresses
-    checksums: np.ndarray  # uint64 (n_rows,), as the packing has them
-    offsets: np.ndarray  # int64 (n_rows + 1,)
-    document: np.ndarray  # int32 (n_pieces,), index in its shard
-    start: np.ndarray  # int32 (n_pieces,), in predictions from the document's first
-    length: np.ndarray  # int32 (n_pieces,), in predictions
-    token_start: np.ndarray  # int64 (n_pieces,), of the first input token, in tokens from the shard's first
-
-    def part(self, first: int, last: int) -> "RowTable":
-        """The rows [first, last), as views."""
-        begin, end = self.offsets[first], self.offsets[last]
-        return RowTable(
-            RowAddresses(*(column[first:last] for column in self.addresses)),
-            self.checksums[first:last],
-            self.offsets[first : last + 1] - begin,
-            *(column[begin:end] for column in self[3:]),
-        )
-
-
-class StepRows(NamedTuple):
-    """What one rank was fed in one step."""
-
-    step: int
-    sample: np.ndarray  # int64 (n_rows,)
-    table: RowTable  # of these rows; what was read has these checksums, else it would not have been fed
 
 
 class TrainingData:
@@ -173,13 +144,13 @@ class TrainingData:
     def targets_per_row(self, addresses: RowAddresses) -> np.ndarray:
         """Valid targets of each row, int64 (n,)."""
         targets = np.empty(len(addresses.row), dtype=np.int64)
-        for store, shard, where in _by_shard(addresses):
+        for store, shard, where in by_shard(addresses.store, addresses.shard):
             targets[where] = self.stores[store].shard(shard).targets_per_row[addresses.row[where]]
         return targets
 
     def table(self, addresses: RowAddresses) -> RowTable:
         """The rows with their pieces, in the order of `addresses`."""
-        groups = list(_by_shard(addresses))
+        groups = by_shard(addresses.store, addresses.shard)
         n_rows = len(addresses.row)
         checksums = np.empty(n_rows, dtype=np.uint64)
         counts = np.empty(n_rows, dtype=np.int64)
@@ -221,28 +192,6 @@ def compare_data(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
                 f"the packing of {path} has fingerprint {new['packing'][:12]}, not {old['packing'][:12]}"
             )
     return changes
-
-
-def ragged_ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The ranges [starts[i], starts[i] + counts[i]), one after another, as int64 (counts.sum(),)."""
-    ends = np.cumsum(counts)
-    total = int(ends[-1]) if len(ends) else 0
-    return np.repeat(starts - (ends - counts), counts) + np.arange(total)
-
-
-def _by_shard(addresses: RowAddresses) -> list[tuple[int, int, np.ndarray]]:
-    """The (store, shard) pairs that occur, each with the positions at which it does."""
-    keys = (addresses.store << 32) | addresses.shard
-    by_key = np.argsort(keys, kind="stable")
-    if not len(keys):  # a rank whose share of the validation rows is empty
-        return []
-    sorted_keys = keys[by_key]
-    first = np.flatnonzero(np.diff(sorted_keys, prepend=-1))
-    pairs = sorted_keys[first].tolist()
-    return [
-        (pair >> 32, pair & 0xFFFFFFFF, where)
-        for pair, where in zip(pairs, np.split(by_key, first[1:]), strict=True)
-    ]
 
 
 def split_weights(train_data_dir: Sequence[str]) -> tuple[list[Path], list[float] | None]:

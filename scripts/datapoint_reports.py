@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from lit_gpt.cli import InputError, progress
 from pretrain.datapoint_files import read_row_groups
 from pretrain.log_replay import LoggedRows, Replay
+from pretrain.row_table import by_shard
 from pretrain.training_data import TrainingData
 
 SOURCES_SHOWN = 12
@@ -34,18 +35,10 @@ def read_pieces(replay: Replay) -> Iterator[tuple[TrainingData, LoggedRows, np.n
                 )
 
 
-def _by_shard(logged: LoggedRows, row: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Each (store, shard) with the positions of its pieces."""
-    store, shard = logged["store"][row], logged["shard"][row]
-    for number in np.unique(store).tolist():
-        for which in np.unique(shard[store == number]).tolist():
-            yield number, which, np.flatnonzero((store == number) & (shard == which))
-
-
 def _ids(data: TrainingData, logged: LoggedRows, row: np.ndarray) -> np.ndarray:
     """The document id of each piece, as objects."""
     ids = np.empty(len(row), dtype=object)
-    for store, shard, where in _by_shard(logged, row):
+    for store, shard, where in by_shard(logged["store"][row], logged["shard"][row]):
         infos = data.stores[store].store.document_info(shard, logged["document"][where])
         ids[where] = [info.id for info in infos]
     return ids
@@ -156,7 +149,7 @@ def count_documents(replay: Replay) -> Counts:
     skipped: set[int] = set()
     for data, logged, row in read_pieces(replay):
         skipped.update(logged["step"][~logged["applied"]].tolist())
-        for number, shard, where in _by_shard(logged, row):
+        for number, shard, where in by_shard(logged["store"][row], logged["shard"][row]):
             store = data.stores[number].store
             stores[store.fingerprint] = store
             key = (store.fingerprint, shard)

@@ -23,7 +23,8 @@ import numpy as np
 from lit_gpt.cli import InputError, progress, run_command
 from lit_gpt.packing import row_checksum
 from lit_gpt.tokenizer import Tokenizer
-from pretrain.log_replay import LoggedRows, Replay, Sighting, find_document
+from pretrain.log_replay import LoggedRows, Replay
+from pretrain.log_search import Sighting, find_document, sightings_by_log, sightings_by_order
 from pretrain.training_data import TrainingData
 
 
@@ -120,7 +121,7 @@ def print_document(options: DocOptions) -> None:
             f"document {document} of shard {shard} in {path}: {info.n_tokens} tokens, "
             f"from {info.source}:{info.source_line}"
         )
-    by_order, by_log = replay.sightings_by_order(options.id), replay.sightings_by_log(options.id)
+    by_order, by_log = sightings_by_order(replay, options.id), sightings_by_log(replay, options.id)
     for sighting in sorted({*by_order, *by_log}):
         doubt = "" if by_order == by_log else _doubt(sighting, by_order, by_log)
         last = sighting.start + sighting.length - 1

@@ -154,6 +154,7 @@ def test_a_damaged_part_is_named(run_dir):
         ("store", "logged as store"),
         ("checksum", "checksum [0-9a-f]{16} is logged, the tokens of row"),
         ("sample", "sample 30 is not logged"),
+        ("step", "step 7: sample 30 is not one of this step's"),
         ("document", "its pieces are not those of the packing"),
         ("start", "its pieces are not those of the packing"),
         ("length", "its pieces are not those of the packing"),

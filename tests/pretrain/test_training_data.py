@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from lit_gpt.cli import InputError
-from pretrain.training_data import TrainingData, compare_data, ragged_ranges
+from pretrain.row_table import by_shard, ragged_ranges
+from pretrain.training_data import TrainingData, compare_data
 from tests.pretrain.feeding import open_data
 
 
@@ -46,6 +47,16 @@ def test_a_part_of_a_table_is_the_table_of_a_part(data):
 def test_ragged_ranges():
     assert ragged_ranges(np.array([5, 0, 9]), np.array([2, 0, 3])).tolist() == [5, 6, 9, 10, 11]
     assert ragged_ranges(np.array([], dtype=int), np.array([], dtype=int)).tolist() == []
+
+
+def test_by_shard():
+    groups = by_shard(np.array([1, 0, 1, 0]), np.array([0, 7, 0, 2]))
+    assert [(store, shard, where.tolist()) for store, shard, where in groups] == [
+        (0, 2, [3]),
+        (0, 7, [1]),
+        (1, 0, [0, 2]),
+    ]
+    assert by_shard(np.array([], dtype=int), np.array([], dtype=int)) == []
 
 
 def test_weights_are_of_all_stores_or_of_none(train_store_dir, val_store_dir):
