@@ -1,0 +1,121 @@
+"""scripts/submit.py without a cluster: its checks, its plan, and what it would submit."""
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from lit_gpt.cli import EXIT_BAD_INPUT, InputError
+from pretrain.job_plan import examine
+from pretrain.options import TrainOptions
+from scripts import submit
+from tests.pretrain.running import ROOT
+
+
+@pytest.fixture
+def options(tmp_path, train_store_dir, val_store_dir) -> TrainOptions:
+    return TrainOptions(
+        train_data_dir=[str(train_store_dir)],
+        val_data_dir=str(val_store_dir),
+        out_dir=str(tmp_path / "run"),
+        model_name="tiny_100K",
+        global_batch_size=64,
+        micro_batch_size=4,
+        devices=4,
+        num_nodes=2,
+        max_steps=1000,
+        save_step_interval=100,
+    )
+
+
+@pytest.fixture(autouse=True)
+def no_slurm(monkeypatch):
+    """A machine with a virtual environment and without sbatch."""
+    monkeypatch.setenv("VENV", sys.prefix)
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setattr(submit.shutil, "which", lambda name: None)
+
+
+def submission(options: TrainOptions, **more) -> submit.SubmitOptions:
+    return submit.SubmitOptions(**options.to_dict(), **more)
+
+
+def test_the_plan_counts(options):
+    plan = examine(options)
+    assert plan.tokens_per_step == 64 * 128
+    assert plan.checkpoints_kept == 4  # keep_last 3 and the one being written
+    assert plan.hours(tokens_per_second=128.0) == pytest.approx(1000 * 64 / 8 / 3600)
+    lines = dict(plan.lines(device_gib=80))
+    assert "starts at step 1" in lines["run"]
+    assert f"{1000 * 64 * 128:,}" in lines["steps"]
+    assert "weights split over 8; 8 row(s) a step and device, 4 at a time" in lines["job"]
+
+
+def test_the_plan_goes_on_from_checkpoints(options, tmp_path):
+    (tmp_path / "run/iter-00000400-ckpt.pth").mkdir(parents=True)
+    plan = examine(options)
+    assert plan.first_step == 400
+    assert plan.hours(tokens_per_second=128.0) == pytest.approx(600 * 64 / 8 / 3600)
+    assert "goes on at step 401" in dict(plan.lines(device_gib=80))["run"]
+
+
+def test_all_mistakes_are_named_in_one_line(options, tmp_path):
+    wrong = {
+        "global_batch_size": 63,
+        "train_data_dir": [str(tmp_path)],
+        "resume": "true",
+        "model_name": "tiny_1",
+    }
+    file = tmp_path / "options.yaml"
+    settings = options.to_dict() | wrong
+    file.write_text(yaml.safe_dump({name: value for name, value in settings.items() if value is not None}))
+    command = [sys.executable, ROOT / "scripts/submit.py", "--config", file, "--dry_run"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == EXIT_BAD_INPUT
+    assert result.stderr.count("\n") == 1
+    for part in ("63 is not divisible by 8", "manifest", "--resume true", "tiny_1"):
+        assert part in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sharding_strategy": "NO_SHARD"}, "lower --micro_batch_size"),
+        ({"keep_last": 0, "save_step_interval": 1, "max_steps": 10**6}, "make room"),
+    ],
+)
+def test_too_little_room_is_refused(options, changes, message):
+    options = dataclasses.replace(options, model_name="LLaMmlein_7B", **changes)
+    with pytest.raises(InputError, match=message):
+        submit.main(submission(options, dry_run=True))
+
+
+def test_a_dry_run_writes_nothing(options, tmp_path, capsys):
+    submit.main(submission(options, dry_run=True, tokens_per_second=1000.0))
+    printed = capsys.readouterr().out
+    assert "sbatch --job-name=llammlein-run --nodes=2 --ntasks-per-node=4 --gpus-per-node=4" in printed
+    assert "1 start(s) of 24:00:00" in printed
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_sbatch_the_submission_is_left_to_run(options, tmp_path, capsys):
+    submit.main(submission(options, chain=3))
+    script = tmp_path / "run/submit.sh"
+    assert f"bash {script}" in capsys.readouterr().out
+    assert "seq 3" in script.read_text()
+    subprocess.run(["bash", "-n", script], check=True)
+    submitted = yaml.safe_load((tmp_path / "run/submitted.yaml").read_text())
+    assert TrainOptions(**submitted) == options
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [({"VENV": "/nowhere"}, "VENV=/nowhere"), ({"VENV": "", "IMAGE": "/no.sif"}, "/no.sif")],
+)
+def test_a_missing_environment_is_named(options, monkeypatch, place, message):
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=message):
+        submit.main(submission(options, dry_run=True))
