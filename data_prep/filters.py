@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from datatrove.pipeline.filters.gopher_repetition_filter import find_all_duplicate, find_duplicates
+from datatrove.pipeline.filters.gopher_repetition_filter import find_duplicates
 
 # Marks that begin a word or stand in it are part of it (--hilfe, und/oder), as is the point of a number.
 _UNITS = re.compile(r"[-/\\~@|+=]*\w(?:\S*\w)?(?:(?<=\d)\.)?|[-/\\~@|+=]+|\.+|[^\w\s]")
 _WORD_CHAR = re.compile(r"\w")
-_LETTER = re.compile(r"[^\W\d_]")
+_LETTERS = re.compile(r"[^\W\d_]+")
 _BAD = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd\ue000-\uf8ff]")
 
 
@@ -135,11 +135,17 @@ class Text:
         """Lines that are not blank."""
         return [line for line in self.text.split("\n") if line.strip()]
 
+    def ngrams(self, n: int) -> list[tuple[str, ...]]:
+        """All sequences of n units."""
+        return list(zip(*(self.units[start:] for start in range(n)), strict=False))
+
     @cached_property
-    def repeats_ngrams(self) -> bool:
-        """Whether any five units in a row occur twice; in good prose none do, nor then any longer ones."""
-        shifted = [self.units[start:] for start in range(5)]
-        return len(set(zip(*shifted, strict=False))) < len(self.units) - 4
+    def longest_repeat(self) -> int:
+        """The most units in a row, up to ten, that occur twice; in good prose fewer than five."""
+        n = 4
+        while n < 10 and len(set(grams := self.ngrams(n + 1))) < len(grams):
+            n += 1
+        return n
 
     def per_unit(self, number: float) -> float:
         """For each word or mark."""
@@ -153,11 +159,11 @@ def _language_score(text: Text) -> float | None:
 
 def _letters_frac(text: Text) -> float:
     visible = "".join(text.text.split())
-    return sum(map(str.isalpha, visible)) / max(len(visible), 1)
+    return 1 - len(_LETTERS.sub("", visible)) / max(len(visible), 1)
 
 
 def _alpha_words_frac(text: Text) -> float:
-    return text.per_unit(sum(1 for word in text.words if word.isalpha() or _LETTER.search(word)))
+    return text.per_unit(sum(1 for word in text.words if word.isalpha() or _LETTERS.search(word)))
 
 
 def _symbols_frac(text: Text) -> float:
@@ -170,7 +176,7 @@ def _lines_frac(lines: list[str], holds: Callable[[str], bool]) -> float:
 
 
 def _top_ngram_frac(text: Text, n: int) -> float:
-    counts = Counter(zip(*(text.units[start:] for start in range(n)), strict=False))
+    counts = Counter(text.ngrams(n))
     if not counts:
         return 0.0
     words, count = max(counts.items(), key=lambda item: item[1])
@@ -178,7 +184,19 @@ def _top_ngram_frac(text: Text, n: int) -> float:
 
 
 def _dup_ngram_frac(text: Text, n: int) -> float:
-    return find_all_duplicate(text.units, n) / len(text.text) if text.repeats_ngrams else 0.0
+    """Characters of sequences that came before, no unit counted twice."""
+    if text.longest_repeat < n:
+        return 0.0
+    seen: set[tuple[str, ...]] = set()
+    ngrams, place, repeated = text.ngrams(n), 0, 0
+    while place < len(ngrams):
+        if (ngram := ngrams[place]) in seen:
+            repeated += sum(map(len, ngram))
+            place += n
+        else:
+            seen.add(ngram)
+            place += 1
+    return repeated / len(text.text)
 
 
 _MEASURES: dict[str, Callable[[Text], float | None]] = {
