@@ -147,6 +147,8 @@ def _rows(
 ) -> Iterator[tuple[int, Callable[[], dict[str, Any]]]]:
     """(line, function that gives its fields or raises a ValueError with the reason)."""
     if not batch.is_parquet:
+        if batch.data.isspace():  # a file blown up by blank lines
+            return
         for number, line in enumerate(batch.data.split(b"\n"), batch.first_line):
             if line and not line.isspace():
                 yield number, partial(_json_object, line, number, fields)
