@@ -52,12 +52,12 @@ class TrainingJob:
     slurm: LocalSlurm
     id: str
     out_dir: Path
+    output_file: Path
 
     @property
     def output(self) -> str:
         """What all its starts have printed."""
-        file = self.out_dir / "slurm.out"
-        return file.read_text() if file.exists() else ""
+        return self.output_file.read_text() if self.output_file.exists() else ""
 
     @property
     def starts(self) -> list[str]:
@@ -121,4 +121,4 @@ def train(
         env=slurm.environment | where,
         cwd=ROOT,
     )
-    return TrainingJob(slurm, job, out_dir)
+    return TrainingJob(slurm, job, out_dir, out_dir / "slurm.out")
