@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # bitwise equality holds for one number of threads
 
 import yaml
 
@@ -29,7 +28,8 @@ from lit_gpt.cli import InputError, progress, run_command
 from pretrain.log_replay import Replay
 from pretrain.options import TrainOptions
 from scripts.sample_store import sample_store
-from scripts.torture_faults import KINDS, Job, Outcome, suffer
+from scripts.torture_faults import KINDS, suffer
+from scripts.torture_job import Job, Outcome
 
 SHAPE = {
     "n_layer": 2, "n_head": 2, "n_query_groups": 1, "n_embd": 32, "intermediate_size": 88, "block_size": 64
@@ -144,6 +144,7 @@ def main(options: TortureOptions) -> None:
     if options.work_dir.exists() and any(options.work_dir.iterdir()):
         raise InputError(f"--work_dir {options.work_dir} is not empty: give a new folder")
     options.work_dir.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # bitwise equality holds for one number of threads
     os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
     mp.set_start_method("forkserver")
     mp.set_forkserver_preload(["scripts.torture_rank"])  # seconds less at every start

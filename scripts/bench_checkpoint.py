@@ -1,0 +1,167 @@
+#!/usr/bin/env python
+"""What a checkpoint costs: the time that training waits, writing behind it, verification and loading.
+
+    OMP_NUM_THREADS=1 python scripts/bench_checkpoint.py --work_dir /scratch/me   # a quarter of a 1B model
+
+Takes one rank's share of weights and AdamW moments in fp32, saves it while the main thread goes on computing,
+and scales the waiting by bytes to other models and numbers of devices.
+"""
+
+import hashlib
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+import xxhash
+from torch import nn
+
+from lit_gpt.checkpoint import check_hashes, verify
+from lit_gpt.cli import InputError, run_command
+from lit_gpt.config import ModelConfig
+from lit_gpt.model import GPT, clean_name
+from pretrain.checkpointing import Checkpointer
+from pretrain.optim import build_optimizer
+
+BYTES_PER_PARAMETER = 12  # fp32 weight and two moments
+SCALE_TO = [("LLaMmlein_1B", 8), ("LLaMmlein_7B", 8)]
+
+
+@dataclass
+class BenchOptions:
+    """Measure saving, verification and loading of one rank's share of a model's state."""
+
+    work_dir: Path
+    """Folder on the file system to measure; a temporary folder is made in it and removed."""
+    model_name: str = "LLaMmlein_1B"
+    """Shape of the model."""
+    ranks: int = 4
+    """Ranks that share it: one's part is measured."""
+    saves: int = 5
+    """Saves after the first, which allocates the staging memory."""
+    interval_minutes: float = 30.0
+    """Between the saves of a real run."""
+
+
+class Share(nn.Module):
+    """One rank's rows of every parameter."""
+
+    def __init__(self, model_name: str, ranks: int) -> None:
+        super().__init__()
+        with torch.device("meta"):
+            whole = GPT(ModelConfig.load(model_name))
+        for name, parameter in whole.named_parameters():
+            rows = torch.randn(-(-parameter.shape[0] // ranks), *parameter.shape[1:])
+            self.register_parameter(clean_name(name).replace(".", "_"), nn.Parameter(rows))
+
+
+def main(options: BenchOptions) -> None:
+    """Measure and print."""
+    if not options.work_dir.is_dir():
+        raise InputError(f"--work_dir {options.work_dir}: no such folder")
+    model = Share(options.model_name, options.ranks)
+    optimizer = build_optimizer(model, 1e-3, 0.1, 0.9, 0.95)
+    for parameter in model.parameters():
+        step = {"step": torch.tensor(1.0)}
+        optimizer.state[parameter] = step | {
+            name: torch.rand_like(parameter) for name in ("exp_avg", "exp_avg_sq")
+        }
+    n_bytes = BYTES_PER_PARAMETER * sum(parameter.numel() for parameter in model.parameters())
+    print(f"one of {options.ranks} ranks of {options.model_name}: {n_bytes / 1e9:.2f} GB")
+    with tempfile.TemporaryDirectory(dir=options.work_dir) as folder:
+        _measure(options, Path(folder), model, optimizer, n_bytes)
+
+
+def _measure(
+    options: BenchOptions, folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, n_bytes: int
+) -> None:
+    saver = Checkpointer(
+        folder,
+        process_group=None,
+        rank=0,
+        world_size=1,
+        keep_last=1,
+        keep_every=0,
+        state_dict_type="sharded",
+        asynchronous=True,
+        on_save_error="stop",
+    )
+    idle = statistics.median(_work() for _ in range(30))
+    waits, writes, delays = [], [], []
+    for number in range(options.saves + 1):
+        begun = time.perf_counter()
+        saver.save(number, model, optimizer, {})
+        waits.append(time.perf_counter() - begun)
+        steps = []
+        while saver.saving:
+            steps.append(_work())
+        writes.append(time.perf_counter() - begun - waits[-1])
+        delays.append(sum(steps) - idle * len(steps))
+    saver.close()
+
+    wait, write, delay = (statistics.median(times[1:]) for times in (waits, writes, delays))
+    print(f"copied to the CPU while training waits  {_rate(wait, n_bytes)}, the first time {waits[0]:.2f} s")
+    print(
+        f"written, hashed and read back behind it {_rate(write, n_bytes)}; delayed computing by {delay:.2f} s"
+    )
+    [checkpoint] = folder.glob("iter-*")
+    manifest = verify(checkpoint)
+    seconds = statistics.median(_time(lambda: check_hashes(checkpoint, manifest.files)) for _ in range(3))
+    print(f"verified by one core, from the page cache {_rate(seconds, n_bytes)}")
+    _compare_hashes()
+    seconds = _time(lambda: saver.load(checkpoint, model, optimizer))
+    print(f"loaded, with verification               {_rate(seconds, n_bytes)}")
+    _scale(options, n_bytes, wait, delay)
+    shutil.rmtree(checkpoint)
+
+
+def _work() -> float:
+    """Computing that a disturbance would delay: some 20 ms."""
+    begun = time.perf_counter()
+    matrix = torch.ones(512, 512)
+    for _ in range(10):
+        matrix = matrix @ matrix * 0.001
+    return time.perf_counter() - begun
+
+
+def _time(work: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def _rate(seconds: float, n_bytes: int) -> str:
+    return f"{seconds:6.2f} s, {n_bytes / seconds / 1e9:5.2f} GB/s"
+
+
+def _compare_hashes() -> None:
+    data = torch.randint(0, 255, (256 << 20,), dtype=torch.uint8).numpy().data
+    hashes: Sequence[tuple[str, Callable]] = [
+        ("xxh3_128", xxhash.xxh3_128),
+        ("sha256", hashlib.sha256),
+        ("blake2b", hashlib.blake2b),
+    ]
+    for name, function in hashes:
+        seconds = statistics.median(_time(lambda f=function: f(data).digest()) for _ in range(3))  # type: ignore[misc]
+        print(f"  {name:8} in memory, one core: {len(data) / seconds / 1e9:5.2f} GB/s")
+
+
+def _scale(options: BenchOptions, n_bytes: int, wait: float, delay: float) -> None:
+    print(f"\n| model | devices | GB a rank | training waits | of {options.interval_minutes:g} minutes |")
+    print("|---|---|---|---|---|")
+    for model_name, devices in SCALE_TO:
+        share = BYTES_PER_PARAMETER * ModelConfig.load(model_name).n_parameters / devices
+        stall = (wait + max(delay, 0.0)) * share / n_bytes
+        percent = 100 * stall / (60 * options.interval_minutes)
+        print(f"| {model_name} | {devices} | {share / 1e9:.2f} | {stall:.2f} s | {percent:.3f}% |")
+
+
+if __name__ == "__main__":
+    run_command(BenchOptions, main)
