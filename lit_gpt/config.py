@@ -1,6 +1,7 @@
 """The shape of a model: named ones, or a YAML/JSON file of one's own."""
 
 import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,10 +62,12 @@ class ModelConfig:
 
     @classmethod
     def load(cls, name_or_file: str | Path, **overrides: Any) -> "ModelConfig":
-        """A named shape, or one from a YAML or JSON file with this class's fields; `overrides` win.
+        """A shape by name, of a checkpoint folder, or from a YAML or JSON file with this class's fields.
+
+        `overrides` win.
 
         Raises:
-            InputError: neither a known name nor a readable file, or a field that is wrong.
+            InputError: none of the three, or a field that is wrong.
         """
         if str(name_or_file) in NAMED_SHAPES:
             fields = {"name": str(name_or_file), **NAMED_SHAPES[str(name_or_file)]}
@@ -81,10 +84,7 @@ class ModelConfig:
         required = {name for name, field in known.items() if field.default is dataclasses.MISSING}
         if missing := sorted(required - fields.keys()):
             raise InputError(f"model {origin}: missing field {', '.join(missing)}")
-        for name, value in fields.items():
-            if known[name].type in (int, int | None) and not isinstance(value, int | None):
-                raise InputError(f"model {origin}: {name} must be a whole number, not {value!r}")
-        return cls(**fields)
+        return cls(**{name: _checked(known[name], value, origin) for name, value in fields.items()})
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, as JSON can hold them."""
@@ -131,18 +131,36 @@ class ModelConfig:
         return self.n_layer * block + embeddings + self.n_embd
 
 
+def _checked(field: dataclasses.Field, value: Any, origin: str) -> Any:
+    if field.type in (int, int | None) and not isinstance(value, int | None):
+        raise InputError(f"model {origin}: {field.name} must be a whole number, not {value!r}")
+    if field.type is float:
+        try:
+            return float(value)  # YAML takes 1e-5 for a string
+        except (TypeError, ValueError):
+            raise InputError(f"model {origin}: {field.name} must be a number, not {value!r}") from None
+    return value
+
+
 def _read_fields(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise InputError(f"model {path}: neither a file nor one of {', '.join(NAMED_SHAPES)}")
+    file = path / "state.json" if path.is_dir() else path
+    if not file.is_file():
+        known = ", ".join(NAMED_SHAPES)
+        raise InputError(f"model {path}: neither a file nor a checkpoint folder nor one of {known}")
     try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = file.read_text(encoding="utf-8")
+        fields = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
         raise InputError(
             f"model {path}: not readable as YAML or JSON: {' '.join(str(error).split())}"
         ) from error
     if not isinstance(fields, dict):
         raise InputError(f"model {path}: must hold fields like n_layer: 12")
-    return fields
+    if not path.is_dir():
+        return fields
+    if not isinstance(fields.get("model"), dict):
+        raise InputError(f"model {path}: its state.json names no model; it is not a trainer's checkpoint")
+    return {"name": Path(str(fields.get("options", {}).get("model_name", path))).stem, **fields["model"]}
 
 
 def _shape(

@@ -5,6 +5,7 @@ model-00001-of-00002.safetensors ...  .index.json      weights (one model.safete
 tokenizer.json  tokenizer_config.json  ...             as the data was tokenized
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -18,7 +19,8 @@ from torch import Tensor
 from lit_gpt.cli import InputError, progress
 from lit_gpt.config import ModelConfig
 from lit_gpt.hf_mapping import hf_parts, to_hf_config
-from lit_gpt.tensor_files import TensorReader, TensorSpec, write_tensors
+from lit_gpt.model import parameter_shapes
+from lit_gpt.tensor_files import TensorReader, TensorSpec, split_into_files, write_tensors
 from lit_gpt.tokenizer import Tokenizer
 
 GIGABYTE = 10**9
@@ -31,68 +33,77 @@ class _Source(NamedTuple):
     offset: tuple[int, ...]
 
 
+@contextlib.contextmanager
+def whole_folder(output: Path) -> Iterator[Path]:
+    """A folder to fill, `*.tmp` beside `output`, which gets its name at the end if nothing went wrong.
+
+    Raises:
+        InputError: `output` exists, or something could not be written; nothing is left behind.
+    """
+    if output.exists():
+        raise InputError(f"--output {output} is there already; remove it or give another folder")
+    temporary = output.with_name(output.name + ".tmp")
+    try:
+        if temporary.exists():
+            shutil.rmtree(temporary)
+        temporary.mkdir(parents=True)
+        yield temporary
+        for path in [*temporary.iterdir(), temporary]:
+            _sync(path)
+        temporary.rename(output)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError) and error.strerror:
+            raise InputError(f"{error.filename or temporary}: {error.strerror}") from error
+        raise
+
+
 def write_hf_folder(
+    folder: Path,
     reader: TensorReader,
     config: ModelConfig,
-    output: Path,
     *,
     tokenizer: Tokenizer,
     card: str,
     dtype: torch.dtype | None = None,
     max_shard_bytes: int = 5 * GIGABYTE,
-) -> Path:
-    """Write everything into a temporary folder beside `output` and return that; `publish` gives it its name.
+) -> None:
+    """Fill an empty folder.
 
     Args:
+        folder: is there.
         reader: over a verified `model/`.
         config: the checkpoint's shape.
-        output: does not exist yet.
         tokenizer: that of the training data.
         card: text of README.md.
         dtype: of the weights; None: as they are stored.
         max_shard_bytes: of a weights file, unless a single tensor is larger.
 
     Raises:
-        InputError: `output` exists, the vocabularies do not fit, a name is unknown, or the disk is full;
-            nothing is left behind.
+        InputError: the vocabularies do not fit, or the tensors are not those of the shape.
+        OSError: something could not be written.
     """
-    if output.exists():
-        raise InputError(f"--output {output} is there already; remove it or give another folder")
     if tokenizer.vocab_size > config.vocab_rows:
         raise InputError(
             f"{tokenizer.folder} has {tokenizer.vocab_size} tokens, the model's vocabulary only "
             f"{config.vocab_rows}: give --tokenizer_path the tokenizer that the data was made with"
         )
-    temporary = output.with_name(output.name + ".tmp")
+    _write_weights(reader, config, folder, dtype, max_shard_bytes)
+    stored = dtype or reader.dtype(reader.keys()[0])
+    _write_json(folder / "config.json", _config_json(config, tokenizer, stored))
+    ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
+    _write_json(folder / "generation_config.json", {"_from_model_config": True, **ids})
+    for path in tokenizer.files():
+        shutil.copyfile(path, folder / path.name)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        if temporary.exists():
-            shutil.rmtree(temporary)
-        temporary.mkdir(parents=True)
-        _write_weights(reader, config, temporary, dtype, max_shard_bytes)
-        stored = dtype or reader.dtype(reader.keys()[0])
-        _write_json(temporary / "config.json", _config_json(config, tokenizer, stored))
-        ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
-        _write_json(temporary / "generation_config.json", {"_from_model_config": True, **ids})
-        for path in tokenizer.files():
-            shutil.copyfile(path, temporary / path.name)
-        (temporary / "README.md").write_text(card, encoding="utf-8")
-    except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise InputError(f"{error.filename or temporary}: {error.strerror}") from error
-        raise
-    return temporary
-
-
-def publish(temporary: Path, output: Path) -> None:
-    """Force the folder to disk and give it its name."""
-    for path in [*temporary.iterdir(), temporary]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    temporary.rename(output)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _config_json(config: ModelConfig, tokenizer: Tokenizer, dtype: torch.dtype) -> dict[str, Any]:
@@ -109,7 +120,7 @@ def _write_weights(
     reader: TensorReader, config: ModelConfig, folder: Path, dtype: torch.dtype | None, max_shard_bytes: int
 ) -> None:
     plan = list(_plan(reader, config, dtype))
-    shards = list(_shards([spec for spec, _ in plan], max_shard_bytes))
+    shards = list(split_into_files([spec for spec, _ in plan], max_shard_bytes))
     sources = {spec.name: source for spec, source in plan}
     bar = progress(description="weights", total=sum(spec.n_bytes for spec, _ in plan), unit="B")
 
@@ -138,27 +149,20 @@ def _write_weights(
 def _plan(
     reader: TensorReader, config: ModelConfig, dtype: torch.dtype | None
 ) -> Iterator[tuple[TensorSpec, _Source]]:
-    """Every Hugging Face tensor and where it comes from."""
-    for key in reader.keys():  # noqa: SIM118
-        try:
-            parts = hf_parts(key, config)
-        except KeyError:
-            raise InputError(f"{reader.folder}: {key} is no parameter of this model") from None
-        rows, *rest = reader.shape(key)
-        for part in parts:
+    """Every Hugging Face tensor and where it comes from, in the model's order."""
+    shapes = parameter_shapes(config)
+    stored = set(reader.keys())
+    for key in sorted(stored ^ shapes.keys()):
+        what = "is no parameter of this model" if key in stored else "is missing"
+        raise InputError(f"{reader.folder}: {key} {what}")
+    for key, shape in shapes.items():
+        if reader.shape(key) != shape:
+            raise InputError(f"{reader.folder}: {key} has shape {reader.shape(key)}, the model wants {shape}")
+        rows, *rest = shape
+        for part in hf_parts(key, config):
             first, last, _ = part.rows.indices(rows)
             spec = TensorSpec(part.hf_name, dtype or reader.dtype(key), (last - first, *rest))
             yield spec, _Source(key, (first, *[0] * len(rest)))
-
-
-def _shards(specs: list[TensorSpec], max_bytes: int) -> Iterator[list[TensorSpec]]:
-    group: list[TensorSpec] = []
-    for spec in specs:
-        if group and sum(other.n_bytes for other in group) + spec.n_bytes > max_bytes:
-            yield group
-            group = []
-        group.append(spec)
-    yield group
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

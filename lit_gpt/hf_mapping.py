@@ -5,6 +5,7 @@ both sides, so nothing is permuted.
 """
 
 import copy
+import dataclasses
 import re
 from typing import Any, NamedTuple
 
@@ -51,6 +52,16 @@ _HF_FIELDS = {
     "tie_embeddings": "tie_word_embeddings",
     "head_dim": "head_dim",
 }
+_HF_REQUIRED = ("n_layer", "n_head", "n_embd", "intermediate_size", "block_size", "vocab_size", "norm_eps")
+# Values that this model computes, and what a missing key means.
+_HF_SUPPORTED: dict[str, tuple[tuple[Any, ...], Any]] = {
+    "model_type": (("llama", "mistral"), None),
+    "hidden_act": (("silu",), "silu"),
+    "attention_bias": ((False, None), None),
+    "mlp_bias": ((False, None), None),
+    "partial_rotary_factor": ((1.0, None), None),
+    "quantization_config": ((None,), None),
+}
 
 
 class Part(NamedTuple):
@@ -86,42 +97,48 @@ def from_hf_config(hf: dict[str, Any], name: str) -> ModelConfig:
     """The shape that a config.json (of transformers 4 or 5) describes.
 
     Raises:
-        InputError: something that this model does not do; the message names the key.
+        InputError: something is missing, or is nothing that this model does; the message names the key.
     """
     _refuse_unsupported(hf)
     fields = {lit: hf[key] for lit, key in _HF_FIELDS.items() if hf.get(key) is not None}
-    head_size = fields.pop("head_dim", None)
-    fields.setdefault("n_query_groups", fields.get("n_head"))
-    rope = {**(hf.get("rope_scaling") or hf.get("rope_parameters") or {})}
-    kind = rope.pop("type", None)
-    rope.setdefault("rope_type", kind or "default")
-    if (base := rope.pop("rope_theta", None)) is not None:
-        fields["rope_base"] = base
-    if rope["rope_type"] in ("llama3", "yarn"):
-        original = hf.get("original_max_position_embeddings") or hf.get("max_position_embeddings")
-        rope.setdefault("original_max_position_embeddings", original)
-    fields["rope_scaling"] = None if rope["rope_type"] == "default" else rope
-    if head_size is not None and head_size * fields["n_head"] != fields["n_embd"]:
-        fields["head_size"] = head_size
-    return ModelConfig.from_dict({"name": name, **fields}, origin=name)
+    if missing := [_HF_FIELDS[lit] for lit in _HF_REQUIRED if lit not in fields]:
+        raise InputError(f"config.json: {', '.join(missing)} is missing")
+    if hf["model_type"] == "llama":
+        fields.setdefault("n_query_groups", fields["n_head"])  # what configurations of the first Llama mean
+    fields["head_size"] = fields.pop("head_dim", None)
+    config = ModelConfig.from_dict({"name": name, **fields, **_rope_fields(hf)}, origin=name)
+    usual = config.head_dim * config.n_head == config.n_embd
+    return dataclasses.replace(config, head_size=None) if usual else config
+
+
+def _rope_fields(hf: dict[str, Any]) -> dict[str, Any]:
+    """Base and scaling: both in `rope_parameters` (transformers 5) or in `rope_theta`, `rope_scaling` (4)."""
+    scaling = hf.get("rope_scaling") or hf.get("rope_parameters") or {}
+    if not isinstance(scaling, dict):
+        raise InputError(f"config.json: rope_scaling is {scaling!r}, not an object")
+    scaling = dict(scaling)
+    base = scaling.pop("rope_theta", None) or hf.get("rope_theta") or 10000.0
+    scaling["rope_type"] = scaling.pop("type", None) or scaling.get("rope_type") or "default"
+    if scaling.pop("partial_rotary_factor", 1.0) != 1.0:
+        raise InputError(
+            "config.json: partial_rotary_factor is not 1; partly rotated heads do not exist here"
+        )
+    if scaling["rope_type"] == "default":
+        return {"rope_base": base, "rope_scaling": None}
+    if scaling["rope_type"] in ("llama3", "yarn"):
+        original = "original_max_position_embeddings"  # transformers looks for it in this order
+        scaling[original] = hf.get(original) or scaling.get(original) or hf["max_position_embeddings"]
+    return {"rope_base": base, "rope_scaling": scaling}
 
 
 def _refuse_unsupported(hf: dict[str, Any]) -> None:
-    supported = {
-        "model_type": ("llama", "mistral"),
-        "hidden_act": ("silu",),
-        "attention_bias": (False,),
-        "mlp_bias": (False,),
-        "partial_rotary_factor": (1.0,),
-        "quantization_config": (),
-    }
-    for key, values in supported.items():
-        if hf.get(key) is not None and hf[key] not in values:
-            wanted = " or ".join(map(repr, values)) or "to be absent"
-            raise InputError(f"config.json: {key} is {hf[key]!r}; only {wanted} is supported")
-    window = hf.get("sliding_window")
-    if window is not None and window < hf["max_position_embeddings"]:
+    for key, (values, default) in _HF_SUPPORTED.items():
+        if hf.get(key, default) not in values:
+            wanted = " or ".join(repr(value) for value in values)
+            raise InputError(f"config.json: {key} is {hf.get(key)!r}; only {wanted} is supported")
+    window, longest = hf.get("sliding_window"), hf.get("max_position_embeddings")
+    if window is not None and longest is not None and window < longest:
         raise InputError(
-            f"config.json: sliding_window {window} is shorter than max_position_embeddings "
-            f"{hf['max_position_embeddings']}; windowed attention is not supported"
+            f"config.json: sliding_window {window} is shorter than max_position_embeddings {longest}; "
+            "windowed attention is not supported"
         )

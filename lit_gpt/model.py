@@ -28,6 +28,13 @@ def clean_name(name: str) -> str:
     return _WRAPPERS.sub("", name)
 
 
+def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every parameter, in the model's order; a tied head is not one of its own."""
+    with torch.device("meta"):
+        model = GPT(config)
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
 class RMSNorm(nn.Module):
     """x / rms(x) * weight, computed in fp32."""
 

@@ -32,6 +32,8 @@ def inverse_frequencies(config: ModelConfig) -> tuple[Tensor, float]:
         return _SCALINGS[kind](wavelengths, scaling, config)
     except KeyError as error:
         raise InputError(f"rope_scaling: {kind} needs {error.args[0]}") from error
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise InputError(f"rope_scaling: a parameter of {kind} is no sensible number: {error}") from error
 
 
 def rotary_tables(frequencies: Tensor, factor: float, positions: Tensor) -> tuple[Tensor, Tensor]:

@@ -36,9 +36,9 @@ DTYPES = {
 }
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
-_WRITE_BYTES = (
-    16 << 20
-)  # large enough that hashing and writing release the interpreter's lock for most of the time
+MAX_FILE_BYTES = 4 << 30  # so that several ranks can share the verification of a full set
+# Large enough that hashing and writing release the interpreter's lock for most of the time.
+_WRITE_BYTES = 16 << 20
 
 
 class FileEntry(NamedTuple):
@@ -63,6 +63,20 @@ class TensorSpec(NamedTuple):
     @property
     def n_bytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
+
+
+def split_into_files(specs: Iterable[TensorSpec], max_bytes: int) -> Iterator[list[TensorSpec]]:
+    """Group neighbours into files of at most `max_bytes`, or of one tensor that is larger."""
+    group: list[TensorSpec] = []
+    size = 0
+    for spec in specs:
+        if group and size + spec.n_bytes > max_bytes:
+            yield group
+            group, size = [], 0
+        group.append(spec)
+        size += spec.n_bytes
+    if group:
+        yield group
 
 
 def write_tensors(path: Path, specs: Iterable[TensorSpec], body: Callable[[TensorSpec], Tensor]) -> FileEntry:

@@ -5,21 +5,17 @@ the checkpoints that were there as they are.
 """
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from lit_gpt import checkpoint
 from lit_gpt.checkpoint import FileEntry, Manifest
 from lit_gpt.cli import InputError
-from lit_gpt.tensor_files import TensorSpec, write_tensors
+from lit_gpt.tensor_files import MAX_FILE_BYTES, split_into_files, write_tensors
 from pretrain import retention
 from pretrain.ranks import Ranks, verify_together
 from pretrain.snapshot import Snapshot
-
-MAX_FILE_BYTES = 4 << 30  # so that several ranks can share the verification of a full set
 
 
 def write_checkpoint(
@@ -79,21 +75,9 @@ def _write_files(
     """This rank's files, by name."""
     written = {}
     for part, pieces in (("model", snapshot.model), ("optim", snapshot.optim)):
-        for number, group in enumerate(_files(pieces)):
+        for number, group in enumerate(split_into_files(pieces, MAX_FILE_BYTES)):
             name = f"{part}/rank-{ranks.rank:05d}-{number:03d}.safetensors"
-            written[name] = write_tensors(temporary / name, group, group.__getitem__)
+            written[name] = write_tensors(temporary / name, group, pieces.__getitem__)
     if ranks.rank == 0:
         written[checkpoint.STATE] = checkpoint.write_state(temporary, state)
     return written
-
-
-def _files(pieces: Mapping[TensorSpec, Tensor]) -> Iterator[dict[TensorSpec, Tensor]]:
-    """Cut into files of at most MAX_FILE_BYTES, or one tensor."""
-    group: dict[TensorSpec, Tensor] = {}
-    for spec, tensor in pieces.items():
-        if group and spec.n_bytes + sum(other.n_bytes for other in group) > MAX_FILE_BYTES:
-            yield group
-            group = {}
-        group[spec] = tensor
-    if group:
-        yield group

@@ -2,7 +2,6 @@
 """A checkpoint of the trainer -> a folder that `AutoModelForCausalLM.from_pretrained` loads."""
 
 import math
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from lit_gpt.checkpoint import read_state, verify
 from lit_gpt.cli import InputError, run_command
 from lit_gpt.config import ModelConfig
-from lit_gpt.hf_folder import GIGABYTE, publish, write_hf_folder
+from lit_gpt.hf_folder import GIGABYTE, whole_folder, write_hf_folder
 from lit_gpt.model_card import model_card
 from lit_gpt.tensor_files import TensorReader
 from lit_gpt.tokenizer import Tokenizer
@@ -67,36 +66,30 @@ def convert(options: ConvertOptions) -> None:
             check; no folder is left.
     """
     checkpoint = options.checkpoint
-    verify(checkpoint, parts=("model", "state"))
-    state = read_state(checkpoint)
-    config = checkpoint_config(state, checkpoint)
-    reader = TensorReader(checkpoint / "model")
-    tokenizer = Tokenizer.load(options.tokenizer_path or _store_tokenizer(state))
     dtype = None if options.dtype == "auto" else getattr(torch, options.dtype)
-    temporary = write_hf_folder(
-        reader,
-        config,
-        options.output,
-        tokenizer=tokenizer,
-        card=model_card(config, state, _losses(checkpoint, state)),
-        dtype=dtype,
-        max_shard_bytes=int(options.max_shard_gb * GIGABYTE),
-    )
-    try:
+    with whole_folder(options.output) as folder:
+        verify(checkpoint, parts=("state",))
+        state = read_state(checkpoint)
+        config = ModelConfig.load(checkpoint)
+        tokenizer = Tokenizer.load(options.tokenizer_path or _store_tokenizer(state))
+        verify(checkpoint, parts=("model",))  # gigabytes: after everything that is quick to find wrong
+        reader = TensorReader(checkpoint / "model")
+        write_hf_folder(
+            folder,
+            reader,
+            config,
+            tokenizer=tokenizer,
+            card=model_card(config, state, _losses(checkpoint, state)),
+            dtype=dtype,
+            max_shard_bytes=int(options.max_shard_gb * GIGABYTE),
+        )
         if options.check:
-            check_folder(temporary, reader, config, tokenizer, dtype)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    publish(temporary, options.output)
+            check_folder(folder, reader, config, tokenizer, dtype)
 
 
 def checkpoint_config(state: dict[str, Any], checkpoint: Path) -> ModelConfig:
     """The shape that a checkpoint's state names."""
-    if "model" not in state:
-        raise InputError(f"{checkpoint}: its state.json names no model; it is not a trainer's checkpoint")
-    name = Path(str(state.get("options", {}).get("model_name", "model"))).stem
-    return ModelConfig.from_dict({"name": name, **state["model"]}, origin=str(checkpoint))
+    return ModelConfig.load(checkpoint)
 
 
 def check_folder(

@@ -34,11 +34,22 @@ def test_a_file_of_ones_own(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(
         "n_layer: 3\nn_head: 6\nn_query_groups: 2\nn_embd: 96\nintermediate_size: 200\nblock_size: 512\n"
-        "rope_scaling: {rope_type: linear, factor: 2.0}\n"
+        "norm_eps: 1e-6\nrope_scaling: {rope_type: linear, factor: 2.0}\n"
     )
     config = ModelConfig.load(path, block_size=256)
     assert (config.name, config.n_layer, config.block_size, config.head_dim) == ("mine", 3, 256, 16)
+    assert config.norm_eps == 1e-6
     assert config.rope_scaling == {"rope_type": "linear", "factor": 2.0}
+
+
+def test_the_shape_of_a_checkpoint(tmp_path):
+    config = ModelConfig.load("tiny_3M", vocab_size=8064)
+    shape = {name: value for name, value in config.to_dict().items() if name != "name"}
+    (tmp_path / "state.json").write_text(json.dumps({"model": shape, "options": {"model_name": "tiny_3M"}}))
+    assert ModelConfig.load(tmp_path) == config
+    (tmp_path / "state.json").write_text("{}")
+    with pytest.raises(InputError, match="names no model"):
+        ModelConfig.load(tmp_path)
 
 
 def test_vocabulary_of_the_store():
@@ -59,6 +70,7 @@ def test_vocabulary_of_the_store():
         ({"n_embd": 12}, "3 wide"),
         ({"n_layer": 0, "block_size": -1}, "n_layer must be at least 1; block_size must be at least 1"),
         ({"n_layer": "two"}, "n_layer must be a whole number, not 'two'"),
+        ({"norm_eps": "small"}, "norm_eps must be a number, not 'small'"),
         ({"n_layers": 2}, "unknown field n_layers"),
     ],
 )
@@ -70,7 +82,7 @@ def test_mistakes_are_named(overrides, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "neither a file nor one of LLaMmlein_120M"),
+        (None, "neither a file nor a checkpoint folder nor one of LLaMmlein_120M"),
         ("n_layer: 2\n", "missing field block_size, intermediate_size"),
         ("- a\n", "must hold fields"),
         ("n_layer: [\n", "not readable as YAML"),

@@ -1,0 +1,318 @@
+"""Hugging Face folders to checkpoints and back: bitwise the same, the same logits, and what is refused."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
+
+from lit_gpt.checkpoint import verify
+from lit_gpt.cli import InputError
+from lit_gpt.config import ModelConfig
+from lit_gpt.documents import Documents
+from lit_gpt.model import GPT
+from lit_gpt.tensor_files import TensorReader
+from scripts.convert_hf_checkpoint import ConvertHFOptions, main
+from scripts.convert_lit_checkpoint import ConvertOptions, convert
+
+VOCAB = 520
+
+
+def llama_config(**changes) -> LlamaConfig:
+    fields = {
+        "vocab_size": VOCAB,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 128,
+        "rms_norm_eps": 1e-6,
+    }
+    return LlamaConfig(**fields | changes)
+
+
+def save_llama(folder: Path, config: LlamaConfig, dtype=torch.float32, max_shard_size="1GB") -> Path:
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).to(dtype).save_pretrained(folder, max_shard_size=max_shard_size)
+    return folder
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    return {key: value for path in folder.glob("*.safetensors") for key, value in load_file(path).items()}
+
+
+def our_model(checkpoint: Path) -> GPT:
+    model, reader = GPT(ModelConfig.load(checkpoint)), TensorReader(checkpoint / "model")
+    for name, parameter in model.named_parameters():
+        parameter.data = reader.read(name).float()
+    return model
+
+
+def logits(model: GPT, ids: torch.Tensor) -> torch.Tensor:
+    length = ids.shape[1]
+    documents = Documents(torch.tensor([0, length], dtype=torch.int32), length)
+    with torch.no_grad():
+        return model(ids, torch.arange(length)[None], documents)
+
+
+def assert_bitwise_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        assert value.dtype == other[key].dtype
+        assert torch.equal(value.view(torch.uint8), other[key].view(torch.uint8)), key
+
+
+@pytest.mark.slow
+@settings(max_examples=30)
+@given(
+    groups=st.integers(1, 4),
+    queries_per_group=st.integers(1, 3),
+    half_width=st.integers(1, 12),
+    extra_width=st.sampled_from([0, 0, 2, 10]),
+    layers=st.integers(1, 3),
+    ffn=st.integers(1, 70),
+    vocab=st.integers(512, 700),
+    tied=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    shard=st.sampled_from(["1GB", "40KB"]),
+)
+def test_there_and_back_is_the_identity(
+    tmp_path_factory, tokenizer_dir, groups, queries_per_group, half_width, extra_width, layers, ffn, vocab,
+    tied, dtype, shard,
+):  # fmt: skip
+    """HF -> ours -> HF -> ours, every tensor bit for bit, and every field of the shape."""
+    tmp_path = tmp_path_factory.mktemp("round_trip")
+    heads = groups * queries_per_group
+    config = llama_config(
+        hidden_size=heads * 2 * half_width,
+        head_dim=2 * half_width + extra_width,
+        num_attention_heads=heads,
+        num_key_value_heads=groups,
+        num_hidden_layers=layers,
+        intermediate_size=ffn,
+        vocab_size=vocab,
+        tie_word_embeddings=tied,
+    )
+    first = save_llama(tmp_path / "first", config, dtype, shard)
+    main(ConvertHFOptions(first, tmp_path / "lit"))
+    convert(ConvertOptions(tmp_path / "lit", tmp_path / "second", tokenizer_dir, max_shard_gb=4e-5))
+    main(ConvertHFOptions(tmp_path / "second", tmp_path / "lit2"))
+    assert_bitwise_equal(weights_of(first), weights_of(tmp_path / "second"))
+    assert_bitwise_equal(weights_of(tmp_path / "lit/model"), weights_of(tmp_path / "lit2/model"))
+    ours, again = ModelConfig.load(tmp_path / "lit").to_dict(), ModelConfig.load(tmp_path / "lit2").to_dict()
+    assert ours | {"name": ""} == again | {"name": ""}
+    shutil.rmtree(tmp_path)
+
+
+SCALINGS = {
+    "none": None,
+    "linear": {"rope_type": "linear", "factor": 4.0},
+    "llama3": {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 32,
+    },
+    "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32},
+}
+
+
+@pytest.mark.parametrize("scaling", SCALINGS.values(), ids=SCALINGS.keys())
+@pytest.mark.parametrize("words", ["transformers 4", "transformers 5"])
+def test_logits_equal_transformers_beyond_the_original_length(scaling, words, tmp_path, tokenizer_dir):
+    """Into ours, and out again, with each rotary scaling in both spellings of config.json."""
+    folder = save_llama(
+        tmp_path / "hf", llama_config(rope_parameters=scaling and {**scaling, "rope_theta": 5e4})
+    )
+    if words == "transformers 4":
+        config = json.loads((folder / "config.json").read_text())
+        rope = config.pop("rope_parameters")
+        config["rope_theta"] = rope.pop("rope_theta")
+        config["rope_scaling"] = {"type": rope.pop("rope_type"), **rope} if scaling else None
+        (folder / "config.json").write_text(json.dumps(config))
+    main(ConvertHFOptions(folder, tmp_path / "lit"))
+    convert(ConvertOptions(tmp_path / "lit", tmp_path / "out", tokenizer_dir))
+    ids = torch.randint(VOCAB, (1, 100), generator=torch.Generator().manual_seed(1))
+    ours = logits(our_model(tmp_path / "lit"), ids)
+    for theirs in (folder, tmp_path / "out"):
+        with torch.no_grad():
+            expected = AutoModelForCausalLM.from_pretrained(theirs)(ids).logits
+        assert (ours - expected).abs().max() < 1e-4
+
+
+def test_mistral(tmp_path):
+    fields = llama_config().to_dict()
+    shared = {
+        key: fields[key] for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size")
+    }
+    config = MistralConfig(
+        **shared, num_attention_heads=4, num_key_value_heads=2, head_dim=16, sliding_window=None
+    )
+    model = MistralForCausalLM(config)
+    model.save_pretrained(tmp_path / "hf")
+    main(ConvertHFOptions(tmp_path / "hf", tmp_path / "lit"))
+    ids = torch.randint(VOCAB, (1, 50))
+    with torch.no_grad():
+        assert (logits(our_model(tmp_path / "lit"), ids) - model(ids).logits).abs().max() < 1e-4
+
+
+def test_the_checkpoint_says_where_it_is_from(tmp_path, capsys):
+    folder = save_llama(tmp_path / "some-llama", llama_config())
+    main(ConvertHFOptions(folder, tmp_path / "lit"))
+    manifest = verify(tmp_path / "lit")
+    state = json.loads((tmp_path / "lit/state.json").read_text())
+    assert (manifest.step, state["step"], state["origin"]) == (0, 0, "Hugging Face folder some-llama")
+    assert f"--initial_checkpoint_dir {tmp_path / 'lit'}" in capsys.readouterr().out
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return save_llama(tmp_path / "hf", llama_config(), max_shard_size="100KB")
+
+
+def spoil_config(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    config = {key: value for key, value in {**config, **changes}.items() if value != "absent"}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def spoil_weights(folder, change):
+    """Rewrite as one file after `change(weights)`."""
+    weights = weights_of(folder)
+    for path in folder.glob("model*"):
+        path.unlink()
+    change(weights)
+    save_file(weights, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "gpt2"}, "model_type is 'gpt2'; only 'llama' or 'mistral' is supported"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
+        ({"attention_bias": True}, "attention_bias is True"),
+        ({"mlp_bias": True}, "mlp_bias is True"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
+        ({"sliding_window": 64}, "sliding_window 64 is shorter than max_position_embeddings 128"),
+        ({"rope_parameters": {"rope_type": "longrope"}}, "rope_type 'longrope' is unknown"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": None}}, "yarn is no sensible number"),
+        ({"rope_scaling": "linear"}, "rope_scaling is 'linear', not an object"),
+        ({"rms_norm_eps": "absent", "vocab_size": "absent"}, "vocab_size, rms_norm_eps is missing"),
+        ({"hidden_size": "big"}, "n_embd must be a whole number, not 'big'"),
+        (
+            {"hidden_size": 32, "head_dim": 16},
+            r"embed_tokens.weight has shape \(520, 64\), config.json wants \(520, 32\)",
+        ),
+        ({"num_key_value_heads": 3}, "n_query_groups 3 does not divide n_head 4"),
+    ],
+)
+def test_configurations_that_are_refused(folder, changes, message, tmp_path):
+    spoil_config(folder, **changes)
+    with pytest.raises(InputError, match=message):
+        main(ConvertHFOptions(folder, tmp_path / "lit"))
+    assert not (tmp_path / "lit").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.pop("lm_head.weight"), "lm_head.weight is missing"),
+        (
+            lambda w: w.pop("model.layers.1.self_attn.k_proj.weight"),
+            "layers.1.self_attn.k_proj.weight is missing",
+        ),
+        (
+            lambda w: w.update({"model.layers.0.self_attn.q_proj.bias": torch.zeros(64)}),
+            "q_proj.bias is a tensor that",
+        ),
+        (lambda w: w.update({"model.norm.weight": torch.ones(64, dtype=torch.int8)}), "is I8; quantised"),
+        (lambda w: w.update({"model.norm.weight": torch.ones(63)}), r"norm.weight has shape \(63,\)"),
+        (
+            lambda w: w.update({"model.layers.0.self_attn.v_proj.weight": torch.ones(32, 64).bfloat16()}),
+            "v_proj.weight is torch.bfloat16, but what it is stacked with is torch.float32",
+        ),
+    ],
+)
+def test_weights_that_are_refused(folder, change, message, tmp_path):
+    spoil_weights(folder, change)
+    with pytest.raises(InputError, match=message):
+        main(ConvertHFOptions(folder, tmp_path / "lit"))
+
+
+def test_tensors_that_only_old_folders_keep_are_left_out(folder, tmp_path):
+    spoil_weights(folder, lambda w: w.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}))
+    main(ConvertHFOptions(folder, tmp_path / "lit"))
+    assert not [key for key in TensorReader(tmp_path / "lit/model").keys() if "rotary" in key]  # noqa: SIM118
+
+
+def test_folders_that_are_none(folder, tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        main(ConvertHFOptions(tmp_path / "nowhere", tmp_path / "lit"))
+    index = folder / "model.safetensors.index.json"
+    outside = json.loads(index.read_text())
+    outside["weight_map"]["model.norm.weight"] = "../elsewhere.safetensors"
+    save_file({"model.norm.weight": torch.ones(64)}, tmp_path / "elsewhere.safetensors")
+    index.write_text(json.dumps(outside))
+    with pytest.raises(InputError, match=r"elsewhere.safetensors', which is no file here"):
+        main(ConvertHFOptions(folder, tmp_path / "lit"))
+    index.write_text("{}")
+    with pytest.raises(InputError, match="names no weight_map"):
+        main(ConvertHFOptions(folder, tmp_path / "lit"))
+    (folder / "config.json").write_text("{")
+    with pytest.raises(InputError, match=r"config.json: not readable as JSON"):
+        main(ConvertHFOptions(folder, tmp_path / "lit"))
+    (folder / "config.json").unlink()
+    with pytest.raises(InputError, match=r"config.json: no such file"):
+        main(ConvertHFOptions(folder, tmp_path / "lit"))
+
+
+def test_a_cut_file_is_named(folder, tmp_path):
+    first = min(folder.glob("*.safetensors"))
+    os.truncate(first, first.stat().st_size - 10)
+    with pytest.raises(InputError, match=first.name):
+        main(ConvertHFOptions(folder, tmp_path / "lit"))
+
+
+def test_nothing_in_the_folder_is_run(folder, tmp_path):
+    """A planted pickle, and code that config.json names."""
+    planted = f"import pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\n"
+    (folder / "modeling_planted.py").write_text(planted + "class Planted: ...\n")
+    (folder / "configuration_planted.py").write_text(planted + "class PlantedConfig: ...\n")
+    spoil_config(
+        folder,
+        auto_map={
+            "AutoConfig": "configuration_planted.PlantedConfig",
+            "AutoModelForCausalLM": "modeling_planted.Planted",
+        },
+        trust_remote_code=True,
+    )
+    payload = f"cos\nsystem\n(S'touch {tmp_path / 'ran'}'\ntR.".encode()
+    (folder / "pytorch_model.bin").write_bytes(payload)
+    main(ConvertHFOptions(folder, tmp_path / "lit"))
+    for path in folder.glob("model*safetensors*"):
+        path.unlink()
+    with pytest.raises(InputError, match=r"pytorch_model.bin is a pickle and is not opened"):
+        main(ConvertHFOptions(folder, tmp_path / "lit2"))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_existing_output_is_left_alone(folder, tmp_path):
+    (tmp_path / "lit").mkdir()
+    with pytest.raises(InputError, match="is there already"):
+        main(ConvertHFOptions(folder, tmp_path / "lit"))
+    assert not list((tmp_path / "lit").iterdir())
