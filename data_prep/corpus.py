@@ -72,7 +72,7 @@ def task_files(files: Sequence[Path], rank: int, n_tasks: int) -> list[int]:
     """The numbers of a task's files: consecutive ones with about an equal share of the bytes."""
     sizes = np.array([file.stat().st_size for file in files], dtype=np.int64)
     middles = np.cumsum(sizes) - sizes / 2
-    tasks = (middles * n_tasks / max(sizes.sum(), 1)).astype(np.int64)
+    tasks = np.minimum((middles * n_tasks / max(sizes.sum(), 1)).astype(np.int64), n_tasks - 1)
     return np.flatnonzero(tasks == rank).tolist()
 
 

@@ -67,7 +67,7 @@ class Limits:
     """n -> share of the characters in the most frequent sequence of n words."""
     max_dup_ngram_frac: dict[int, float] = field(default_factory=dict)
     """n -> share of the characters in sequences of n words that occurred before."""
-    signals: dict[str, list[float | None]] = field(default_factory=dict)
+    signals: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
     """Name of a quality signal that came with the document -> [lowest, highest], either may be null."""
 
 

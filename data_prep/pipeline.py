@@ -220,10 +220,11 @@ def _submit(stages: list[Stage], options: ExecutionOptions, folder: Path, comman
     """True if there was nothing left to submit."""
     if not options.slurm_partition:
         raise InputError("--executor slurm needs --slurm_partition (`sinfo` lists them)")
+    _refuse_while_queued(folder)
     loguru.logger.disable("datatrove")
     python = options.slurm_python or shlex.quote(sys.executable)
     again = f"{python} {shlex.quote(str(command.resolve()))} --config {shlex.quote(str(folder.resolve()))}"
-    previous, submitted = None, False
+    previous, jobs = None, []
     for stage in stages:
         executor = _slurm_executor(stage, options, f"{again}/options.json --stage {stage.name}")
         executor.depends = previous
@@ -236,7 +237,22 @@ def _submit(stages: list[Stage], options: ExecutionOptions, folder: Path, comman
             ) from error
         previous = executor
         if executor.job_id != -1:
-            submitted = True
+            jobs.append(executor.job_id)
+            write_json(folder / "slurm_jobs.json", jobs)
             n_tasks = len(executor.get_incomplete_ranks())
             print(f"{stage.name}: {n_tasks} tasks in SLURM job {executor.job_id}")
-    return not submitted
+    return not jobs
+
+
+def _refuse_while_queued(folder: Path) -> None:
+    """Two jobs with the same task would write the same files."""
+    path = folder / "slurm_jobs.json"
+    if not path.exists():
+        return
+    jobs = ",".join(json.loads(path.read_text(encoding="utf-8")))
+    # SLURM forgets jobs that ended long ago; squeue then fails and names none.
+    queue = subprocess.run(["squeue", "--noheader", "--format=%A", f"--jobs={jobs}"], stdout=subprocess.PIPE)
+    if active := sorted(set(queue.stdout.decode().split())):
+        raise InputError(
+            f"jobs {', '.join(active)} still work on {folder}: wait for them, or `scancel` them and run again"
+        )

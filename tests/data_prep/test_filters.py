@@ -143,7 +143,7 @@ def test_every_text_gets_a_decision(text):
 
 def test_tokens_per_word_and_signals_have_two_limits():
     filters = Filters(
-        Limits(min_tokens_per_word=1.2, max_tokens_per_word=2.5, signals={"ccnet_perplexity": [None, 800]})
+        Limits(min_tokens_per_word=1.2, max_tokens_per_word=2.5, signals={"ccnet_perplexity": (None, 800)})
     )
 
     def reason(n_tokens, metadata):

@@ -71,6 +71,19 @@ def test_deduplication_is_the_same_as_on_one_machine(slurm, tmp_path, files):
     assert contents(output) == contents(tmp_path / "local")
 
 
+def test_nothing_is_submitted_twice(slurm, tmp_path, files):
+    output = tmp_path / "out"
+    slurm.run("scontrol", "update", "PartitionName=main", "State=DOWN")
+    assert command(slurm, dedup, files, output).returncode == 0
+    again = command(slurm, dedup, files, output)
+    assert again.returncode == 2
+    assert "still work on" in again.stderr
+    slurm.run("scancel", "--partition=main")
+    slurm.run("scontrol", "update", "PartitionName=main", "State=UP")
+    assert submit(slurm, dedup, files, output)["dedup-drop"] == 3
+    assert stats(output)["kept"]["documents"] > 0
+
+
 def test_a_partition_that_is_none_is_refused_in_one_line(slurm, tmp_path, files):
     done = command(slurm, dedup, files, tmp_path / "out", slurm_partition="nirgends")
     assert done.returncode == 2

@@ -1,0 +1,101 @@
+"""Stages on this machine: tasks once each, faults that end the run instead of hanging it, jobs' options."""
+
+import dataclasses
+import json
+import os
+import signal
+
+import pytest
+from datatrove.pipeline.base import PipelineStep
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_prep import clean, dedup, minhash, prepare
+from data_prep.corpus import task_files
+from data_prep.pipeline import ExecutionOptions, Stage, run_stages, settle
+from lit_gpt.cli import InputError, parse_options
+
+
+class Fault(PipelineStep):
+    """Notes that a task ran, and does to rank 1 what it is told."""
+
+    type, name = "TEST", "fault"
+
+    def __init__(self, folder, kind):
+        super().__init__()
+        self.folder = folder
+        self.kind = kind
+
+    def run(self, data=None, rank=0, world_size=1):
+        with (self.folder / f"ran-{rank}").open("a") as file:
+            file.write("x")
+        if rank == 1 and self.kind == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if rank == 1 and self.kind == "bad input":
+            raise InputError("file 1 is no good; mend it")
+        yield from ()
+
+
+def run(folder, kind, workers=2):
+    stage = Stage("work", [Fault(folder, kind)], 4, folder)
+    return run_stages([stage], ExecutionOptions(workers=workers), folder, folder / "command.py")
+
+
+def tasks_run(folder):
+    return {path.name: len(path.read_text()) for path in folder.glob("ran-*")}
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_run_and_a_rerun_does_what_is_missing(tmp_path):
+    with pytest.raises(RuntimeError, match="stage work was killed"):
+        run(tmp_path, "killed")
+    assert not (tmp_path / "logs/work/completions/00001").exists()
+    assert run(tmp_path, "none") is True
+    done = tasks_run(tmp_path)
+    assert set(done) == {f"ran-{rank}" for rank in range(4)}
+    assert done["ran-1"] == 2
+    assert run(tmp_path, "none") is True
+    assert tasks_run(tmp_path) == done
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_bad_input_in_a_task_is_bad_input_of_the_command(tmp_path, workers):
+    with pytest.raises(InputError, match="file 1 is no good"):
+        run(tmp_path, "bad input", workers)
+
+
+def test_a_folder_keeps_its_settings(tmp_path):
+    settle(tmp_path / "a", {"limit": 1, "files": [tmp_path / "x"]})
+    settle(tmp_path / "a", {"limit": 1, "files": [tmp_path / "x"]})
+    with pytest.raises(InputError, match=r"other settings \(limit\)"):
+        settle(tmp_path / "a", {"limit": 2, "files": [tmp_path / "x"]})
+
+
+@given(sizes=st.lists(st.integers(0, 1000), min_size=1, max_size=40), n_tasks=st.integers(1, 50))
+def test_tasks_share_consecutive_files(sizes, n_tasks):
+    class Sized:
+        def __init__(self, size):
+            self.st_size = size
+
+        def stat(self):
+            return self
+
+    files = [Sized(size) for size in sizes]
+    shares = [task_files(files, rank, n_tasks) for rank in range(n_tasks)]
+    assert [file for share in shares for file in share] == list(range(len(files)))
+    for share in shares:  # a share is at most its part of the bytes and half a file at each end
+        inner = sum(sizes[file] for file in share[1:-1])
+        assert inner <= sum(sizes) / n_tasks + 1e-6
+
+
+@pytest.mark.parametrize("command", [clean, dedup, minhash, prepare])
+def test_a_job_gets_the_options_of_the_command(tmp_path, command):
+    flags = ["--input", "a", "b", "--output", "o", "--slurm_args", '{"account": "nlp"}', "--tasks", "3"]
+    if command in (clean, prepare):
+        flags += ["--signals", '{"perplexity": [null, 800]}', "--max_top_ngram_frac", '{"2": 0.1}']
+        flags += ["--stop_words", "der", "und", "--min_words", "7"]
+    options = parse_options(command.Options, flags)
+    config = tmp_path / "options.json"
+    config.write_text(json.dumps(dataclasses.asdict(options), default=str))
+    read = parse_options(command.Options, ["--config", str(config), "--stage", "work"])
+    assert read == dataclasses.replace(options, stage="work")
