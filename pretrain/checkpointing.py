@@ -8,6 +8,7 @@ them.
 
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -79,7 +80,10 @@ class Checkpointer:
         Args:
             state: JSON; rank 0's is stored.
         """
+        begun = time.monotonic()
         self.wait()
+        if (waited := time.monotonic() - begun) > 1:
+            self._report(f"training waited {waited:.0f} s until the checkpoint before this one was written")
         self.poll()
         snapshot = self._staging.take(model, optimizer)
         self._failure = self._reported = None
