@@ -27,8 +27,6 @@ from pretrain.datapoint_log import DatapointLog
 from pretrain.training_data import DataOptions, TrainingData
 from scripts.bench_loader_others import OTHERS, Batches
 
-COMMIT_ROWS = 1 << 15  # a commit or more a turn; a real run's are larger, and cheaper by the row
-
 
 @dataclass
 class Options:
@@ -46,6 +44,8 @@ class Options:
     """Length of a turn."""
     rounds: int = 9
     """Turns of each loader; the medians are printed."""
+    commit_rows: int = 1 << 15
+    """Rows after which the log is written; a real run writes more at a time, which costs less by the row."""
     work_dir: Path | None = None
     """Folder for the other libraries' copies of the tokens; a temporary one when not given."""
 
@@ -151,7 +151,7 @@ def _ours(
         if log is not None:
             started = time.process_time()
             log.record(batch.rows, time.time())
-            if batch.step * options.global_batch_size % COMMIT_ROWS == 0:
+            if batch.step % max(1, options.commit_rows // options.global_batch_size) == 0:
                 log.commit(batch.step)
             log_seconds[0] += time.process_time() - started
         yield batch.n_targets
