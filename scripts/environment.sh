@@ -11,6 +11,9 @@ MINIMUM=3.11
 # Where the CPU builds of torch are published; asked only when the configured indexes have none.
 CPU_TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
+# Threads that wait by spinning are 4 times slower where others use the machine too.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
+
 fail() {
     printf 'error: %s\n' "$*" >&2
     exit 2

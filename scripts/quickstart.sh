@@ -7,12 +7,13 @@ set -euo pipefail
 
 usage() {
     cat <<'END'
-bash scripts/quickstart.sh [--input FILE|GLOB...] [--out DIR] [--config FILE] [--fresh]
+bash scripts/quickstart.sh [--input FILE|GLOB...] [--vocab_size N] [--out DIR] [--config FILE] [--fresh]
 
 Pretrains a tiny Llama on the CPU, from text to a Hugging Face folder, in a few minutes. The first time it
 makes .venv and installs requirements.txt into it; it needs Python 3.11 or newer and nothing else.
 
   --input FILES  your own documents (.jsonl, .jsonl.gz, .jsonl.zst; quote a glob) in place of the sample corpus
+  --vocab_size N tokens of the tokenizer; default 4096
   --out DIR      where everything goes; default out/quickstart, and out/my-data with --input
   --config FILE  training options; default pretrain/configs/debug_cpu.yaml
   --fresh        remove what an earlier run left in DIR and start clean
@@ -28,6 +29,7 @@ END
 }
 
 INPUTS=()
+VOCAB_SIZE=4096
 OUT=''
 CONFIG=$ROOT/pretrain/configs/debug_cpu.yaml
 FRESH=false
@@ -41,6 +43,11 @@ while [ $# -gt 0 ]; do
                 shift
             done
             [ ${#INPUTS[@]} -gt 0 ] || fail "--input names no file"
+            ;;
+        --vocab_size)
+            [[ ${1:-} =~ ^[0-9]+$ ]] || fail "--vocab_size ${1:-}: not a number"
+            VOCAB_SIZE=$1
+            shift
             ;;
         --out)
             [ $# -gt 0 ] || fail "--out names no folder"
@@ -61,8 +68,7 @@ while [ $# -gt 0 ]; do
     esac
 done
 
-VOCAB_SIZE=4096
-VAL_FRACTION=0.02
+VAL_FRACTION=0.05
 STAGES=9
 PROMPT='Es war einmal'
 # A tiny model gains nothing from more.
@@ -111,7 +117,7 @@ run() {
 last_step() {
     local step
     step=$(tail -n 1 "$OUT/run/metrics.csv" 2>/dev/null | cut -d, -f1)
-    if [[ $step =~ ^[0-9]+$ ]]; then echo "$step"; else echo 0; fi
+    [[ ! $step =~ ^[0-9]+$ ]] || echo "$step"
 }
 
 # train [STEP]: train to the end, or send SIGTERM once STEP is reached. Interrupting this script does the same.
@@ -119,9 +125,9 @@ train() {
     "$PYTHON" "$ROOT/pretrain/tinyllama_fabric.py" --config "$CONFIG" --resume auto --out_dir "$OUT/run" \
         --train_data_dir "$OUT/data/train" --val_data_dir "$OUT/data/val" &
     local trainer=$! interrupted=false
-    trap 'interrupted=true; kill -TERM $trainer 2>/dev/null' INT TERM
+    trap 'interrupted=true; kill -TERM $trainer 2>/dev/null || true' INT TERM
     if [ $# -gt 0 ]; then
-        while kill -0 $trainer 2>/dev/null && [ "$(last_step)" -lt "$1" ]; do sleep 0.2 || true; done
+        while kill -0 $trainer 2>/dev/null && [ "0$(last_step)" -lt "$1" ]; do sleep 0.2 || true; done
         if ! $interrupted && kill -TERM $trainer 2>/dev/null; then
             echo "Sent SIGTERM to the training process, as a cluster does before it takes a node away"
         fi
@@ -146,7 +152,8 @@ newest_checkpoint() {
 }
 
 summary() {
-    local losses
+    local losses activate=''
+    [ "$PYTHON" != "$ENVIRONMENT/bin/python" ] || activate=" after '. .venv/bin/activate'"
     losses=$(awk -F, 'NR == 2 { first = $2 } NR > 1 { last = $2 } NR > 1 && $8 { val = $8 }
         END { printf "loss %.2f -> %.2f, validation %.2f", first, last, val }' "$OUT/run/metrics.csv")
     cat <<END
@@ -161,11 +168,11 @@ Done after $SECONDS s: $losses.
     loss.png         the course of the run
     sample.txt       what the model says after "$PROMPT"
 
-Next:
-  python = $PYTHON
-  what step 100 was fed      python scripts/datapoints.py step --run $OUT/run --step 100
-  more text from the model   python scripts/generate.py --model $OUT/hf --prompt 'Am Morgen'
-  your own documents         bash scripts/quickstart.sh --input 'mine/*.jsonl.zst'
+Next, in $ROOT$activate:
+
+  what step 100 was fed     python scripts/datapoints.py step --run $OUT/run --step 100
+  other text                python scripts/generate.py --model $OUT/hf --prompt 'Am Morgen'
+  documents of your own     bash scripts/quickstart.sh --input 'mine/*.jsonl.zst'
   a larger model, a GPU, a cluster: README.md
 END
 }
@@ -189,7 +196,6 @@ main() {
         mv "$OUT/tokenizer.part" "$OUT/tokenizer"
     fi
     if stage 'Tokenize, and split off documents for validation' "$OUT/data"; then
-        rm -rf "$OUT/data.part"
         run data_prep/tokenize_corpus.py --input "${INPUTS[@]}" --tokenizer "$OUT/tokenizer" \
             --output "$OUT/data.part/train" --val_output "$OUT/data.part/val" --val_fraction "$VAL_FRACTION"
         mv "$OUT/data.part" "$OUT/data"

@@ -34,7 +34,7 @@ def start(*arguments: str | Path, **options) -> subprocess.Popen[str]:
 
 def quickstart(*arguments: str | Path, **options) -> tuple[int, str, str]:
     process = start(*arguments, **options)
-    out, err = process.communicate(timeout=540)
+    out, err = process.communicate(timeout=1500)
     return process.returncode, out, err
 
 
@@ -74,6 +74,7 @@ def test_help_needs_nothing(tmp_path):
         (["--oops"], "unknown option --oops"),
         (["--input"], "--input names no file"),
         (["--out"], "--out names no folder"),
+        (["--vocab_size", "many"], "--vocab_size many: not a number"),
         (["--config", "nowhere.yaml"], "--config nowhere.yaml: no such file"),
         (["--out", "foreign"], "is no quickstart's"),
         (["--out", "foreign", "--fresh"], "is no quickstart's"),
@@ -91,6 +92,7 @@ def test_mistakes_end_in_one_line(tmp_path, arguments, message):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # a busy machine is no failure
 def test_the_whole_way_and_again(tmp_path):
     out_dir = tmp_path / "out"
     code, out, err = quickstart("--out", out_dir)
@@ -120,6 +122,7 @@ def test_the_whole_way_and_again(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # a busy machine is no failure
 def test_files_of_ones_own_interrupted_and_gone_on(tmp_path, small_config, my_files):
     given = ("--out", "mine", "--config", small_config, "--input", "my files/*.jsonl.zst")
     process = start(*given, cwd=tmp_path)
@@ -127,7 +130,7 @@ def test_files_of_ones_own_interrupted_and_gone_on(tmp_path, small_config, my_fi
     while process.poll() is None and not (metrics.is_file() and metrics.read_text().count("\n") > 5):
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)  # what a terminal does on Ctrl-C
-    _, err = process.communicate(timeout=300)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 130
     assert "interrupted; run this again to go on" in err
     ((stopped_at, _),) = list_checkpoints(tmp_path / "mine" / "run")
