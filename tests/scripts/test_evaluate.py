@@ -1,0 +1,352 @@
+"""scripts/evaluate.py: the harness sees the model that was trained, results are kept, mistakes are named."""
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lit_gpt.checkpoint import read_state
+from lit_gpt.cli import InputError
+from lit_gpt.documents import Documents
+from lit_gpt.model import GPT
+from lit_gpt.tensor_files import TensorReader
+from lit_gpt.tokenizer import Tokenizer
+from scripts import german_tasks
+from scripts.convert_lit_checkpoint import checkpoint_config
+from scripts.evaluate import EvaluateOptions, find_models, main
+from scripts.evaluation_results import ModelResults, Score, TaskResult, draw, load_all, write_tensorboard
+from tests.pretrain.running import ROOT
+
+
+def options(model: Path, output: Path, own_tasks: Path, **changes) -> EvaluateOptions:
+    settings = {"tasks": ["fortsetzung"], "include_path": own_tasks, "device": "cpu"} | changes
+    return EvaluateOptions(model, output, **settings)
+
+
+@pytest.fixture
+def datasets_cache(tmp_path_factory, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory, trained_run, own_tasks):
+    """The output of the command on a run, as it is typed."""
+    output = tmp_path_factory.mktemp("evaluation") / "new" / "folder"
+    arguments = {"model": trained_run, "output": output, "include_path": own_tasks, "tasks": "eigene"}
+    done = evaluate(**arguments)
+    assert done.returncode == 0, done.stderr
+    return output, done.stdout
+
+
+def evaluate(**flags) -> subprocess.CompletedProcess[str]:
+    """The command without a network."""
+    parts = [str(part) for name, value in flags.items() for part in (f"--{name}", value)]
+    return subprocess.run(
+        [sys.executable, str(ROOT / "scripts/evaluate.py"), *parts, "--device", "cpu"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"},
+    )
+
+
+def mean_loglikelihood(checkpoint: Path, tokenizer: Tokenizer, items: list[dict]) -> float:
+    """By our own model: per item, the sum over answers of log p(answer | BOS text)."""
+    config = checkpoint_config(read_state(checkpoint), checkpoint)
+    model, reader = GPT(config), TensorReader(checkpoint / "model")
+    for name, parameter in model.named_parameters():
+        parameter.data = reader.read(name)
+    total = 0.0
+    for item in items:
+        context = len(tokenizer.encode([item["text"]])[0]) - 1  # without EOS
+        for choice in item["choices"]:
+            ids = torch.tensor(tokenizer.encode([f"{item['text']} {choice}"])[0][:-1].astype(int))
+            bounds = torch.tensor([0, len(ids)], dtype=torch.int32)
+            with torch.no_grad():
+                logits = model(ids[None], torch.arange(len(ids))[None], Documents(bounds, len(ids)))[0]
+            total -= F.cross_entropy(logits[context - 1 : -1], ids[context:], reduction="sum").item()
+    return total / len(items)
+
+
+@pytest.mark.slow
+def test_scores_are_those_of_the_trained_weights(evaluated, trained_run, tokenizer_dir, own_tasks):
+    items = [json.loads(line) for line in (own_tasks / "items.jsonl").read_text().splitlines()]
+    results = load_all(evaluated[0])
+    assert [result.step for result in results] == [20, 40]
+    for result in results:
+        checkpoint = trained_run / f"iter-{result.step:08d}-ckpt.pth"
+        found = result.tasks["eigene"]["fortsetzung"]
+        expected = mean_loglikelihood(checkpoint, Tokenizer.load(tokenizer_dir), items)
+        assert found.metrics["loglikelihood"].value == pytest.approx(expected, abs=1e-3)
+        assert found.n_items == 5
+
+
+@pytest.mark.slow
+def test_a_run_gives_json_tensorboard_plot_and_table(evaluated):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    output, printed = evaluated
+    names = {path.name for path in output.iterdir()}
+    assert names == {"iter-00000020.json", "iter-00000040.json", "results.png", "tensorboard"}
+    events = EventAccumulator(str(output / "tensorboard")).Reload()
+    results = load_all(output)
+    for metric in ("acc", "loglikelihood"):
+        found = [(event.step, event.value) for event in events.Scalars(f"fortsetzung/{metric}")]
+        expected = [(r.step, r.tasks["eigene"]["fortsetzung"].metrics[metric].value) for r in results]
+        assert [step for step, _ in found] == [20, 40]
+        assert [value for _, value in found] == pytest.approx([value for _, value in expected])
+        for result, (_, value) in zip(results, expected, strict=True):
+            assert f"{result.name}  fortsetzung  {metric}  {value:.4f}" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("datasets_cache")
+def test_what_is_done_is_not_done_again(tmp_path, evaluated, trained_run, own_tasks, capsys):
+    output = shutil.copytree(evaluated[0], tmp_path / "output")
+    (output / "iter-00000020.json").unlink()
+    first = (output / "iter-00000040.json").stat().st_mtime_ns
+    main(options(trained_run, output, own_tasks, tasks=["eigene"]))
+    assert "iter-00000040: evaluated already" in capsys.readouterr().out
+    assert (output / "iter-00000040.json").stat().st_mtime_ns == first
+    assert ModelResults.load(output / "iter-00000020.json") == load_all(evaluated[0])[0]
+
+    # Another task is added to what is there.
+    main(options(trained_run, output, own_tasks, tasks=["eigene", "fortsetzung"]))
+    for result in load_all(output):
+        assert list(result.tasks) == ["eigene", "fortsetzung"]
+        assert result.tasks["eigene"] == result.tasks["fortsetzung"]
+    assert {path.suffix for path in output.iterdir()} == {".json", ".png", ""}, "converted folders stay"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("datasets_cache")
+def test_converted_folders_give_the_same(tmp_path, evaluated, converted_run, own_tasks):
+    main(options(converted_run, tmp_path, own_tasks, tasks=["eigene"]))
+    for ours, theirs in zip(load_all(tmp_path), load_all(evaluated[0]), strict=True):
+        assert (ours.name, ours.step, ours.tasks) == (theirs.name, theirs.step, theirs.tasks)
+    single = tmp_path / "single"
+    main(options(converted_run / "iter-00000040", single, own_tasks, tasks=["eigene"]))
+    assert load_all(single) == load_all(tmp_path)[1:]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("datasets_cache")
+def test_one_damaged_checkpoint_does_not_keep_the_others(tmp_path, trained_run, own_tasks, capsys):
+    run = shutil.copytree(trained_run, tmp_path / "run")
+    [weights] = (run / "iter-00000020-ckpt.pth" / "model").glob("*.safetensors")
+    with weights.open("r+b") as file:
+        file.seek(-7, os.SEEK_END)
+        file.write(b"damaged")
+    output = tmp_path / "output"
+    with pytest.raises(InputError, match="iter-00000020 could not be evaluated, see above"):
+        main(options(run, output, own_tasks))
+    assert "does not match its hash" in capsys.readouterr().err
+    assert [result.step for result in load_all(output)] == [40]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("datasets_cache")
+def test_results_of_other_weights_or_settings_are_not_mixed(tmp_path, evaluated, converted_run, own_tasks):
+    output = shutil.copytree(evaluated[0], tmp_path / "output")
+    before = (output / "iter-00000040.json").read_text()
+    model = converted_run / "iter-00000040"
+    with pytest.raises(InputError, match="results of other weights"):
+        main(options(model, output, own_tasks))
+    main(options(model, tmp_path / "new", own_tasks))
+    with pytest.raises(InputError, match=r"results of other settings.*'limit': 2"):
+        main(options(model, tmp_path / "new", own_tasks, limit=2))
+    assert (output / "iter-00000040.json").read_text() == before
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("datasets_cache")
+def test_code_and_pickles_in_a_folder_run_nothing(tmp_path, hf_folder, own_tasks):
+    planted = "import pathlib\npathlib.Path(__file__).with_name('ran').touch()\n"
+    (hf_folder / "modeling_planted.py").write_text(planted + "class Planted: ...\n")
+    config = json.loads((hf_folder / "config.json").read_text())
+    config["auto_map"] = {
+        "AutoConfig": "modeling_planted.Planted",
+        "AutoModelForCausalLM": "modeling_planted.Planted",
+    }
+    config["trust_remote_code"] = True
+    (hf_folder / "config.json").write_text(json.dumps(config))
+    main(options(hf_folder, tmp_path / "output", own_tasks))
+    assert not list(hf_folder.rglob("ran"))
+
+    (hf_folder / "model.safetensors").unlink()
+    torch.save({"lm_head.weight": torch.zeros(2, 2)}, hf_folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"does not load on cpu: .* no file named model\.safetensors"):
+        main(options(hf_folder, tmp_path / "pickled", own_tasks))
+    assert not list((tmp_path / "pickled").iterdir())
+
+
+@pytest.mark.slow
+def test_tasks_that_cannot_be_had_are_named(tmp_path, converted_run):
+    model = converted_run / "iter-00000040"
+    with pytest.raises(InputError, match=r"--tasks keine_aufgabe: no preset .* no task, group or tag"):
+        main(EvaluateOptions(model, tmp_path, ["keine_aufgabe"]))
+    done = evaluate(model=model, output=tmp_path, tasks="germanbench")
+    assert done.returncode == 2
+    assert "--tasks germanbench does not load" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_folders_that_hold_nothing_to_evaluate(tmp_path):
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(InputError, match=r"no Hugging Face folder .* no run .* and no folder of"):
+            find_models(folder)
+
+
+def test_results_of_another_kind_are_refused(tmp_path):
+    for content in ("", "[]", "{}", '{"name": "x", "tasks": {"a": {"b": {}}}}'):
+        (tmp_path / "x.json").write_text(content)
+        with pytest.raises(InputError, match=r"x\.json does not hold results"):
+            load_all(tmp_path)
+
+
+def test_sums_leave_out_the_parts_of_a_group(tmp_path):
+    def task(value, group=None):
+        return TaskResult({"acc": Score(value, None)}, 5, 100, "1", group)
+
+    results = ModelResults(
+        "model", None, "", {}, {}, {"preset": {"all": task(0.5), "part": task(0.4, "all")}}
+    )
+    assert list(results.scores()) == [("all", "acc", Score(0.5, None))]
+    results.save(tmp_path)
+    assert load_all(tmp_path) == [results]
+    # A model without a step has no place in a plot, but in TensorBoard.
+    draw([results], tmp_path / "results.png")
+    assert not (tmp_path / "results.png").exists()
+    write_tensorboard([results], tmp_path / "tensorboard")
+
+
+# ---- German tasks
+
+
+def numbered(n_items: int, item) -> list[dict]:
+    return [item(number) for number in range(n_items)]
+
+
+def write_dataset(folder: Path, **splits: list[dict]) -> None:
+    folder.mkdir(parents=True)
+    for split, items in splits.items():
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+
+
+def arc_item(number: int) -> dict:
+    answers = {"text": [f"A{number}", f"B{number}", f"C{number}"], "label": ["1", "2", "3"]}
+    german = answers | {"text": ["ja", "nein"] if number == 1 else ["eins", "zwei", "drei"]}
+    question = {"question": f"What {number}?", "question_de": f"Was ist {number}?"}
+    return {"id": str(number), **question, "choices": answers, "choices_de": german, "answerKey": "2"}
+
+
+def hellaswag_item(number: int) -> dict:
+    endings = ["a", "b", "c", "d"]
+    german = ["läuft [step] weg", "ruht", "isst", "" if number == 1 else "singt  laut"]
+    labels = {"activity_label_de": "Laufen", "ctx_de": f"Jemand {number} [title] Er", "label": "3"}
+    return {**labels, "endings": endings, "endings_de": german}
+
+
+def mmlu_item(number: int) -> dict:
+    german = ["rot", "grün", "blau", "gelb"]
+    question = {"question_de": f" Frage {number}? ", "choices": list("wxyz"), "answer": number % 4}
+    return {**question, "choices_de": german[:3] if number == 1 else german}
+
+
+def truthfulqa_item(number: int) -> dict:
+    mc2 = {"choices": ["wahr", "auch wahr", "falsch"], "labels": [1, 1, 0]}
+    mc1 = {"choices": [] if number == 1 else ["wahr", "falsch"], "labels": [1, 0]}
+    return {"question_de": f"Stimmt {number}?", "mc1_targets_de": mc1, "mc2_targets_de": mc2}
+
+
+@pytest.fixture
+def germanbench(tmp_path, monkeypatch, datasets_cache):
+    """The tasks over data of the hub's shape, 30 items each; in every set item 1 is not fully translated."""
+    from scripts.harness import TaskLoader
+
+    hub = tmp_path / "LeoLM"
+    write_dataset(hub / "ArcChallenge_de", validation=numbered(30, arc_item), test=numbered(30, arc_item))
+    both = numbered(30, hellaswag_item)
+    write_dataset(hub / "HellaSwag_de", train=both, validation=both)
+    write_dataset(hub / "TruthfulQA_de", validation=numbered(30, truthfulqa_item))
+    subjects = {"anatomy": "Anatomie", "virology": "Virologie"}
+    configs = []
+    for subject in subjects:
+        write_dataset(
+            hub / "MMLU_de" / subject, validation=numbered(30, mmlu_item), test=numbered(30, mmlu_item)
+        )
+        files = [{"split": split, "path": f"{subject}/{split}.jsonl"} for split in ("validation", "test")]
+        configs.append({"config_name": subject, "data_files": files})
+    (hub / "MMLU_de" / "README.md").write_text(f"---\n{json.dumps({'configs': configs})}\n---\n")
+    monkeypatch.setattr(german_tasks, "MMLU_SUBJECTS", subjects)
+    monkeypatch.chdir(tmp_path)
+    return TaskLoader(None, None).load("germanbench")
+
+
+@pytest.mark.slow
+def test_germanbench_asks_in_german(germanbench):
+    tasks = germanbench["tasks"]
+    for task in tasks.values():
+        task.build_all_requests(limit=1)
+    prompts = {name: task.instances[0].args[0] for name, task in tasks.items()}
+    answers = {name: [i.args[1] for i in task.instances] for name, task in tasks.items()}
+    targets = {name: task.doc_to_target(task.instances[0].doc) for name, task in tasks.items()}
+
+    arc = prompts["germanbench_arc"]
+    assert arc.endswith("\n\nFrage: Was ist 0?\nAntwort:")
+    assert arc.count("Antwort: zwei\n\n") == 25
+    assert answers["germanbench_arc"] == [" eins", " zwei", " drei"]
+    assert targets["germanbench_arc"] == 1
+
+    hellaswag = prompts["germanbench_hellaswag"]
+    assert hellaswag.endswith("\n\nLaufen: Jemand 0. Er")
+    assert hellaswag.count(" Er singt laut\n\n") == 10
+    assert answers["germanbench_hellaswag"] == [" läuft weg", " ruht", " isst", " singt laut"]
+    assert targets["germanbench_hellaswag"] == 3
+
+    def asked(number, answer):
+        return f"Frage: Frage {number}?\nA. rot\nB. grün\nC. blau\nD. gelb\nAntwort:{answer}"
+
+    examples = [asked(0, " A"), asked(2, " C"), asked(3, " D"), asked(4, " A"), asked(5, " B")]
+    for subject, german in german_tasks.MMLU_SUBJECTS.items():
+        name = f"germanbench_mmlu_{subject}"
+        head = f"Es folgen Fragen mit je vier Antworten zum Thema: {german}."
+        assert prompts[name] == "\n\n".join([head, *examples, asked(0, "")])
+        assert (answers[name], targets[name]) == ([" A", " B", " C", " D"], 0)
+
+    for kind, choices in (("mc1", [" wahr", " falsch"]), ("mc2", [" wahr", " auch wahr", " falsch"])):
+        name = f"germanbench_truthfulqa_{kind}"
+        assert prompts[name].endswith("Spanien statt.\n\nFrage: Stimmt 0?\nAntwort:")
+        assert (answers[name], targets[name]) == (choices, 0)
+
+
+@pytest.mark.slow
+def test_germanbench_leaves_out_what_is_not_translated(germanbench):
+    n_items = {name: len(task.eval_docs) for name, task in germanbench["tasks"].items()}
+    assert n_items.pop("germanbench_truthfulqa_mc2") == 30
+    assert set(n_items.values()) == {29}
+    assert list(germanbench["groups"]) == ["germanbench_mmlu"]
+
+
+@given(
+    st.lists(st.tuples(st.floats(-800, 0), st.booleans()), min_size=1).filter(lambda a: any(t for _, t in a))
+)
+def test_true_share_is_the_true_answers_part_of_the_probability(answers):
+    item = {"mc2_targets_de": {"labels": [int(true) for _, true in answers]}}
+    share = german_tasks.true_share(item, [(likelihood, False) for likelihood, _ in answers])["acc"]
+    # In logarithms throughout: a second way to the same number.
+    total = torch.logsumexp(torch.tensor([a for a, _ in answers], dtype=torch.float64), 0)
+    true = torch.logsumexp(torch.tensor([a for a, t in answers if t], dtype=torch.float64), 0)
+    assert math.isclose(share, math.exp(true - total), rel_tol=1e-9, abs_tol=1e-300)
