@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from pretrain.dataloader import StepBatch
 from pretrain.metrics import MetricsWriter, ProgressLine, StepMetrics
+from pretrain.row_table import StepRows
 from pretrain.schedules import Schedule
 from pretrain.speed_monitor import SpeedMonitor
 from pretrain.training_data import TrainingData
@@ -41,13 +41,13 @@ class StepReporter:
         self._metrics = metrics
         self._progress = progress
         self._max_skipped_steps = max_skipped_steps
-        self._unread: list[tuple[StepBatch, int, Tensor]] = []
+        self._unread: list[tuple[StepRows, int, Tensor]] = []
         self._skipped_in_a_row = 0
         self._skipped: set[int] = set()
 
-    def add(self, batch: StepBatch, tokens: int, loss: Tensor, norm: Tensor, skipped: Tensor) -> None:
-        """Remember a step's figures, scalars on the device."""
-        self._unread.append((batch, tokens, torch.stack([loss, norm, skipped])))
+    def add(self, rows: StepRows, tokens: int, loss: Tensor, norm: Tensor, skipped: Tensor) -> None:
+        """Remember a step's figures, scalars on the device, and what it was fed, but not the batch itself."""
+        self._unread.append((rows, tokens, torch.stack([loss, norm, skipped])))
 
     def newest_loss(self) -> float:
         """Loss of the step added last. Waits for the device."""
@@ -68,11 +68,11 @@ class StepReporter:
             return
         values = torch.stack([figures for _, _, figures in self._unread]).tolist()
         lines = []
-        for (batch, tokens, _), (loss, norm, skipped) in zip(self._unread, values, strict=True):
-            rate = self._schedule.learning_rate(batch.step)
+        for (rows, tokens, _), (loss, norm, skipped) in zip(self._unread, values, strict=True):
+            rate = self._schedule.learning_rate(rows.step)
             restart = self._metrics.restart if self._metrics else 0
-            lines.append(StepMetrics(batch.step, loss, norm, rate, tokens, int(skipped), restart))
-            self._count_skip(batch, bool(skipped))
+            lines.append(StepMetrics(rows.step, loss, norm, rate, tokens, int(skipped), restart))
+            self._count_skip(rows, bool(skipped))
         self._unread.clear()
         last = lines[-1]
         last.val_loss = val_loss
@@ -90,24 +90,24 @@ class StepReporter:
                 "finite (--max_skipped_steps); lower --learning_rate or look at the documents named above"
             )
 
-    def _count_skip(self, batch: StepBatch, skipped: bool) -> None:
+    def _count_skip(self, rows: StepRows, skipped: bool) -> None:
         """Remember a skipped step for the datapoint log and name what it was fed."""
         self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0
         if skipped:
-            self._skipped.add(batch.step)
-            ids = self._document_ids(batch)
+            self._skipped.add(rows.step)
+            ids = self._document_ids(rows)
             more = f" and {len(ids) - MAX_NAMED} more" if len(ids) > MAX_NAMED else ""
             print(
-                f"rank {self._rank}: step {batch.step} skipped, its gradient is not finite; fed: "
+                f"rank {self._rank}: step {rows.step} skipped, its gradient is not finite; fed: "
                 f"{', '.join(ids[:MAX_NAMED])}{more}",
                 flush=True,
             )
 
-    def _document_ids(self, batch: StepBatch) -> list[str]:
+    def _document_ids(self, rows: StepRows) -> list[str]:
         """Ids of the documents that this rank was fed in a step, each once."""
-        table = batch.rows.table
+        table = rows.table
         ids: dict[str, None] = {}
-        for row in range(len(batch.rows.sample)):
+        for row in range(len(rows.sample)):
             store = self._data.stores[table.addresses.store[row]].store
             documents = table.document[table.offsets[row] : table.offsets[row + 1]]
             infos = store.document_info(int(table.addresses.shard[row]), documents)

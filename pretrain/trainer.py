@@ -206,7 +206,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.tokens += batch.n_targets
         self.speed.step(batch.n_targets, batch.attention_pairs, waited)
-        self.reporter.add(batch, self.tokens, mean_loss, norm, skipped)
+        self.reporter.add(batch.rows, self.tokens, mean_loss, norm, skipped)
         if self.datapoint_log is not None:
             self.datapoint_log.record(batch.rows, time.time())
 

@@ -13,7 +13,7 @@ MAY_IMPORT = {
     "lit_gpt": {"lit_gpt"},
     "data_prep": {"data_prep", "lit_gpt"},
     "pretrain": {"pretrain", "lit_gpt"},
-    "scripts": {"scripts", "lit_gpt", "pretrain"},
+    "scripts": {"scripts", "lit_gpt", "data_prep", "pretrain"},
 }
 FILES = [file for folder in MAY_IMPORT for file in sorted((ROOT / folder).rglob("*.py"))]
 MODULES = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in FILES]
