@@ -74,27 +74,21 @@ def write_hf_folder(
         folder: is there.
         reader: over a verified `model/`.
         config: the checkpoint's shape.
-        tokenizer: that of the training data.
+        tokenizer: that of the training data; the model has a row for each of its ids.
         card: text of README.md.
         dtype: of the weights; None: as they are stored.
         max_shard_bytes: of a weights file, unless a single tensor is larger.
 
     Raises:
-        InputError: the vocabularies do not fit, or the tensors are not those of the shape.
+        InputError: the tensors are not those of the shape.
         OSError: something could not be written.
     """
-    if tokenizer.vocab_size > config.vocab_rows:
-        raise InputError(
-            f"{tokenizer.folder} has {tokenizer.vocab_size} tokens, the model's vocabulary only "
-            f"{config.vocab_rows}: give --tokenizer_path the tokenizer that the data was made with"
-        )
     _write_weights(reader, config, folder, dtype, max_shard_bytes)
     stored = dtype or reader.dtype(reader.keys()[0])
-    _write_json(folder / "config.json", _config_json(config, tokenizer, stored))
+    _write_json(folder / "config.json", config_json(config, tokenizer, stored))
     ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
     _write_json(folder / "generation_config.json", {"_from_model_config": True, **ids})
-    for path in tokenizer.files():
-        shutil.copyfile(path, folder / path.name)
+    tokenizer.write_for_transformers(folder)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -106,7 +100,8 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _config_json(config: ModelConfig, tokenizer: Tokenizer, dtype: torch.dtype) -> dict[str, Any]:
+def config_json(config: ModelConfig, tokenizer: Tokenizer, dtype: torch.dtype) -> dict[str, Any]:
+    """Content of config.json."""
     return {
         **to_hf_config(config),
         "bos_token_id": tokenizer.bos_id,

@@ -6,6 +6,7 @@ transformers, and a corpus is tokenized once.
 
 import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -64,11 +65,8 @@ class Tokenizer:
             InputError: a file is missing or unreadable, or no BOS or EOS token is named.
         """
         folder = Path(folder)
-        definition = _read_json(folder / "tokenizer.json")
-        config = _read_json(folder / "tokenizer_config.json")
+        definition, config = _read_definition(folder)
         special = {name: _content(config.get(name)) for name in ("bos_token", "eos_token", "unk_token")}
-        if config.get("add_prefix_space") is False:
-            _forbid_prefix_space(definition)
         try:
             return cls(folder, {key: definition.get(key) for key in _DEFINING}, special, cache_words)
         except InputError:
@@ -88,6 +86,22 @@ class Tokenizer:
     def files(self) -> list[Path]:
         """The files of the folder that belong to the tokenizer."""
         return [path for name in FILES if (path := self.folder / name).is_file()]
+
+    def write_for_transformers(self, folder: Path) -> None:
+        """Copy the files so that `AutoTokenizer`, of whatever version, gives these ids.
+
+        `tokenizer.json` as it is used here, and the class that takes it at its word: others add rules of
+        their own, which differ between versions.
+        """
+        for path in self.files():
+            shutil.copyfile(path, folder / path.name)
+        definition, config = _read_definition(self.folder)
+        for key in ("add_prefix_space", "legacy"):
+            config.pop(key, None)
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+        for name, content in (("tokenizer.json", definition), ("tokenizer_config.json", config)):
+            text = json.dumps(content, ensure_ascii=False, indent=2)
+            (folder / name).write_text(text + "\n", encoding="utf-8")
 
     def token(self, token_id: int) -> str | None:
         """The vocabulary's entry for an id, None for an id without one."""
@@ -110,6 +124,15 @@ class Tokenizer:
 
 
 _DEFINING = ("version", "added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder", "model")
+
+
+def _read_definition(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """tokenizer.json as it is to be used, and tokenizer_config.json."""
+    definition = _read_json(folder / "tokenizer.json")
+    config = _read_json(folder / "tokenizer_config.json")
+    if config.get("add_prefix_space") is False:
+        _forbid_prefix_space(definition)
+    return definition, config
 
 
 def _forbid_prefix_space(definition: dict[str, Any]) -> None:

@@ -2,9 +2,9 @@
 """Text from a model: a Hugging Face folder or a checkpoint of the trainer."""
 
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -12,7 +12,13 @@ import torch
 
 from lit_gpt.checkpoint import MANIFEST
 from lit_gpt.cli import InputError, run_command
-from scripts.convert_lit_checkpoint import ConvertOptions, convert
+from lit_gpt.hf_folder import config_json
+from lit_gpt.hf_mapping import hf_parts
+from lit_gpt.model import parameter_shapes
+from scripts.convert_lit_checkpoint import open_checkpoint
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 
 @dataclass
@@ -42,28 +48,12 @@ class GenerateOptions:
 
 
 def main(options: GenerateOptions) -> None:
-    """Load and generate."""
-    if not options.model.is_dir():
-        raise InputError(f"--model {options.model}: no such folder")
-    if not (options.model / MANIFEST).is_file():
-        return generate(options.model, options)
-    with tempfile.TemporaryDirectory() as folder:
-        converted = Path(folder) / "model"
-        convert(ConvertOptions(options.model, converted, options.tokenizer_path))
-        generate(converted, options)
+    """Load, and stream the continuation to standard output."""
+    from transformers import TextStreamer
 
-
-def generate(folder: Path, options: GenerateOptions) -> None:
-    """Stream the continuation to standard output."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer
-
-    if not (folder / "config.json").is_file():
-        raise InputError(f"--model {folder}: neither a Hugging Face folder (config.json) nor a checkpoint")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForCausalLM.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise InputError(f"--model {folder} does not load: {' '.join(str(error).split())[:300]}") from error
+    _check(options)
+    is_checkpoint = (options.model / MANIFEST).is_file()
+    model, tokenizer = _load_checkpoint(options) if is_checkpoint else _load_folder(options.model)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).eval()
     ids = _prompt_ids(tokenizer, options).to(device)
@@ -83,22 +73,60 @@ def generate(folder: Path, options: GenerateOptions) -> None:
     )
 
 
-def _prompt_ids(tokenizer: object, options: GenerateOptions) -> torch.Tensor:
-    """(1, T) token ids: the beginning of a document, or a user's turn."""
-    from transformers import PreTrainedTokenizerBase
+def _check(options: GenerateOptions) -> None:
+    mistakes = {
+        f"--model {options.model}: no such folder": not options.model.is_dir(),
+        f"--max_new_tokens {options.max_new_tokens}: at least 1": options.max_new_tokens < 1,
+        f"--temperature {options.temperature}: 0 or more": options.temperature < 0,
+        f"--top_k {options.top_k}: 0 or more": options.top_k < 0,
+        f"--top_p {options.top_p}: above 0, at most 1": not 0 < options.top_p <= 1,
+        f"--repetition_penalty {options.repetition_penalty}: above 0": options.repetition_penalty <= 0,
+    }
+    if made := [mistake for mistake, is_made in mistakes.items() if is_made]:
+        raise InputError("; ".join(made))
 
-    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+
+def _load_folder(folder: Path) -> "tuple[LlamaForCausalLM, PreTrainedTokenizerBase]":
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if not (folder / "config.json").is_file():
+        raise InputError(f"--model {folder}: neither a Hugging Face folder (config.json) nor a checkpoint")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--model {folder} does not load: {' '.join(str(error).split())[:300]}") from error
+    return model, tokenizer
+
+
+def _load_checkpoint(options: GenerateOptions) -> "tuple[LlamaForCausalLM, PreTrainedTokenizerBase]":
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    reader, config, _, tokenizer = open_checkpoint(options.model, options.tokenizer_path)
+    shapes = parameter_shapes(config)
+    weights = {
+        part.hf_name: reader.read(name)[part.rows] for name in shapes for part in hf_parts(name, config)
+    }
+    fields = config_json(config, tokenizer, reader.dtype("transformer.wte.weight"))
+    model = LlamaForCausalLM.from_pretrained(None, config=LlamaConfig(**fields), state_dict=weights)
+    return model, AutoTokenizer.from_pretrained(tokenizer.folder, trust_remote_code=False)
+
+
+def _prompt_ids(tokenizer: "PreTrainedTokenizerBase", options: GenerateOptions) -> torch.Tensor:
+    """(1, T) token ids: the beginning of a document, or a user's turn."""
     text = sys.stdin.read() if options.prompt == "-" else options.prompt
-    if options.chat:
-        if tokenizer.chat_template is None:
-            raise InputError(f"--chat: the tokenizer of {options.model} has no chat template")
-        turns = [{"role": "user", "content": text}]
-        encoded = tokenizer.apply_chat_template(
-            turns, add_generation_prompt=True, return_tensors="pt", return_dict=True
-        )
-        return encoded["input_ids"]
-    ids = tokenizer.encode(text, add_special_tokens=False)
-    return torch.tensor([[tokenizer.bos_token_id, *ids]])
+    if not options.chat:
+        bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        ids = bos + tokenizer.encode(text, add_special_tokens=False)
+        if not ids:
+            raise InputError("--prompt: empty, and the tokenizer has no token that begins a text")
+        return torch.tensor([ids])
+    if tokenizer.chat_template is None:
+        raise InputError(f"--chat: the tokenizer of {options.model} has no chat template")
+    turns = [{"role": "user", "content": text}]
+    return tokenizer.apply_chat_template(
+        turns, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )["input_ids"]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,252 @@
+"""Checkpoints to Hugging Face folders: what is in them, that clients load them, and every fault one line."""
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+
+from lit_gpt import checkpoint as checkpoint_module
+from lit_gpt import hf_folder as hf_folder_module
+from lit_gpt.checkpoint import DamagedCheckpoint, Manifest
+from lit_gpt.cli import InputError
+from lit_gpt.config import ModelConfig
+from lit_gpt.hf_mapping import hf_parts
+from lit_gpt.model import parameter_shapes
+from lit_gpt.tensor_files import TensorSpec, write_tensors
+from lit_gpt.tokenizer import Tokenizer
+from scripts.convert_lit_checkpoint import ConvertOptions, convert, main
+from tests.pretrain.running import ROOT, environment
+from tests.pretrain.saving import mounted
+
+CONFIG = ModelConfig.load("tiny_100K", vocab_size=576)
+STATE = {
+    "step": 100,
+    "tokens": 51200,
+    "model": {name: value for name, value in CONFIG.to_dict().items() if name != "name"},
+    "options": {"model_name": "tiny_100K", "learning_rate": 0.001, "train_data_dir": ["/data/store"]},
+    "data": {
+        "data": {
+            "options": {"train_data_dir": ["/secret/place/german"]},
+            "stores": [{"store": "a1b2c3", "packing": "d4", "rows": 1234}],
+        }
+    },
+}
+
+
+def parameter(name: str) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(len(name))
+    return torch.randn(parameter_shapes(CONFIG)[name], generator=generator)
+
+
+def write_checkpoint(folder: Path, ranks: int = 1, state=STATE, skip: str | None = None) -> Path:
+    """As `ranks` ranks write it: rows in equal boxes, the last ones possibly empty."""
+    temporary = checkpoint_module.create(folder)
+    files = {checkpoint_module.STATE: checkpoint_module.write_state(temporary, state)}
+    for rank in range(ranks):
+        specs = []
+        for name, (rows, *rest) in parameter_shapes(CONFIG).items():
+            size = -(-rows // ranks)
+            start, stop = min(rank * size, rows), min((rank + 1) * size, rows)
+            if stop > start and name != skip:
+                offset = (start, *[0] * len(rest)) if ranks > 1 else None
+                specs.append(TensorSpec(name, torch.float32, (stop - start, *rest), offset))
+
+        def body(spec: TensorSpec) -> torch.Tensor:
+            start = spec.offset[0] if spec.offset else 0
+            return parameter(spec.name)[start : start + spec.shape[0]]
+
+        file = f"model/rank-{rank:05d}-000.safetensors"
+        files[file] = write_tensors(temporary / file, specs, body)
+    checkpoint_module.seal(temporary, Manifest(state["step"], ranks, "sharded", files))
+    checkpoint_module.publish(temporary, folder)
+    return folder
+
+
+@pytest.fixture
+def source(tmp_path):
+    return write_checkpoint(tmp_path / "iter-00000100-ckpt.pth", ranks=3)
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    return {key: value for path in folder.glob("*.safetensors") for key, value in load_file(path).items()}
+
+
+@pytest.mark.parametrize("ranks", [1, 4, 7])
+def test_every_tensor_whoever_wrote_it(ranks, tmp_path, tokenizer_dir):
+    folder = write_checkpoint(tmp_path / "iter-00000100-ckpt.pth", ranks)
+    convert(ConvertOptions(folder, tmp_path / "hf", tokenizer_dir))
+    found = weights_of(tmp_path / "hf")
+    for name in parameter_shapes(CONFIG):
+        for part in hf_parts(name, CONFIG):
+            assert torch.equal(found.pop(part.hf_name), parameter(name)[part.rows])
+    assert not found
+
+
+def test_what_lies_in_the_folder(source, tmp_path, tokenizer_dir):
+    main(ConvertOptions(source, tmp_path / "hf", tokenizer_dir, check=True))
+    config = json.loads((tmp_path / "hf/config.json").read_text())
+    tokenizer = Tokenizer.load(tokenizer_dir)
+    assert config["architectures"] == ["LlamaForCausalLM"]
+    assert (config["vocab_size"], config["max_position_embeddings"]) == (576, CONFIG.block_size)
+    generation = json.loads((tmp_path / "hf/generation_config.json").read_text())
+    for content in (config, generation):
+        assert (content["bos_token_id"], content["eos_token_id"]) == (tokenizer.bos_id, tokenizer.eos_id)
+    assert Tokenizer.load(tmp_path / "hf").fingerprint == tokenizer.fingerprint
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_the_card_says_what_is_known_and_no_place(source, tmp_path, tokenizer_dir):
+    convert(ConvertOptions(source, tmp_path / "hf", tokenizer_dir))
+    card = (tmp_path / "hf/README.md").read_text()
+    for fact in (
+        "100 optimizer steps",
+        "51,200 predicted tokens",
+        "| learning_rate | 0.001 |",
+        "| german | 1,234 |",
+    ):
+        assert fact in card
+    assert "secret" not in card
+    assert "license:" not in card
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_dtype(dtype, source, tmp_path, tokenizer_dir):
+    convert(ConvertOptions(source, tmp_path / "hf", tokenizer_dir, dtype=dtype, check=True))
+    found = weights_of(tmp_path / "hf")
+    assert torch.equal(found["lm_head.weight"], parameter("lm_head.weight").to(getattr(torch, dtype)))
+    assert {value.dtype for value in found.values()} == {getattr(torch, dtype)}
+    assert json.loads((tmp_path / "hf/config.json").read_text())["torch_dtype"] == dtype
+
+
+def test_shards_and_their_index(source, tmp_path, tokenizer_dir):
+    limit = 150_000
+    convert(ConvertOptions(source, tmp_path / "hf", tokenizer_dir, max_shard_gb=limit / 1e9, check=True))
+    index = json.loads((tmp_path / "hf/model.safetensors.index.json").read_text())
+    shards = sorted((tmp_path / "hf").glob("model-*.safetensors"))
+    assert shards[-1].name == f"model-{len(shards):05d}-of-{len(shards):05d}.safetensors"
+    assert len(shards) > 3
+    where = {}
+    for shard in shards:
+        with safe_open(shard, framework="pt") as file:
+            where |= dict.fromkeys(file.keys(), shard.name)
+            assert sum(file.get_tensor(key).nbytes for key in file.keys()) <= limit  # noqa: SIM118
+    assert index["weight_map"] == where
+    assert index["metadata"]["total_size"] == 4 * CONFIG.n_parameters
+
+
+def test_transformers_generates_from_it(source, tmp_path, tokenizer_dir):
+    convert(ConvertOptions(source, tmp_path / "hf", tokenizer_dir))
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "hf")
+    ids = tokenizer("Der Wald", return_tensors="pt").input_ids
+    generated = model.generate(ids, max_new_tokens=8, do_sample=False)[0]
+    pipe = pipeline("text-generation", model=str(tmp_path / "hf"), device="cpu")
+    text = pipe("Der Wald", max_new_tokens=8, do_sample=False)[0]["generated_text"]
+    assert text == tokenizer.decode(generated, skip_special_tokens=True)
+
+
+FAULTS = {
+    "another tokenizer": "has 512 tokens, the model's vocabulary only 256: give --tokenizer_path",
+    "no tokenizer": "tokenizer.json is missing",
+    "a tokenizer that moved": "the token store is not where it was: give --tokenizer_path",
+    "a flipped bit": "content does not match its hash",
+    "a missing shard": "rank-00001-000.safetensors: missing",
+    "a missing tensor": "norm_1.weight is missing",
+    "no checkpoint": "no such folder",
+    "an existing output": "is there already",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_are_named_and_leave_nothing(fault, tmp_path, tokenizer_dir):
+    source, output, tokenizer = tmp_path / "iter-00000100-ckpt.pth", tmp_path / "hf", tokenizer_dir
+    if fault == "another tokenizer":
+        small = STATE | {"model": STATE["model"] | {"vocab_size": 256}}
+        write_checkpoint(source, state=small)
+    elif fault == "a missing tensor":
+        write_checkpoint(source, skip="transformer.h.1.norm_1.weight")
+    elif fault != "no checkpoint":
+        write_checkpoint(source, ranks=2)
+    shard = source / "model/rank-00001-000.safetensors"
+    if fault == "a flipped bit":
+        content = bytearray(shard.read_bytes())
+        content[-5] ^= 4
+        shard.write_bytes(content)
+    elif fault == "a missing shard":
+        shard.unlink()
+    elif fault == "an existing output":
+        output.mkdir()
+    tokenizer = {"no tokenizer": tmp_path, "a tokenizer that moved": None}.get(fault, tokenizer)
+    with pytest.raises(InputError, match=FAULTS[fault]) as caught:
+        convert(ConvertOptions(source, output, tokenizer))
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir() if path != source] == (
+        ["hf"] if fault == "an existing output" else []
+    )
+    assert isinstance(caught.value, DamagedCheckpoint) == (
+        fault in ("a flipped bit", "a missing shard", "no checkpoint")
+    )
+
+
+def test_a_full_disk_leaves_nothing(source, tmp_path, tokenizer_dir):
+    with mounted(tmp_path / "small", "size=600k") as disk:
+        with pytest.raises(InputError, match="No space left on device"):
+            convert(ConvertOptions(source, disk / "hf", tokenizer_dir))
+        assert not list(disk.iterdir())
+
+
+def test_the_check_finds_a_folder_that_computes_something_else(source, tmp_path, tokenizer_dir, monkeypatch):
+    original = hf_folder_module.to_hf_config
+    monkeypatch.setattr(
+        hf_folder_module, "to_hf_config", lambda config: original(config) | {"rope_theta": 500.0}
+    )
+    with pytest.raises(InputError, match="--check: logits differ by"):
+        convert(ConvertOptions(source, tmp_path / "hf", tokenizer_dir, check=True))
+    assert not (tmp_path / "hf").exists()
+
+
+def run(**flags) -> subprocess.CompletedProcess[str]:
+    arguments = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
+    command = [sys.executable, str(ROOT / "scripts/convert_lit_checkpoint.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=120)
+
+
+def test_the_command_fails_with_one_line(source, tmp_path, tokenizer_dir):
+    (source / "model/rank-00000-000.safetensors").write_bytes(b"")
+    done = run(checkpoint=source, output=tmp_path / "hf", tokenizer_path=tokenizer_dir)
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert "rank-00000-000.safetensors: 0 bytes, should be" in line
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_model(tmp_path, tokenizer_dir, monkeypatch):
+    """400 MB of weights through a process that needs less than 100 MB more than for almost none."""
+
+    def peak(n_layer: int) -> int:
+        config = ModelConfig.load(
+            "tiny_100K", vocab_size=512, n_layer=n_layer, n_embd=1024, intermediate_size=4096
+        )
+        monkeypatch.setitem(globals(), "CONFIG", config)
+        shape = {name: value for name, value in config.to_dict().items() if name != "name"}
+        folder = write_checkpoint(tmp_path / str(n_layer), ranks=2, state=STATE | {"model": shape})
+        command = [
+            sys.executable,
+            str(ROOT / "scripts/convert_lit_checkpoint.py"),
+            "--checkpoint",
+            str(folder),
+        ]
+        command += ["--output", str(tmp_path / f"hf{n_layer}"), "--tokenizer_path", str(tokenizer_dir)]
+        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+        subprocess.run(command, check=True, env=environment())
+        return max(before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+
+    assert peak(6) - peak(1) < 100 * 1024
