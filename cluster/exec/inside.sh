@@ -22,6 +22,7 @@ fi
 [[ -f $IMAGE ]] || fail "IMAGE=$IMAGE is not there; build it (cluster/building/build-image.sh) or set VENV"
 runtime=$(command -v apptainer || command -v singularity) ||
     fail "neither apptainer nor singularity is in PATH; load its module in cluster/exec/env.sh or set VENV"
+mkdir -p "$RUNS_DIR" # what is bound must be there
 options=(--bind "$REPO,$RUNS_DIR${BIND:+,$BIND}" --pwd "$PWD")
 if [[ -e /dev/nvidiactl ]]; then options+=(--nv); fi
 exec "$runtime" exec "${options[@]}" "$IMAGE" "$@"

@@ -149,7 +149,7 @@ class LocalSlurm:
         fields = self.run("scontrol", "show", "job", "-o", job).splitlines()[0].split()
         return dict(entry.split("=", 1) for entry in fields if "=" in entry)
 
-    def wait(self, job: str, seconds: float = 120) -> dict[str, str]:
+    def wait(self, job: str, seconds: float = 300) -> dict[str, str]:
         """What `job` says once it has ended for good. TimeoutError when it has not within `seconds`."""
         deadline = time.monotonic() + seconds
         while (now := self.job(job))["JobState"] not in ENDED:

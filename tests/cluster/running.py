@@ -68,7 +68,7 @@ class TrainingJob:
         """Return when the training has logged a step."""
         self.wait_until(lambda: steps_logged(self.out_dir) >= step)
 
-    def wait_until(self, condition: Callable[[], bool], seconds: float = 120) -> None:
+    def wait_until(self, condition: Callable[[], bool], seconds: float = 300) -> None:
         """Poll; fails with the job's output when the time passes."""
         deadline = time.monotonic() + seconds
         while not condition():
@@ -91,7 +91,7 @@ class TrainingJob:
         limit = int(hours) * 60 + int(done) + minutes
         self.slurm.run("scontrol", "update", f"JobId={self.id}", f"TimeLimit={limit}")
 
-    def completed(self, seconds: float = 180) -> "TrainingJob":
+    def completed(self, seconds: float = 300) -> "TrainingJob":
         """Wait for its end, which must be a success."""
         try:
             state = self.slurm.wait(self.id, seconds)["JobState"]
