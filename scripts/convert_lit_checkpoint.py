@@ -114,11 +114,6 @@ def open_checkpoint(checkpoint: Path, tokenizer_path: Path | None) -> Checkpoint
     return Checkpoint(TensorReader(checkpoint / "model"), config, state, tokenizer)
 
 
-def checkpoint_config(state: dict[str, Any], checkpoint: Path) -> ModelConfig:
-    """The shape that a checkpoint's state names."""
-    return ModelConfig.load(checkpoint)
-
-
 def check_folder(
     folder: Path, reader: TensorReader, config: ModelConfig, tokenizer: Tokenizer, dtype: torch.dtype | None
 ) -> None:

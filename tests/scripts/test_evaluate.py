@@ -14,14 +14,13 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lit_gpt.checkpoint import read_state
 from lit_gpt.cli import InputError
+from lit_gpt.config import ModelConfig
 from lit_gpt.documents import Documents
 from lit_gpt.model import GPT
 from lit_gpt.tensor_files import TensorReader
 from lit_gpt.tokenizer import Tokenizer
 from scripts import german_tasks
-from scripts.convert_lit_checkpoint import checkpoint_config
 from scripts.evaluate import EvaluateOptions, find_models, main
 from scripts.evaluation_results import ModelResults, Score, TaskResult, draw, load_all, write_tensorboard
 from tests.pretrain.running import ROOT
@@ -63,7 +62,7 @@ def evaluate(**flags) -> subprocess.CompletedProcess[str]:
 
 def mean_loglikelihood(checkpoint: Path, tokenizer: Tokenizer, items: list[dict]) -> float:
     """By our own model: per item, the sum over answers of log p(answer | BOS text)."""
-    config = checkpoint_config(read_state(checkpoint), checkpoint)
+    config = ModelConfig.load(checkpoint)
     model, reader = GPT(config), TensorReader(checkpoint / "model")
     for name, parameter in model.named_parameters():
         parameter.data = reader.read(name)
