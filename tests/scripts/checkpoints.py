@@ -1,0 +1,58 @@
+"""A checkpoint of random weights, as any number of ranks writes it, without training."""
+
+from pathlib import Path
+
+import torch
+
+from lit_gpt import checkpoint as checkpoint_module
+from lit_gpt.checkpoint import Manifest
+from lit_gpt.config import ModelConfig
+from lit_gpt.model import parameter_shapes
+from lit_gpt.tensor_files import TensorSpec, write_tensors
+
+CONFIG = ModelConfig.load("tiny_100K", vocab_size=576)
+STATE = {
+    "step": 100,
+    "tokens": 51200,
+    "options": {"model_name": "tiny_100K", "learning_rate": 0.001, "train_data_dir": ["/data/store"]},
+    "data": {
+        "data": {
+            "options": {"train_data_dir": ["/secret/place/german"]},
+            "stores": [{"store": "a1b2c3", "packing": "d4", "rows": 1234}],
+        }
+    },
+}
+
+
+def parameter(name: str, config: ModelConfig = CONFIG) -> torch.Tensor:
+    """The weights that the checkpoint holds."""
+    generator = torch.Generator().manual_seed(len(name))
+    return torch.randn(parameter_shapes(config)[name], generator=generator)
+
+
+def write_checkpoint(
+    folder: Path, ranks: int = 1, config: ModelConfig = CONFIG, skip: str | None = None, step: int = 100
+) -> Path:
+    """Rows in equal boxes, the last ones possibly empty; without the parameter `skip`."""
+    temporary = checkpoint_module.create(folder)
+    shape = {name: value for name, value in config.to_dict().items() if name != "name"}
+    state = STATE | {"step": step, "model": shape}
+    files = {checkpoint_module.STATE: checkpoint_module.write_state(temporary, state)}
+    for rank in range(ranks):
+        specs = []
+        for name, (rows, *rest) in parameter_shapes(config).items():
+            size = -(-rows // ranks)
+            start, stop = min(rank * size, rows), min((rank + 1) * size, rows)
+            if stop > start and name != skip:
+                offset = (start, *[0] * len(rest)) if ranks > 1 else None
+                specs.append(TensorSpec(name, torch.float32, (stop - start, *rest), offset))
+
+        def body(spec: TensorSpec) -> torch.Tensor:
+            start = spec.offset[0] if spec.offset else 0
+            return parameter(spec.name, config)[start : start + spec.shape[0]]
+
+        file = f"model/rank-{rank:05d}-000.safetensors"
+        files[file] = write_tensors(temporary / file, specs, body)
+    checkpoint_module.seal(temporary, Manifest(step, ranks, "sharded", files))
+    checkpoint_module.publish(temporary, folder)
+    return folder
