@@ -1,7 +1,6 @@
 """Draw a run, or several over one another, from the metrics.csv of each."""
 
 import itertools
-import math
 import os
 import sys
 from dataclasses import dataclass
@@ -9,6 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
 
 from lit_gpt.cli import InputError, run_command
 
@@ -129,16 +130,15 @@ def describe(name: str, metrics: Metrics) -> str:
     )
 
 
-def smoothed(values: list[float], steps: int) -> list[float]:
-    """Exponential average over about so many values, true from the first on; passes over NaN."""
-    decay = 1 - 2 / (steps + 1)
-    total = weight = 0.0
-    result = []
-    for value in values:
-        if math.isfinite(value):
-            total, weight = decay * total + value, decay * weight + 1
-        result.append(total / weight if weight else math.nan)
-    return result
+def smoothed(values: list[float], steps: int) -> np.ndarray:
+    """Mean over the `steps` values around each, fewer at the ends; passes over what is not finite. (n,)"""
+    finite = np.isfinite(values)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(finite, values, 0.0))])
+    counts = np.concatenate([[0], np.cumsum(finite)])
+    first = np.maximum(np.arange(len(values)) - (steps - 1) // 2, 0)
+    end = np.minimum(np.arange(len(values)) + steps // 2 + 1, len(values))
+    with np.errstate(invalid="ignore"):
+        return (sums[end] - sums[first]) / (counts[end] - counts[first])
 
 
 def _column(metrics: Metrics, x: str, name: str) -> tuple[list[float], list[float]]:

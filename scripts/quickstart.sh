@@ -129,6 +129,7 @@ train() {
     if [ $# -gt 0 ]; then
         while kill -0 $trainer 2>/dev/null && [ "0$(last_step)" -lt "$1" ]; do sleep 0.2 || true; done
         if ! $interrupted && kill -TERM $trainer 2>/dev/null; then
+            [ ! -t 2 ] || echo # below the bar
             echo "Sent SIGTERM to the training process, as a cluster does before it takes a node away"
         fi
     fi
@@ -170,7 +171,7 @@ Done after $SECONDS s: $losses.
 
 Next, in $ROOT$activate:
 
-  what step 100 was fed     python scripts/datapoints.py step --run $OUT/run --step 100
+  what step 10 was fed      python scripts/datapoints.py step --run $OUT/run --step 10
   other text                python scripts/generate.py --model $OUT/hf --prompt 'Am Morgen'
   documents of your own     bash scripts/quickstart.sh --input 'mine/*.jsonl.zst'
   a larger model, a GPU, a cluster: README.md

@@ -76,8 +76,9 @@ def test_what_is_said_of_a_run():
     assert "skipped steps (x): 1, restarts (dotted): 1" in text
 
 
-def test_the_average_is_that_of_its_weights():
-    values = [3.0, 1.0, math.nan, 4.0]
-    weights = np.array([(1 - 2 / 6) ** 2, 1 - 2 / 6, 1.0])
-    assert smoothed(values, 5)[-1] == pytest.approx(np.average([3.0, 1.0, 4.0], weights=weights))
-    assert smoothed(values[:2], 1) == values[:2]
+def test_the_average_is_that_of_the_values_around():
+    values = [3.0, 1.0, math.nan, 4.0, 8.0]
+    assert smoothed(values, 3).tolist() == [2.0, 2.0, 2.5, 6.0, 6.0]
+    assert smoothed(values, 4).tolist() == [2.0, 8 / 3, 13 / 3, 6.0, 6.0]
+    assert smoothed(values[:2], 1).tolist() == values[:2]
+    assert np.isnan(smoothed(values, 1)[2])
