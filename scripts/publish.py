@@ -36,7 +36,7 @@ class PublishOptions:
     """The datapoint log, OUT/datapoints, or a folder with what `scripts/datapoints.py export` wrote: the data
     set REPO_ID-datapoints."""
     public: bool = False
-    """Create repositories that everybody sees; otherwise they are private until that is changed on the hub."""
+    """Create repositories for all to see; otherwise they are private until that is changed on the hub."""
     dry_run: bool = False
     """Only show what would go where. Needs no token and no network."""
 
@@ -58,12 +58,7 @@ def main(options: PublishOptions) -> None:
     print("\n".join(describe(uploads)), flush=True)
     if options.dry_run:
         return
-    token = os.environ.get("HF_TOKEN", "").strip()
-    if not token:
-        raise InputError(
-            "HF_TOKEN is not set: export a token that may write there (huggingface.co/settings/tokens)"
-        )
-    send(uploads, token, private=not options.public)
+    send(uploads, _token(), private=not options.public)
 
 
 def plan(options: PublishOptions) -> list[Upload]:
@@ -72,7 +67,7 @@ def plan(options: PublishOptions) -> list[Upload]:
     Raises:
         InputError: nothing is given, a folder is not whole, or it holds what should not be published.
     """
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", options.repo_id, re.ASCII):
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", options.repo_id, re.ASCII):
         raise InputError(f"--repo_id {options.repo_id} must be ORGANISATION/NAME")
     uploads = []
     if options.model is not None:
@@ -115,8 +110,10 @@ def send(uploads: list[Upload], token: str, private: bool) -> None:
         InputError: the hub refuses or cannot be reached.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HTTPError
+    from huggingface_hub.utils import disable_progress_bars
 
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     api = HfApi(token=token)
     for upload in uploads:
         name, kind, branch = upload.repo_id, upload.repo_type, upload.branch
@@ -133,13 +130,26 @@ def send(uploads: list[Upload], token: str, private: bool) -> None:
                 delete_patterns=_OLD_WEIGHTS if kind == "model" else None,
                 commit_message=f"Upload {upload.folder.resolve().name}",
             )
-        except (HTTPError, OSError, ValueError) as error:
-            # An ill-formed token is quoted by the libraries below.
-            reason = " ".join(str(error).replace(token, "HF_TOKEN").split())
+        except Exception as error:  # whatever its ways of transport raise
+            reason = " ".join(f"{error} {error.__cause__ or ''}".split())
             raise InputError(
                 f"{upload.folder} -> {kind} {name}, branch {branch}: {reason}; run this again to go on"
-            ) from None
+            ) from error
         print(f"{upload.folder}: sent", flush=True)
+
+
+def _token() -> str:
+    token = os.environ.get("HF_TOKEN", "").strip()
+    if not token:
+        raise InputError(
+            "HF_TOKEN is not set: export a token that may write there (huggingface.co/settings/tokens)"
+        )
+    # Otherwise an error of the libraries below would quote it.
+    if not (token.isascii() and token.isprintable()) or " " in token:
+        raise InputError(
+            "HF_TOKEN has white space or other characters in it that no token has; export it again"
+        )
+    return token
 
 
 def _names_licence(card: Path) -> bool:
