@@ -6,6 +6,7 @@
 Without them a wrong launch or a broken node shows as a job that hangs until its time limit.
 """
 
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -100,12 +101,12 @@ def _report(device: torch.device, stores: Sequence[PackedStore]) -> dict[str, An
     driver = "none"
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
-        free = torch.cuda.mem_get_info(device)[0]
+        free = float(torch.cuda.mem_get_info(device)[0])
         if driver_file.is_file() and (found := re.search(r"\s(\d+\.[\d.]+)\s", driver_file.read_text())):
             driver = found[1]
     else:
         name = f"CPU, {torch.get_num_threads()} thread(s)"
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        free = _available_memory()
     return {
         "host": os.environ.get("SLURMD_NODENAME", gethostname()),
         "device": name,
@@ -113,6 +114,13 @@ def _report(device: torch.device, stores: Sequence[PackedStore]) -> dict[str, An
         "free": free / 2**30,
         "stores": {str(packed.store.path): packed.fingerprint for packed in stores},
     }
+
+
+def _available_memory() -> float:
+    """Bytes of the host that a new process could have; NaN where the system does not say."""
+    meminfo = Path("/proc/meminfo")
+    found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text() if meminfo.is_file() else "")
+    return 1024.0 * int(found[1]) if found else math.nan
 
 
 def _line(rank: int, report: dict[str, Any]) -> str:

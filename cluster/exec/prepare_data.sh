@@ -49,15 +49,21 @@ if ((${#mine[@]} == 0)); then
 fi
 
 store=$stores/train-$(printf %05d "$task")
+to_pack=("$store")
 validation=()
-if ((task == 0)); then validation=(--val_fraction "${VAL_FRACTION:-0.01}" --val_output "$stores/val"); fi
+if ((task == 0)); then
+    validation=(--val_fraction "${VAL_FRACTION:-0.01}" --val_output "$stores/val")
+    to_pack+=("$stores/val")
+fi
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
 inside=(srun "$REPO/cluster/exec/inside.sh" python)
 
 work() {
     "${inside[@]}" "$REPO/data_prep/tokenize_corpus.py" --input "${mine[@]}" --output "$store" \
-        --workers "${SLURM_CPUS_PER_TASK:-1}" "${validation[@]}" "$@" &&
-        "${inside[@]}" "$REPO/data_prep/pack.py" --store "$store" --block_size "${BLOCK_SIZE:-2048}"
+        --workers "${SLURM_CPUS_PER_TASK:-1}" "${validation[@]}" "$@" || return
+    for folder in "${to_pack[@]}"; do
+        "${inside[@]}" "$REPO/data_prep/pack.py" --store "$folder" --block_size "${BLOCK_SIZE:-2048}" || return
+    done
 }
 
 status=0
