@@ -26,7 +26,6 @@ from lit_gpt.token_store import TokenStore
 from lit_gpt.tokenizer import Tokenizer
 
 SET_ASIDE = "set_aside.jsonl"
-_SECONDS_BETWEEN_SNAPSHOTS = 30.0
 
 
 @dataclass
@@ -53,6 +52,8 @@ class Options:
     """A shard ends before it would hold more."""
     max_bad_lines: int = 1000
     """Stop after so many unusable lines."""
+    snapshot_seconds: float = 30.0
+    """How much work a kill may cost."""
     made_from: Path | None = None
     """JSON file that tells how the input was made; the manifest quotes it."""
 
@@ -128,7 +129,7 @@ def _tokenize(state: State, writers: list[TokenStoreWriter], options: Options) -
                 writer.add_many(share.ids, source, share.source_lines, share.lengths, share.tokens)
             state.take(encoded)
             bar.update(state.bytes_done - bar.n)
-            if time.monotonic() - saved > _SECONDS_BETWEEN_SNAPSHOTS:
+            if time.monotonic() - saved >= options.snapshot_seconds:
                 state.save(options.output, writers)
                 saved = time.monotonic()
 

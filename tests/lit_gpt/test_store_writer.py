@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,11 @@ from lit_gpt.tokenizer import Tokenizer
 @pytest.fixture(scope="module")
 def tokenizer(tokenizer_dir: Path) -> Tokenizer:
     return Tokenizer.load(tokenizer_dir)
+
+
+@pytest.fixture(autouse=True)
+def quick_files(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # it guards against a power cut, not a kill
 
 
 def contents(folder: Path) -> dict[str, str]:
