@@ -58,6 +58,7 @@ def train(texts: Iterable[str], vocab_size: int, output: Path, special_tokens: S
         "bos_token": BOS,
         "eos_token": EOS,
         "unk_token": UNK,
+        "add_prefix_space": False,  # as in tokenizer.json, for those who read tokenizer.model
         "clean_up_tokenization_spaces": False,
     }
     write_atomically(output / "tokenizer_config.json", json.dumps(config, indent=1) + "\n")

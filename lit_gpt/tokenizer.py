@@ -96,8 +96,9 @@ class Tokenizer:
         for path in self.files():
             shutil.copyfile(path, folder / path.name)
         definition, config = _read_definition(self.folder)
-        for key in ("add_prefix_space", "legacy"):
-            config.pop(key, None)
+        config.pop("legacy", None)
+        if config.get("add_prefix_space") is not False:  # false is in the definition, but llama.cpp asks here
+            config.pop("add_prefix_space", None)
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
         for name, content in (("tokenizer.json", definition), ("tokenizer_config.json", config)):
             text = json.dumps(content, ensure_ascii=False, indent=2)
