@@ -1,7 +1,8 @@
 """Is this job's machinery sound? Found out in a minute, and the node that is not is named.
 
-    check_launch(devices, num_nodes)    before the processes are connected: launch mistakes, missing ranks
-    preflight(fabric, stores, out_dir)  once they are: devices, folders, all-reduce within and between nodes
+    ranks = check_launch(devices, num_nodes)   launch mistakes; under srun, ranks that are missing
+    with connecting(ranks): ...                ranks that cannot join the process group
+    preflight(fabric, stores, out_dir)         devices, folders, all-reduce within and between nodes
 
 Without them a wrong launch or a broken node shows as a job that hangs until its time limit.
 """
@@ -9,7 +10,9 @@ Without them a wrong launch or a broken node shows as a job that hangs until its
 import math
 import os
 import re
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from socket import gethostname
@@ -27,10 +30,12 @@ from pretrain.network_check import check_network
 from pretrain.roll_call import RollCall, leave, name_all
 
 LATE_START_SECONDS = 300.0  # importing from a slow file system may take some ranks long
+READING_SECONDS = 3600.0  # so may packing a large store
+CONNECT_SECONDS = 45.0
 ROLL_CALL_PORT_OFFSET = 10_000  # from the process group's port
 
 
-def check_launch(devices: int, num_nodes: int, accelerator: str = "auto") -> None:
+def check_launch(devices: int, num_nodes: int, accelerator: str = "auto") -> RollCall | None:
     """Refuse a launch that would hang or train several times over; under srun, wait for every rank.
 
     To be called on every rank before anything slow. Ranks that are missing are named within a minute; if
@@ -41,6 +46,9 @@ def check_launch(devices: int, num_nodes: int, accelerator: str = "auto") -> Non
         num_nodes: Nodes of the job.
         accelerator: "cpu" if GPUs do not matter.
 
+    Returns:
+        What `connecting` takes; None if srun did not start the processes, or one only.
+
     Raises:
         InputError: a launch mistake; one line that says the fix.
     """
@@ -49,7 +57,7 @@ def check_launch(devices: int, num_nodes: int, accelerator: str = "auto") -> Non
         raise InputError(mistake)
     world_size = devices * num_nodes
     if world_size == 1 or "SLURM_STEP_ID" not in os.environ or is_torchrun(os.environ):
-        return
+        return None
     slurm = SLURMEnvironment()
     rank, port = slurm.global_rank(), slurm.main_port + ROLL_CALL_PORT_OFFSET
     try:
@@ -67,7 +75,37 @@ def check_launch(devices: int, num_nodes: int, accelerator: str = "auto") -> Non
         )
     nodes = expand_hosts(os.environ["SLURM_JOB_NODELIST"])
     call = RollCall(store, rank, [nodes[index // devices] for index in range(world_size)])
-    call.stage("start", {}, patience=LATE_START_SECONDS)
+    call.stage("start", None, patience=LATE_START_SECONDS)
+    return call
+
+
+@contextmanager
+def connecting(ranks: RollCall | None) -> Iterator[None]:
+    """Inside it the process group is made. Ranks may come late, when reading data took them long.
+
+    Ends the process with exit code 87 if it hangs, after one line that names the nodes where it does.
+    """
+    if ranks is None:
+        yield
+        return
+    ranks.stage("connect", None, patience=READING_SECONDS)
+    is_connected = threading.Event()
+
+    def watch() -> None:
+        answers = ranks.stage("connected", is_connected.wait(CONNECT_SECONDS))
+        hanging = {host for host, is_done in zip(ranks.hosts, answers, strict=True) if not is_done}
+        if hanging:
+            where = "every node" if hanging == set(ranks.hosts) else name_all(hanging)
+            ranks.leave(
+                f"no process group after {CONNECT_SECONDS:.0f} s, it hangs on {where}; look at MASTER_ADDR and "
+                "NCCL_SOCKET_IFNAME in env.sh, and at firewalls"
+            )
+
+    watcher = threading.Thread(target=watch, name="connecting", daemon=True)
+    watcher.start()
+    yield
+    is_connected.set()
+    watcher.join()
 
 
 def preflight(fabric: Fabric, stores: Sequence[PackedStore], out_dir: Path) -> list[str]:

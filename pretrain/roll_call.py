@@ -58,7 +58,8 @@ class RollCall:
             if self._rank == 0:
                 self._await_readers(name)
         except dist.DistError:
-            leave(f"rank 0 on {self.hosts[0]} does not answer rank {self._rank} on {self.hosts[self._rank]}")
+            # If it left for a reason of its own, its exit code must be the highest: srun takes that.
+            leave(f"rank 0 on {self.hosts[0]} does not answer rank {self._rank}", exit_code=1)
         return [json.loads(text) for text in answers]
 
     def leave(self, complaint: str) -> NoReturn:
@@ -103,12 +104,12 @@ class RollCall:
         return ", ".join(f"rank {rank} on {self.hosts[rank]}" for rank in ranks)
 
 
-def leave(message: str = "") -> NoReturn:
-    """End this process at once with exit code 87, even when a thread of it hangs in a collective."""
+def leave(message: str = "", exit_code: int = EXIT_UNSOUND) -> NoReturn:
+    """End this process at once, even when a thread of it hangs in a collective."""
     if message:
         print(f"error: {message}", file=sys.stderr, flush=True)
     sys.stdout.flush()
-    os._exit(EXIT_UNSOUND)
+    os._exit(exit_code)
 
 
 def name_all(hosts: Iterable[str]) -> str:

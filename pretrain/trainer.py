@@ -22,7 +22,7 @@ from pretrain.metrics import MetricsWriter, ProgressLine
 from pretrain.optim import build_optimizer, guarded_step
 from pretrain.options import TrainOptions
 from pretrain.preemption import StopAgreement, StopRequest
-from pretrain.preflight import check_launch, preflight
+from pretrain.preflight import check_launch, connecting, preflight
 from pretrain.schedules import Schedule
 from pretrain.speed_monitor import SpeedMonitor
 from pretrain.step_reporter import StepReporter
@@ -35,15 +35,15 @@ class Trainer:
     def __init__(self, options: TrainOptions, stop_request: StopRequest) -> None:
         self.options = options
         self.out_dir = Path(options.out_dir)
-        check_launch(options.devices, options.num_nodes, options.accelerator)
+        ranks = check_launch(options.devices, options.num_nodes, options.accelerator)
         self.data, self.validation, self.config = open_inputs(options)
-        self.fabric = parallel.launch(options)
+        with connecting(ranks):
+            self.fabric = parallel.launch(options)
         self.device = self.fabric.device
         self.rank = self.fabric.global_rank
         self.world_size = self.fabric.world_size
         if self.rank == 0:
-            run_folder.prepare(options)
-        self.fabric.barrier()
+            run_folder.prepare(options)  # the others wait for it in the pre-flight
         stores = self.data.stores + ([self.validation] if self.validation else [])
         self.startup_lines = preflight(self.fabric, stores, self.out_dir)
         self.stop_request = stop_request

@@ -20,7 +20,7 @@ N_RANKS = 4
 LIMIT = 3.0
 
 
-def run(rank: int, port: int, folder: Path, fault: str) -> None:
+def run(rank: int, port: int, roll_call_port: int, folder: Path, fault: str) -> None:
     """Print what the pre-flight reports, or leave as it leaves; output goes to FOLDER/RANK.txt."""
     with (folder / f"{rank}.txt").open("w") as output:
         os.dup2(output.fileno(), 1)
@@ -38,8 +38,14 @@ def run(rank: int, port: int, folder: Path, fault: str) -> None:
     }
     preflight.RollCall = functools.partial(RollCall, answer_seconds=2 * LIMIT)
     network_check.COLLECTIVE_SECONDS = LIMIT
-    fabric = Fabric(accelerator="cpu", devices=N_RANKS, strategy="ddp")
-    fabric.launch()
+    preflight.CONNECT_SECONDS = 3 * LIMIT
+    store = dist.TCPStore("127.0.0.1", roll_call_port, is_master=rank == 0, wait_for_workers=False)
+    hosts = [f"node{index // 2}" for index in range(N_RANKS)]
+    with preflight.connecting(RollCall(store, rank, hosts)):
+        if rank == 2 and fault == "not connected":
+            time.sleep(60)
+        fabric = Fabric(accelerator="cpu", devices=N_RANKS, strategy="ddp")
+        fabric.launch()
     out_dir = folder / "out"
     if rank == 3 and fault == "frozen":
         os.kill(os.getpid(), signal.SIGSTOP)

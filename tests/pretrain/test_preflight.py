@@ -79,9 +79,9 @@ def run_ranks(folder: Path, fault: str) -> tuple[list[int | None], str]:
     """Exit codes of the ranks and what they printed."""
     processes = multiprocessing.get_context("forkserver")  # imports once for all ranks of all tests
     processes.set_forkserver_preload(["tests.pretrain.preflight_rank"])
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    arguments = [(rank, port, folder, fault) for rank in range(preflight_rank.N_RANKS)]
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        ports = one.getsockname()[1], other.getsockname()[1]
+    arguments = [(rank, *ports, folder, fault) for rank in range(preflight_rank.N_RANKS)]
     ranks = [processes.Process(target=preflight_rank.run, args=entry, daemon=True) for entry in arguments]
     for rank in ranks:
         rank.start()
@@ -105,6 +105,7 @@ def test_a_sound_job_is_described(tmp_path):
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
+        ("not connected", "no process group after 9 s, it hangs on every node"),
         ("frozen", "no answer from rank 3"),
         ("hangs", "all-reduce inside node1 fails: it does not end within 3 s"),
         ("wrong sum", "all-reduce inside node1 fails: the sum is wrong"),
