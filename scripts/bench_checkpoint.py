@@ -93,24 +93,24 @@ def _measure(
         asynchronous=True,
         on_save_error="stop",
     )
-    idle = statistics.median(_work() for _ in range(30))
-    waits, writes, delays = [], [], []
+    waits, writes, slowdowns = [], [], []
     for number in range(options.saves + 1):
+        alone = [_work() for _ in range(20)]
         begun = time.perf_counter()
         saver.save(number, model, optimizer, {})
         waits.append(time.perf_counter() - begun)
-        steps = []
+        beside = []
         while saver.saving:
-            steps.append(_work())
+            beside.append(_work())
         writes.append(time.perf_counter() - begun - waits[-1])
-        delays.append(sum(steps) - idle * len(steps))
+        alone += [_work() for _ in range(20)]
+        slowdowns.append(statistics.median(beside) / statistics.median(alone) - 1)
     saver.close()
 
-    wait, write, delay = (statistics.median(times[1:]) for times in (waits, writes, delays))
+    wait, write, slowdown = (statistics.median(times[1:]) for times in (waits, writes, slowdowns))
     print(f"copied to the CPU while training waits  {_rate(wait, n_bytes)}, the first time {waits[0]:.2f} s")
-    print(
-        f"written, hashed and read back behind it {_rate(write, n_bytes)}; delayed computing by {delay:.2f} s"
-    )
+    print(f"written, hashed and read back behind it {_rate(write, n_bytes)}")
+    print(f"  meanwhile the main thread's computing took {slowdown:+.1%} longer")
     [checkpoint] = folder.glob("iter-*")
     manifest = verify(checkpoint)
     seconds = statistics.median(_time(lambda: check_hashes(checkpoint, manifest.files)) for _ in range(3))
@@ -118,16 +118,16 @@ def _measure(
     _compare_hashes()
     seconds = _time(lambda: saver.load(checkpoint, model, optimizer))
     print(f"loaded, with verification               {_rate(seconds, n_bytes)}")
-    _scale(options, n_bytes, wait, delay)
+    _scale(options, n_bytes, wait, write * max(slowdown, 0.0))
     shutil.rmtree(checkpoint)
 
 
 def _work() -> float:
-    """Computing that a disturbance would delay: some 20 ms."""
+    """What a training thread does on the CPU: many small calls, each of which needs the interpreter."""
     begun = time.perf_counter()
-    matrix = torch.ones(512, 512)
-    for _ in range(10):
-        matrix = matrix @ matrix * 0.001
+    vector = torch.ones(64)
+    for _ in range(5000):
+        vector = vector * 0.5 + 0.5
     return time.perf_counter() - begun
 
 
@@ -153,14 +153,18 @@ def _compare_hashes() -> None:
         print(f"  {name:8} in memory, one core: {len(data) / seconds / 1e9:5.2f} GB/s")
 
 
-def _scale(options: BenchOptions, n_bytes: int, wait: float, delay: float) -> None:
-    print(f"\n| model | devices | GB a rank | training waits | of {options.interval_minutes:g} minutes |")
-    print("|---|---|---|---|---|")
+def _scale(options: BenchOptions, n_bytes: int, wait: float, slowed: float) -> None:
+    print(
+        f"\n| model | devices | GB a rank | waits | slowed by | both, of {options.interval_minutes:g} minutes |"
+    )
+    print("|---|---|---|---|---|---|")
     for model_name, devices in SCALE_TO:
         share = BYTES_PER_PARAMETER * ModelConfig.load(model_name).n_parameters / devices
-        stall = (wait + max(delay, 0.0)) * share / n_bytes
-        percent = 100 * stall / (60 * options.interval_minutes)
-        print(f"| {model_name} | {devices} | {share / 1e9:.2f} | {stall:.2f} s | {percent:.3f}% |")
+        waits, slows = (seconds * share / n_bytes for seconds in (wait, slowed))
+        percent = 100 * (waits + slows) / (60 * options.interval_minutes)
+        print(
+            f"| {model_name} | {devices} | {share / 1e9:.2f} | {waits:.2f} s | {slows:.2f} s | {percent:.3f}% |"
+        )
 
 
 if __name__ == "__main__":
