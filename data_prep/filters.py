@@ -119,6 +119,8 @@ class Text:
         self.text = text
         self.metadata = metadata
         self.n_tokens = n_tokens
+        self.unrepeated: int | None = None
+        """A number of units of which no two sequences are equal, once one is known; of more none are."""
 
     @cached_property
     def units(self) -> list[str]:
@@ -138,14 +140,6 @@ class Text:
     def ngrams(self, n: int) -> list[tuple[str, ...]]:
         """All sequences of n units."""
         return list(zip(*(self.units[start:] for start in range(n)), strict=False))
-
-    @cached_property
-    def longest_repeat(self) -> int:
-        """The most units in a row, up to ten, that occur twice; in good prose fewer than five."""
-        n = 4
-        while n < 10 and len(set(grams := self.ngrams(n + 1))) < len(grams):
-            n += 1
-        return n
 
     def per_unit(self, number: float) -> float:
         """For each word or mark."""
@@ -185,10 +179,14 @@ def _top_ngram_frac(text: Text, n: int) -> float:
 
 def _dup_ngram_frac(text: Text, n: int) -> float:
     """Characters of sequences that came before, no unit counted twice."""
-    if text.longest_repeat < n:
+    if text.unrepeated is not None and n >= text.unrepeated:
+        return 0.0
+    ngrams = text.ngrams(n)
+    if len(set(ngrams)) == len(ngrams):
+        text.unrepeated = n
         return 0.0
     seen: set[tuple[str, ...]] = set()
-    ngrams, place, repeated = text.ngrams(n), 0, 0
+    place = repeated = 0
     while place < len(ngrams):
         if (ngram := ngrams[place]) in seen:
             repeated += sum(map(len, ngram))
