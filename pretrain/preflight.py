@@ -97,8 +97,8 @@ def connecting(ranks: RollCall | None) -> Iterator[None]:
         if hanging:
             where = "every node" if hanging == set(ranks.hosts) else name_all(hanging)
             ranks.leave(
-                f"no process group after {CONNECT_SECONDS:.0f} s, it hangs on {where}; look at MASTER_ADDR and "
-                "NCCL_SOCKET_IFNAME in env.sh, and at firewalls"
+                f"no process group after {CONNECT_SECONDS:.0f} s, it hangs on {where}; look at MASTER_ADDR "
+                "and NCCL_SOCKET_IFNAME in env.sh, and at firewalls"
             )
 
     watcher = threading.Thread(target=watch, name="connecting", daemon=True)
