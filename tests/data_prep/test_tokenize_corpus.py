@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -44,8 +45,9 @@ def options(corpus_files: list[Path], tokenizer_dir: Path, tmp_path: Path) -> Op
 
 @pytest.fixture(autouse=True)
 def many_small_steps(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(batches, "BATCH_BYTES", 30_000)
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # it guards against a power cut, not a kill
+    monkeypatch.setattr(batches, "BATCH_BYTES", batches.BATCH_BYTES)  # restored afterwards
+    monkeypatch.setattr(os, "fsync", os.fsync)
+    quicken()
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -57,58 +59,74 @@ def elsewhere(options: Options, folder: Path, **changes: Any) -> Options:
     return replace(options, output=folder / "train", val_output=folder / "val", **changes)
 
 
-def in_child(work: Callable[[], None]) -> int:
-    """Run in a forked process; its exit status."""
-    if (child := os.fork()) == 0:
-        try:
-            work()
-            os._exit(0)
-        except BaseException:
-            os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+def quicken() -> None:
+    batches.BATCH_BYTES = 30_000
+    os.fsync = lambda descriptor: None  # it guards against a power cut, not against a kill
 
 
-def killed_at(options: Options, event: int) -> int:
-    """Run until the n-th call that touches files, and be killed there; exit status."""
+def at_event(number: int, action: Callable[[], object]) -> Callable[[Any, str, Any], None]:
+    """A profile function that acts at the n-th call that touches files."""
     touching = {"write", "replace", "truncate", "unlink", "open", "mkdir", "flush", "close"}
-    left = [event]
+    left = [number]
 
     def watch(frame: Any, kind: str, function: Any) -> None:
         if kind == "c_call" and function.__name__ in touching:
             left[0] -= 1
             if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+                action()
 
-    def work() -> None:
-        sys.setprofile(watch)
-        main(options)
-
-    return in_child(work)
+    return watch
 
 
-def kill_everywhere(options: Options, tmp_path: Path, step: int) -> int:
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def test_interrupted_now_and_then_it_leaves_the_same_bytes(options: Options, tmp_path: Path):
     main(options)
-    expected = contents(options.output.parent)
-    events, n_kills = 1, 0
-    while True:
-        run = elsewhere(options, tmp_path / f"killed-{events}")
-        status = killed_at(run, events)
-        if status == 0:
-            return n_kills
-        assert status == -signal.SIGKILL
-        killed_at(run, 3 * step)
-        main(run)
-        assert contents(run.output.parent) == expected, f"killed at event {events}"
-        events, n_kills = events + step, n_kills + 1
+    run = elsewhere(options, tmp_path / "interrupted")
+    for event in (1, 20, 100, 60, 150, 10):
+        sys.setprofile(at_event(event, interrupt))
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                main(run)
+        finally:
+            sys.setprofile(None)
+    main(run)
+    assert contents(run.output.parent) == contents(options.output.parent)
 
 
-def test_killed_now_and_then_it_leaves_the_same_bytes(options: Options, tmp_path: Path):
-    assert kill_everywhere(options, tmp_path, step=140) > 2
+def run_until_killed(options: Options, event: int) -> None:
+    quicken()
+    sys.setprofile(at_event(event, lambda: os.kill(os.getpid(), signal.SIGKILL)))
+    main(options)
+
+
+def killed_at(options: Options, event: int) -> int | None:
+    """Exit status of a process of its own that is killed at an event, or gets through before."""
+    processes = multiprocessing.get_context("forkserver")  # forks from a process without threads
+    processes.set_forkserver_preload(["data_prep.tokenize_corpus"])
+    child = processes.Process(target=run_until_killed, args=(options, event))
+    child.start()
+    child.join()
+    return child.exitcode
 
 
 @pytest.mark.slow
 def test_killed_anywhere_it_leaves_the_same_bytes(options: Options, tmp_path: Path):
-    assert kill_everywhere(options, tmp_path, step=7) > 40
+    main(options)
+    expected = contents(options.output.parent)
+    events = 1
+    while True:
+        run = elsewhere(options, tmp_path / f"killed-{events}")
+        status = killed_at(run, events)
+        if status == 0:
+            break
+        assert status == -signal.SIGKILL
+        main(run)
+        assert contents(run.output.parent) == expected, f"killed at event {events}"
+        events += 13
+    assert events > 300
 
 
 def command(options: Options, **flags: Any) -> list[str]:
@@ -171,7 +189,10 @@ def test_finished_it_finds_nothing_to_do(options: Options, capsys: pytest.Captur
 def test_other_settings_or_input_are_refused_by_name(
     options: Options, corpus_files: list[Path], tmp_path: Path
 ):
-    assert killed_at(options, 150) == -signal.SIGKILL
+    sys.setprofile(at_event(150, interrupt))
+    with pytest.raises(KeyboardInterrupt):
+        main(options)
+    sys.setprofile(None)
     for state in ("unfinished", "finished"):
         if state == "finished":
             main(options)
@@ -238,6 +259,7 @@ def test_what_is_skipped_is_counted_and_named(
     assert "1 not a JSON object" in out
 
 
+@pytest.mark.slow
 def test_a_document_of_ten_million_bytes(options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.undo()
     file = tmp_path / "x.jsonl"
