@@ -9,6 +9,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from data_prep.corpus import CorpusDocument
 from data_prep.dedup_index import RepeatFlags, SignatureWriter, find_repeats, part_starts
+from lit_gpt.cli import InputError
 
 
 def is_paragraph(line: bytes, min_bytes: int) -> bool:
@@ -70,18 +71,25 @@ class DropRepeats(PipelineStep):
         self.n_shares = n_shares
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[CorpusDocument]:
-        """The documents with what is left of their text."""
-        first = int(part_starts(self.folder / "signatures", world_size)[rank])
-        flags = RepeatFlags(self.folder / "repeats", self.n_shares, first)
-        n_bytes = n_documents = 0
+        """The documents with what is left of their text.
+
+        Raises:
+            InputError: the task's files do not have the paragraphs of which stage 1 made signatures.
+        """
+        starts = part_starts(self.folder / "signatures", world_size)
+        flags = RepeatFlags(self.folder / "repeats", self.n_shares, int(starts[rank]))
+        n_bytes = n_documents = n_paragraphs = 0
         for document in data:
             lines = document.text.encode().split(b"\n")
             considered = [is_paragraph(line, self.min_bytes) for line in lines]
             repeated = flags.take(sum(considered))
+            n_paragraphs += len(repeated)
             if repeated.any():
                 n_documents += 1
                 n_bytes += _drop(document, lines, considered, iter(repeated.tolist()))
             yield document
+        if n_paragraphs != starts[rank + 1] - starts[rank]:
+            raise InputError(f"the input changed while {self.folder} was made from it: begin in a new folder")
         self.stat_update("documents_changed", value=n_documents)
         self.stat_update("repeated_bytes", value=n_bytes)
 

@@ -123,3 +123,16 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path):
         run(files, tmp_path / "out", min_paragraph_bytes=5)
     with pytest.raises(InputError, match="files"):
         run(files[:1], tmp_path / "out")
+
+
+def test_input_that_changes_between_the_stages_is_noticed(tmp_path):
+    files = write_corpus(tmp_path / "in", n_files=2, n_documents=20, seed=4)
+    output = run(files, tmp_path / "out")
+    for marker in (output / "logs" / "dedup-drop" / "completions").iterdir():
+        marker.unlink()
+    lines = files[1].read_text().splitlines(keepends=True)
+    files[1].write_text(
+        "".join(lines[:-1]) + json.dumps({"id": "neu", "text": "Eins.\nZwei.\nDrei.\nVier."}) + "\n"
+    )
+    with pytest.raises(InputError, match="the input changed"):
+        run(files, output)
