@@ -1,4 +1,4 @@
-"""A Hugging Face model folder out of a checkpoint: one tensor in memory at a time, whole or not there at all.
+"""A Hugging Face model folder out of a checkpoint: some rows in memory at a time, whole or not there at all.
 
 config.json  generation_config.json  README.md        what it is
 model-00001-of-00002.safetensors ...  .index.json      weights (one model.safetensors if they fit)
@@ -24,6 +24,8 @@ from lit_gpt.tensor_files import TensorReader, TensorSpec, split_into_files, wri
 from lit_gpt.tokenizer import Tokenizer
 
 GIGABYTE = 10**9
+# Of a tensor in memory at a time. Larger ones cost more: the allocator gives fresh pages for each.
+PIECE_BYTES = 16 * 10**6
 
 
 class _Source(NamedTuple):
@@ -119,11 +121,15 @@ def _write_weights(
     sources = {spec.name: source for spec, source in plan}
     bar = progress(description="weights", total=sum(spec.n_bytes for spec, _ in plan), unit="B")
 
-    def body(spec: TensorSpec) -> Tensor:
+    def body(spec: TensorSpec) -> Iterator[Tensor]:
         source = sources[spec.name]
-        tensor = reader.read_box(source.key, source.offset, spec.shape).to(spec.dtype)
-        bar.update(spec.n_bytes)
-        return tensor
+        n_rows, *rest = spec.shape
+        step = max(1, PIECE_BYTES * n_rows // max(spec.n_bytes, 1))
+        for row in range(0, n_rows, step):
+            offset = (source.offset[0] + row, *source.offset[1:])
+            rows = reader.read_box(source.key, offset, (min(step, n_rows - row), *rest)).to(spec.dtype)
+            bar.update(rows.nbytes)
+            yield rows
 
     weight_map: dict[str, str] = {}
     with bar:

@@ -79,13 +79,16 @@ def split_into_files(specs: Iterable[TensorSpec], max_bytes: int) -> Iterator[li
         yield group
 
 
-def write_tensors(path: Path, specs: Iterable[TensorSpec], body: Callable[[TensorSpec], Tensor]) -> FileEntry:
+def write_tensors(
+    path: Path, specs: Iterable[TensorSpec], body: Callable[[TensorSpec], Tensor | Iterable[Tensor]]
+) -> FileEntry:
     """Write one safetensors file, one tensor after the other, and force it to disk.
 
     Args:
         path: a new file; its folder exists.
         specs: what the file holds; written in order of falling item size, as the format wants it.
-        body: gives the CPU tensor of a spec, when its turn has come; it may be dropped right after.
+        body: gives the CPU tensor of a spec, when its turn has come, whole or some rows after the others; it
+            may be dropped right after.
 
     Returns:
         Size and hash of the bytes as they were in memory, not as the disk gave them back.
@@ -99,17 +102,26 @@ def write_tensors(path: Path, specs: Iterable[TensorSpec], body: Callable[[Tenso
             output = _HashingFile(file.fileno())
             output.write(memoryview(_header(ordered)))
             for spec in ordered:
-                output.write(_bytes_of(spec, body(spec)))
+                _write_body(output, spec, body(spec))
             os.fsync(file.fileno())
             return output.entry
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def _bytes_of(spec: TensorSpec, tensor: Tensor) -> memoryview:
+def _write_body(output: "_HashingFile", spec: TensorSpec, body: Tensor | Iterable[Tensor]) -> None:
+    n_bytes = 0
+    for rows in [body] if isinstance(body, Tensor) else body:
+        if rows.dtype != spec.dtype or tuple(rows.shape[1:]) != spec.shape[1:]:
+            raise ValueError(f"{spec} announced, {rows.dtype} {tuple(rows.shape)} given")
+        output.write(_bytes_of(rows))
+        n_bytes += rows.nbytes
+    if n_bytes != spec.n_bytes:
+        raise ValueError(f"{spec} announced, {n_bytes} bytes given")
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
     """The memory of a tensor as bytes, without a copy if it is contiguous (numpy knows no bfloat16)."""
-    if tensor.dtype != spec.dtype or tuple(tensor.shape) != spec.shape:
-        raise ValueError(f"{spec} announced, {tensor.dtype} {tuple(tensor.shape)} given")
     flat = tensor.detach().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
 
