@@ -80,6 +80,7 @@ def test_damage_is_one_line(tmp_path: Path, content: bytes, says: str):
         read_index(path, 14)
 
 
+@pytest.mark.slow
 def test_megatron_reads_our_shards(train_store_dir: Path):
     indexed_dataset = pytest.importorskip("megatron.core.datasets.indexed_dataset")
     store = TokenStore.open(train_store_dir)
