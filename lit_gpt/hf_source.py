@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,9 @@ class HFSource:
         """Of one of our parameters."""
         return self._dtypes[name]
 
-    def read(self, name: str) -> Tensor:
-        """One of our parameters, whole."""
-        return torch.cat([self._read(part.hf_name) for part in hf_parts(name, self.config)])
+    def read(self, name: str) -> Iterator[Tensor]:
+        """The tensors that one of our parameters is stacked from."""
+        return (self._read(part.hf_name) for part in hf_parts(name, self.config))
 
     def _find_tensors(self) -> dict[str, Path]:
         """The file of every tensor."""

@@ -1,6 +1,7 @@
 """A checkpoint that holds weights only: what training can begin from (`--initial_checkpoint_dir`)."""
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -16,13 +17,13 @@ from lit_gpt.tensor_files import MAX_FILE_BYTES, TensorSpec, split_into_files, w
 
 
 class Source(Protocol):
-    """Where the weights come from, by our names."""
+    """Where the weights come from, by our names; `read` gives one whole, or some rows after the others."""
 
     config: ModelConfig
 
     def dtype(self, name: str) -> torch.dtype: ...
 
-    def read(self, name: str) -> Tensor: ...
+    def read(self, name: str) -> Tensor | Iterable[Tensor]: ...
 
 
 def write_initial_checkpoint(source: Source, output: Path, origin: str) -> None:
@@ -66,7 +67,7 @@ def _write_weights(source: Source, folder: Path) -> dict[str, FileEntry]:
     written = {}
     with progress(description="weights", total=sum(spec.n_bytes for spec in specs), unit="B") as bar:
 
-        def body(spec: TensorSpec) -> Tensor:
+        def body(spec: TensorSpec) -> Tensor | Iterable[Tensor]:
             bar.update(spec.n_bytes)
             return source.read(spec.name)
 
