@@ -1,11 +1,11 @@
 #!/usr/bin/env python
 """A `.pth` file of TinyLlama, lit-gpt or the first LLäMmlein -> a checkpoint that training can begin from."""
 
-import pickle
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -122,7 +122,7 @@ def _load(path: Path) -> Mapping:
         content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except FileNotFoundError:
         raise InputError(f"--checkpoint {path}: no such file") from None
-    except pickle.UnpicklingError as error:
+    except UnpicklingError as error:
         reason = str(error).partition("\n")[0]
         raise InputError(
             f"{path}: holds more than tensors and plain values, and is not opened: {reason}"
