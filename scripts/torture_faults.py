@@ -79,7 +79,9 @@ def _damage(change: Callable[[Path], object]) -> Inject:
 
 
 def _victim(phase: str, job: Job, rng: random.Random) -> int:
-    return 0 if phase in PHASES and PHASES[phase].rank_0_only else rng.randrange(job.n_ranks)
+    alone = phase in PHASES and PHASES[phase].rank_0_only
+    writes_alone = phase == "shard" and job.options.state_dict_type == "full"
+    return 0 if alone or writes_alone else rng.randrange(job.n_ranks)
 
 
 def _let_run(job: Job, rng: random.Random, startup_seconds: float) -> None:
