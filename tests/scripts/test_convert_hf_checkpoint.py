@@ -26,6 +26,8 @@ from lit_gpt.model import GPT
 from lit_gpt.tensor_files import TensorReader
 from scripts.convert_hf_checkpoint import ConvertHFOptions, main
 from scripts.convert_lit_checkpoint import ConvertOptions, convert
+from tests.pretrain.running import train
+from tests.pretrain.saving import mounted
 
 VOCAB = 520
 
@@ -316,3 +318,32 @@ def test_an_existing_output_is_left_alone(folder, tmp_path):
     with pytest.raises(InputError, match="is there already"):
         main(ConvertHFOptions(folder, tmp_path / "lit"))
     assert not list((tmp_path / "lit").iterdir())
+
+
+def test_a_full_disk_leaves_nothing(folder, tmp_path):
+    with mounted(tmp_path / "small", "size=200k") as disk:
+        with pytest.raises(InputError, match="No space left on device"):
+            main(ConvertHFOptions(folder, disk / "lit"))
+        assert not list(disk.iterdir())
+
+
+@pytest.mark.slow
+def test_continued_pretraining_begins_from_it(tmp_path, train_store_dir):
+    """In, through the trainer with weights that must not move, and out again: nothing has changed."""
+    folder = save_llama(tmp_path / "hf", llama_config(vocab_size=576))
+    main(ConvertHFOptions(folder, tmp_path / "lit"))
+    done = train(
+        tmp_path / "run",
+        train_store_dir,
+        model_name=tmp_path / "lit",
+        initial_checkpoint_dir=tmp_path / "lit",
+        learning_rate=1e-30,  # added to any weight it rounds to nothing
+        min_lr=0.0,
+        max_steps=2,
+        warmup_steps=1,
+        save_step_interval=2,
+        eval_step_interval=0,
+    )
+    assert done.returncode == 0, done.stderr
+    convert(ConvertOptions(tmp_path / "run/iter-00000002-ckpt.pth", tmp_path / "out"))
+    assert_bitwise_equal(weights_of(folder), weights_of(tmp_path / "out"))
