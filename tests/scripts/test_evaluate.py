@@ -15,15 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lit_gpt.cli import InputError
-from lit_gpt.config import ModelConfig
-from lit_gpt.documents import Documents
-from lit_gpt.model import GPT
-from lit_gpt.tensor_files import TensorReader
 from lit_gpt.tokenizer import Tokenizer
 from scripts import german_tasks
 from scripts.evaluate import EvaluateOptions, find_models, main
 from scripts.evaluation_results import ModelResults, Score, TaskResult, draw, load_all, write_tensorboard
 from tests.pretrain.running import ROOT
+from tests.scripts import our_model
 
 
 def options(model: Path, output: Path, own_tasks: Path, **changes) -> EvaluateOptions:
@@ -62,18 +59,13 @@ def evaluate(**flags) -> subprocess.CompletedProcess[str]:
 
 def mean_loglikelihood(checkpoint: Path, tokenizer: Tokenizer, items: list[dict]) -> float:
     """By our own model: per item, the sum over answers of log p(answer | BOS text)."""
-    config = ModelConfig.load(checkpoint)
-    model, reader = GPT(config), TensorReader(checkpoint / "model")
-    for name, parameter in model.named_parameters():
-        parameter.data = reader.read(name)
+    model = our_model.load(checkpoint)
     total = 0.0
     for item in items:
         context = len(tokenizer.encode([item["text"]])[0]) - 1  # without EOS
         for choice in item["choices"]:
             ids = torch.tensor(tokenizer.encode([f"{item['text']} {choice}"])[0][:-1].astype(int))
-            bounds = torch.tensor([0, len(ids)], dtype=torch.int32)
-            with torch.no_grad():
-                logits = model(ids[None], torch.arange(len(ids))[None], Documents(bounds, len(ids)))[0]
+            logits = our_model.logits(model, ids)
             total -= F.cross_entropy(logits[context - 1 : -1], ids[context:], reduction="sum").item()
     return total / len(items)
 

@@ -1,0 +1,34 @@
+"""Our own model out of a checkpoint, to compare others with."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lit_gpt.config import ModelConfig
+from lit_gpt.documents import Documents
+from lit_gpt.model import GPT
+from lit_gpt.tensor_files import TensorReader
+
+
+def load(checkpoint: Path) -> GPT:
+    """In the precision of the checkpoint."""
+    model, reader = GPT(ModelConfig.load(checkpoint)), TensorReader(checkpoint / "model")
+    for name, parameter in model.named_parameters():
+        parameter.data = reader.read(name)
+    return model
+
+
+def logits(model: GPT, ids: Tensor) -> Tensor:
+    """(T, V) for one document of ids (T,)."""
+    bounds = torch.tensor([0, len(ids)], dtype=torch.int32)
+    with torch.no_grad():
+        return model(ids[None], torch.arange(len(ids))[None], Documents(bounds, len(ids)))[0]
+
+
+def greedy(model: GPT, ids: list[int], n_tokens: int) -> list[int]:
+    """The likeliest continuation, token by token, without a cache."""
+    tokens = torch.tensor(ids)
+    for _ in range(n_tokens):
+        tokens = torch.cat([tokens, logits(model, tokens)[-1:].argmax(-1)])
+    return tokens[len(ids) :].tolist()

@@ -1,0 +1,156 @@
+"""Programs that others wrote load our folders and agree with our model.
+
+llama.cpp is tried where LLAMA_CPP names its sources and LLAMA_CPP_PYTHON a Python that has llama-cpp-python.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from data_prep import sentencepiece_bpe
+from lit_gpt.config import ModelConfig
+from lit_gpt.tokenizer import Tokenizer
+from scripts.convert_lit_checkpoint import ConvertOptions, convert
+from scripts.evaluate import EvaluateOptions, main
+from scripts.evaluation_results import load_all
+from tests.german import german_texts
+from tests.scripts import our_model
+from tests.scripts.checkpoints import write_checkpoint
+
+PROMPT = "Der Wald ist"
+TEXTS = [PROMPT, " Zwei  Leerzeichen\nund 3,14 €", "„Über“ <s>Straßen</s>", "日本語 🦊", ""]
+N_TOKENS = 50
+
+pytestmark = pytest.mark.slow
+
+
+def run(*command, **environment: str) -> subprocess.CompletedProcess[str]:
+    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [str(part) for part in command],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | offline | environment,
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def random_model(folder: Path, tokenizer: Path, rope_scaling: dict | None = None) -> tuple[Path, Path]:
+    """(checkpoint, Hugging Face folder) of random weights: continuations vary, and logits are far apart."""
+    config = ModelConfig.load("tiny_100K", vocab_size=576, rope_scaling=rope_scaling)
+    checkpoint = write_checkpoint(folder / "iter-00000100-ckpt.pth", ranks=2, config=config)
+    convert(ConvertOptions(checkpoint, folder / "hf", tokenizer))
+    return checkpoint, folder / "hf"
+
+
+def assert_continue(checkpoint: Path, prompts: list[list[int]], continuations: list[list[int]]) -> None:
+    """They are our own model's, and varied."""
+    model = our_model.load(checkpoint)
+    for prompt, continuation in zip(prompts, continuations, strict=True):
+        assert continuation == our_model.greedy(model, prompt, N_TOKENS)
+    seen = {token for continuation in continuations for token in continuation}
+    assert len(seen) > N_TOKENS / 2, "little variety would agree too easily"
+
+
+def test_transformers_generates_what_our_model_does(tmp_path, tokenizer_dir):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    checkpoint, folder = random_model(tmp_path, tokenizer_dir)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    prompts = [array[:-1].tolist() for array in Tokenizer.load(tokenizer_dir).encode(TEXTS)]
+    continuations = []
+    for text, prompt in zip(TEXTS, prompts, strict=True):
+        ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        assert prompt == [tokenizer.bos_token_id, *ids]
+        found = model.generate(
+            torch.tensor([prompt]), do_sample=False, min_new_tokens=N_TOKENS, max_new_tokens=N_TOKENS
+        )
+        continuations.append(found[0, len(prompt) :].tolist())
+    assert_continue(checkpoint, prompts, continuations)
+
+
+def test_transformers_pipeline(converted_run):
+    from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+
+    folder = converted_run / "iter-00000040"
+    writer = pipeline("text-generation", model=str(folder), device="cpu")
+    [answer] = writer(PROMPT, do_sample=False, max_new_tokens=N_TOKENS)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    expected = model.generate(
+        **tokenizer(PROMPT, return_tensors="pt"), do_sample=False, max_new_tokens=N_TOKENS
+    )
+    assert answer["generated_text"] == tokenizer.decode(expected[0], skip_special_tokens=True)
+    assert answer["generated_text"].startswith(PROMPT)
+    assert len(answer["generated_text"]) > len(PROMPT)
+
+
+def test_the_harness_as_it_is_typed_agrees_with_our_command(tmp_path, converted_run, own_tasks):
+    folder = converted_run / "iter-00000040"
+    main(EvaluateOptions(folder, tmp_path / "ours", ["eigene"], own_tasks, device="cpu"))
+    [ours] = load_all(tmp_path / "ours")
+    arguments = ["--model", "hf", "--model_args", f"pretrained={folder},add_bos_token=True"]
+    arguments += ["--tasks", "eigene", "--include_path", own_tasks, "--output_path", tmp_path / "theirs.json"]
+    run(sys.executable, "-m", "lm_eval", "run", *arguments, "--device", "cpu", "--batch_size", "4")
+    [path] = tmp_path.glob("theirs*.json")
+    theirs = json.loads(path.read_text())["results"]["fortsetzung"]
+    for metric, score in ours.tasks["eigene"]["fortsetzung"].metrics.items():
+        assert theirs[f"{metric},none"] == pytest.approx(score.value, abs=1e-4)
+        assert theirs[f"{metric}_stderr,none"] == pytest.approx(score.stderr, abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def llama_cpp():
+    """(sources, Python)"""
+    sources, python = os.environ.get("LLAMA_CPP"), os.environ.get("LLAMA_CPP_PYTHON")
+    if not (sources and python):
+        pytest.skip("LLAMA_CPP and LLAMA_CPP_PYTHON are not set, see docs/clients.md")
+    return Path(sources), python
+
+
+LLAMA_CPP_PROGRAM = """
+import itertools, json, sys
+from llama_cpp import GGML_TYPE_F32, Llama
+path, texts, n_tokens = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])
+# By default keys and values are kept in fp16, which random weights make a difference of 0.5 in logits.
+cache = dict(type_k=GGML_TYPE_F32, type_v=GGML_TYPE_F32)
+model = Llama(path, n_ctx=128, n_threads=1, verbose=False, **cache)
+ids = [model.tokenize(text.encode(), add_bos=True, special=False) for text in texts]
+likeliest = dict(top_k=1, temp=0.0, repeat_penalty=1.0)
+print(json.dumps([ids, [list(itertools.islice(model.generate(i, **likeliest), n_tokens)) for i in ids]]))
+"""
+
+
+@pytest.mark.parametrize(
+    "rope_scaling",
+    [
+        None,
+        {"rope_type": "linear", "factor": 4.0},
+        {
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 32,
+        },
+        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32},
+    ],
+    ids=["plain", "linear", "llama3", "yarn"],
+)
+def test_llama_cpp_continues_as_our_model_does(tmp_path, llama_cpp, rope_scaling):
+    # Of tokenizers without a tokenizer.model llama.cpp takes only those that it knows.
+    sentencepiece_bpe.train(german_texts(100, seed=8), 512, tmp_path / "tokenizer")
+    checkpoint, folder = random_model(tmp_path, tmp_path / "tokenizer", rope_scaling)
+    sources, python = llama_cpp
+    model = tmp_path / "model.gguf"
+    run(python, sources / "convert_hf_to_gguf.py", folder, "--outfile", model, "--outtype", "f32")
+    done = run(python, "-c", LLAMA_CPP_PROGRAM, model, json.dumps(TEXTS), N_TOKENS)
+    ids, continuations = json.loads(done.stdout.splitlines()[-1])
+    assert ids == [array[:-1].tolist() for array in Tokenizer.load(tmp_path / "tokenizer").encode(TEXTS)]
+    assert_continue(checkpoint, ids, continuations)
