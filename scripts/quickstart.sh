@@ -149,7 +149,7 @@ train() {
 
 newest_checkpoint() {
     local checkpoints=("$OUT"/run/iter-*-ckpt.pth)
-    echo "${checkpoints[-1]}"
+    echo "${checkpoints[${#checkpoints[@]} - 1]}"
 }
 
 summary() {

@@ -23,8 +23,7 @@ check 'ruff check' "$PYTHON" -m ruff check
 check 'ruff format' "$PYTHON" -m ruff format --check
 check mypy "$PYTHON" -m mypy
 if command -v shellcheck >/dev/null; then
-    mapfile -d '' shell_scripts < <(git ls-files -z '*.sh' .ci/run)
-    check shellcheck shellcheck "${shell_scripts[@]}"
+    check shellcheck find . -path ./.venv -prune -o \( -name '*.sh' -o -path ./.ci/run \) -exec shellcheck {} +
 else
     printf '\n== shellcheck is not installed: the shell scripts are not checked\n'
 fi
