@@ -22,6 +22,7 @@ from lit_gpt.cli import InputError, run_command
 from lit_gpt.config import ModelConfig
 from lit_gpt.flops import device_peak_flops, flops_per_token
 from lit_gpt.token_store import TokenStore
+from scripts.sample_store import sample_store
 
 ROOT = Path(__file__).resolve().parents[1]
 GPU_SHAPES = ["LLaMmlein_120M:64", "LLaMmlein_1B:16", "LLaMmlein_7B:4:bf16-true"]
@@ -61,7 +62,7 @@ def main(options: BenchOptions) -> None:
     )
     variants = options.variants or default
     with tempfile.TemporaryDirectory() as folder:
-        store = options.train_data_dir or _sample_store(Path(folder))
+        store = options.train_data_dir or sample_store(Path(folder))
         if options.profile:
             for model_name, rows, precision in shapes:
                 print(f"{model_name}, {rows} rows, {precision}")
@@ -143,37 +144,6 @@ def _parse_shape(text: str, cuda: bool) -> tuple[str, int, Literal["32-true", "b
     ModelConfig.load(name)
     precision: Any = rest[1] if len(rest) == 2 else "bf16-mixed" if cuda else "32-true"
     return name, int(rest[0]), precision
-
-
-def _sample_store(folder: Path) -> str:
-    """Token store of the sample corpus, by the project's own commands."""
-    corpus, tokenizer, store = folder / "corpus", folder / "tokenizer", folder / "store"
-    commands = [
-        ["sample_corpus.py", "--output", str(corpus)],
-        [
-            "train_tokenizer.py",
-            "--input",
-            f"{corpus}/*.jsonl*",
-            "--output",
-            str(tokenizer),
-            "--vocab_size",
-            "8192",
-        ],
-        [
-            "tokenize_corpus.py",
-            "--input",
-            f"{corpus}/*.jsonl*",
-            "--tokenizer",
-            str(tokenizer),
-            "--output",
-            str(store),
-        ],
-    ]
-    for name, *arguments in commands:
-        subprocess.run(
-            [sys.executable, str(ROOT / "data_prep" / name), *arguments], check=True, stdout=sys.stderr
-        )
-    return str(store)
 
 
 if __name__ == "__main__":
