@@ -63,10 +63,9 @@ def base(tmp_path_factory, apptainer_environment) -> Path:
     release = next(
         x for x in Path("/etc/os-release").read_text().splitlines() if x.startswith("VERSION_CODENAME=")
     )
-    packages = "--include=python3,libstdc++6"
-    subprocess.run(
-        ["mmdebstrap", "--quiet", "--variant=essential", packages, release.split("=")[1], folder], check=True
-    )
+    packages = "--include=bash,coreutils,dash,dpkg,grep,libc-bin,libstdc++6,python3"
+    command = ["mmdebstrap", "--quiet", "--variant=extract", packages, "--dpkgopt=path-exclude=/usr/share/*"]
+    subprocess.run([*command, release.split("=")[1], folder], check=True)
     shutil.rmtree(folder / "dev")  # devices cannot be copied without the right to make them
     (folder / "dev").mkdir()
     subprocess.run(["chmod", "-R", "a+rwX", folder], check=True)
