@@ -109,6 +109,17 @@ def test_no_step_within_the_limit_leaves_with_every_stack(tmp_path, train_store_
 
 
 @pytest.mark.slow
+def test_a_clock_set_back_an_hour_changes_nothing(tmp_path, train_store_dir):
+    flags = {"devices": 1, "poisoned_rank": -1, "save_step_interval": 10, "keep_last": 2}
+    assert train_poisoned(tmp_path / "back", train_store_dir, clock_back_step=15, **flags).returncode == 0
+    assert train_poisoned(tmp_path / "straight", train_store_dir, **flags).returncode == 0
+    assert losses(tmp_path / "back") == losses(tmp_path / "straight")
+    assert [step for step, _ in list_checkpoints(tmp_path / "back")] == [30, 40]
+    speeds = [row["step_seconds"] for row in read_metrics(tmp_path / "back/metrics.csv")]
+    assert all(0 < seconds < 60 for seconds in speeds if seconds is not None)
+
+
+@pytest.mark.slow
 def test_a_run_folder_that_cannot_be_written_is_refused(tmp_path, train_store_dir):
     (tmp_path / "file").write_text("in the way")
     result = train(tmp_path / "file", train_store_dir)

@@ -1,4 +1,4 @@
-"""The training command, with faults at given steps: a loss that is not a number, or a hang."""
+"""The training command, with faults at given steps: a loss that is not a number, a hang, a clock set back."""
 
 import sys
 import time
@@ -22,14 +22,19 @@ class PoisonedOptions(TrainOptions):
     first_poisoned_step: int = 7
     last_poisoned_step: int = 8
     hanging_step: int = 0
+    clock_back_step: int = 0
 
 
 def main(options: PoisonedOptions) -> None:
     trainer = Trainer(options, StopRequest().install())
 
+    now = time.time
+
     def poison(module, inputs, loss):
         if trainer.step + 1 == options.hanging_step:
             time.sleep(1000)
+        if trainer.step + 1 == options.clock_back_step:
+            time.time = lambda: now() - 3600
         coming = range(options.first_poisoned_step, options.last_poisoned_step + 1)
         hit = trainer.rank == options.poisoned_rank and trainer.step + 1 in coming and module.training
         return loss * float("nan") if hit else loss
