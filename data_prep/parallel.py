@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 ItemT = TypeVar("ItemT")
@@ -28,6 +29,9 @@ def ordered_map(
     Args:
         function: is pickled with each item.
         items: taken as the work proceeds.
+
+    Raises:
+        SystemExit: a process died.
     """
     if workers == 1:
         yield from map(function, items)
@@ -42,6 +46,9 @@ def ordered_map(
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
+        except BrokenProcessPool:
+            hint = "run the same command again to go on, with fewer --workers if memory is short"
+            raise SystemExit(f"error: a worker process was killed; {hint}") from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

@@ -6,6 +6,7 @@ reason, and the rest is read.
 
 import glob
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -89,8 +90,9 @@ def find_files(patterns: Sequence[str]) -> list[Path]:
     for file, count in Counter(files).items():
         if count > 1:
             raise InputError(f"--input names {file} {count} times; name it once")
-        if file.stat().st_size == 0:
-            raise InputError(f"{file} is empty; leave it out of --input or write it again")
+        if file.stat().st_size == 0 or not os.access(file, os.R_OK):
+            what = "is empty" if file.stat().st_size == 0 else "may not be read"
+            raise InputError(f"{file} {what}; leave it out of --input or mend it")
     return files
 
 

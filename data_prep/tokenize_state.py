@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,32 +14,39 @@ from lit_gpt import store_manifest
 from lit_gpt.cli import InputError
 from lit_gpt.files import write_atomically
 from lit_gpt.store_manifest import Manifest
-from lit_gpt.store_writer import TokenStoreWriter
+from lit_gpt.store_writer import UNFINISHED, TokenStoreWriter
 
-SNAPSHOT = "unfinished.json"
+SNAPSHOT = UNFINISHED + "json"
+_LOCK = UNFINISHED + "lock"
 
 
 @contextlib.contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Make a folder and hold it against a second run of the command.
+    """Make a folder and hold it against a second run of the command; a finished one needs no hold.
 
     Raises:
         InputError: it cannot be made, or another run holds it.
     """
+    if (folder / store_manifest.NAME).exists() and not (folder / SNAPSHOT).exists():
+        yield
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
+        lock = (folder / _LOCK).open("a")
     except OSError as error:
-        raise InputError(
-            f"{folder} cannot be made a folder: {error.strerror}; give another --output"
-        ) from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise InputError(f"another run writes into {folder}; wait for it or give another --output") from None
-    finally:
-        os.close(descriptor)
+        raise InputError(f"{folder} cannot be written: {error.strerror}; give another --output") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            hint = "wait for it or give another --output"
+            raise InputError(f"another run writes into {folder}; {hint}") from None
+        except OSError:  # a file system without locks: nothing keeps a second run away
+            pass
+        try:
+            yield
+        finally:
+            (folder / _LOCK).unlink(missing_ok=True)
 
 
 @dataclass

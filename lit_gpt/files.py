@@ -1,8 +1,10 @@
 """Files that survive a kill: written whole or not at all, or cut back to what is known to be good."""
 
 import io
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 from lit_gpt.cli import InputError
 
@@ -12,6 +14,26 @@ def sync(file: io.IOBase) -> int:
     file.flush()
     os.fsync(file.fileno())
     return file.tell()
+
+
+def read_json_object(path: Path, missing: str) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Args:
+        missing: what to do if the file is not there.
+
+    Raises:
+        InputError: there is no such file, or it holds something else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; {missing}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not readable JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path} holds no JSON object")
+    return value
 
 
 def write_atomically(path: Path, text: str) -> None:

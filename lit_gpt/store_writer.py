@@ -19,6 +19,8 @@ from lit_gpt.tokenizer import Tokenizer
 
 SUFFIXES = (".bin", ".idx", ".docs.parquet", ".ids")
 MAX_SHARD_TOKENS = 1 << 28
+UNFINISHED = "unfinished."
+"""Files whose names begin so belong to whoever drives a writer."""
 _JOURNAL = ".journal"
 
 
@@ -52,7 +54,7 @@ class TokenStoreWriter:
             if snapshot["open"] is not None:
                 self._open = _OpenShard(self.folder, self._next_name(), snapshot["open"])
             self._remove_later_files()
-        elif self.folder.exists() and any(self.folder.iterdir()):
+        elif any(not path.name.startswith(UNFINISHED) for path in self.folder.glob("*")):
             raise InputError(f"{folder} is not empty; give another folder, or remove it")
         self.folder.mkdir(parents=True, exist_ok=True)
 

@@ -15,6 +15,7 @@ import numpy as np
 import tokenizers
 
 from lit_gpt.cli import InputError
+from lit_gpt.files import read_json_object
 from lit_gpt.word_cache import word_cache
 
 FILES = (
@@ -129,8 +130,9 @@ _DEFINING = ("version", "added_tokens", "normalizer", "pre_tokenizer", "post_pro
 
 def _read_definition(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """tokenizer.json as it is to be used, and tokenizer_config.json."""
-    definition = _read_json(folder / "tokenizer.json")
-    config = _read_json(folder / "tokenizer_config.json")
+    hint = "give a folder with tokenizer.json and tokenizer_config.json"
+    definition = read_json_object(folder / "tokenizer.json", hint)
+    config = read_json_object(folder / "tokenizer_config.json", hint)
     if config.get("add_prefix_space") is False:
         _forbid_prefix_space(definition)
     return definition, config
@@ -153,17 +155,3 @@ def _content(token: Any) -> str | None:
     """A special token is given as a string or as an object with `content`."""
     content = token.get("content") if isinstance(token, dict) else token
     return content if isinstance(content, str) else None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(
-            f"{path} is missing; give a folder with tokenizer.json and tokenizer_config.json"
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not readable JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path} holds no JSON object")
-    return value

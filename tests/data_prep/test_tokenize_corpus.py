@@ -21,6 +21,7 @@ import zstandard
 from data_prep import batches
 from data_prep.encode_batches import is_validation
 from data_prep.tokenize_corpus import Options, main
+from data_prep.tokenize_state import claimed
 from lit_gpt.cli import InputError
 from lit_gpt.token_store import TokenStore
 from lit_gpt.tokenizer import Tokenizer
@@ -292,10 +293,11 @@ def test_mistakes_are_one_line(options: Options, tmp_path: Path):
             {"val_fraction": 0.0, "workers": 0, "max_shard_tokens": 0},
             "go together.*workers 0.*max_shard_tokens 0",
         ),
-        ({"output": tmp_path / "bad.jsonl"}, "cannot be made a folder"),
+        ({"output": tmp_path / "bad.jsonl"}, "cannot be written"),
         ({"output": tmp_path / "full"}, "not empty"),
         ({"val_output": tmp_path / "full"}, "not empty"),
         ({"val_fraction": 1e-9}, "another --val_fraction"),
+        ({"made_from": tmp_path / "nowhere.json"}, "nowhere.json is missing"),
     ]
     for number, (change, says) in enumerate(cases):
         with pytest.raises(InputError, match=says) as error:
@@ -304,6 +306,12 @@ def test_mistakes_are_one_line(options: Options, tmp_path: Path):
     same = replace(options, val_output=options.output)
     with pytest.raises(InputError, match="folder of its own"):
         main(same)
+
+
+def test_two_runs_into_one_folder_are_refused(options: Options):
+    with claimed(options.output), pytest.raises(InputError, match="another run writes into"):
+        main(options)
+    main(options)
 
 
 @pytest.mark.slow
