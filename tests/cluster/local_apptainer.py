@@ -11,7 +11,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tests.cluster.local_slurm import apt
+from tests.cluster.debian_packages import apt
 
 HELPERS = ["patchelf", "squashfs-tools", "squashfuse", "uidmap", "mmdebstrap"]
 UNPACKED = ["apptainer", "libc6", "libseccomp2", "libsqlite3-0"]
@@ -26,7 +26,7 @@ def get_apptainer(folder: Path) -> Path:
     """
     if installed := shutil.which("apptainer"):
         return Path(installed)
-    if os.geteuid() != 0 or not shutil.which("apt-get") or not KEYRING.exists():
+    if os.geteuid() != 0 or not KEYRING.exists():
         raise RuntimeError("apptainer is not installed, and only root on Debian can unpack Debian's package")
     apt("update")
     apt("install", "-y", "--no-install-recommends", *HELPERS)

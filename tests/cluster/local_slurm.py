@@ -10,6 +10,7 @@ Partition `main` is the default one; jobs of partition `high` preempt and requeu
 """
 
 import argparse
+import fcntl
 import os
 import re
 import shutil
@@ -18,11 +19,15 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tests.cluster.debian_packages import apt, install_without_starting
+
 DEVICES = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random"]  # pass for the GPUs that scripts ask for
-PACKAGES = ["munge", "slurmctld", "slurmd", "slurm-client"]
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
 
 SLURM_CONF = """\
@@ -131,14 +136,15 @@ class LocalSlurm:
 
     def stop(self) -> None:
         """Cancel all jobs, end every process of this cluster, and take its line out of /etc/hosts."""
-        if self._pid("slurmctld") is not None:
-            self._cancel_all()
-        for pid_file in sorted((self.folder / "run").glob("slurmd.*.pid")):
-            self._end(pid_file.stem)
-        for name in ("slurmctld", "munged"):
-            self._end(name)
-        hosts = Path("/etc/hosts")
-        hosts.write_text("".join(x for x in hosts.read_text().splitlines(True) if str(self.folder) not in x))
+        try:
+            if self._pid("slurmctld") is not None:
+                self._cancel_all()
+        finally:
+            for pid_file in sorted((self.folder / "run").glob("slurmd.*.pid")):
+                self._end(pid_file.stem)
+            for name in ("slurmctld", "munged"):
+                self._end(name)
+            change_hosts(lambda lines: [line for line in lines if str(self.folder) not in line])
 
     def submit(self, *arguments: str, **options) -> str:
         """Run sbatch; the job's id."""
@@ -178,8 +184,8 @@ class LocalSlurm:
             )
         (self.folder / "etc/slurm.conf").write_text("".join(lines))
         (self.folder / "etc/gres.conf").write_text("".join(f"Name=gpu File={path}\n" for path in DEVICES))
-        with Path("/etc/hosts").open("a") as hosts:
-            hosts.write(f"127.0.0.1 {host} {' '.join(self.nodes)} # {self.folder}\n")
+        line = f"127.0.0.1 {host} {' '.join(self.nodes)} # {self.folder}\n"
+        change_hosts(lambda lines: [*lines, line])
 
     def _cancel_all(self) -> None:
         deadline = time.monotonic() + 2 * self.kill_wait
@@ -221,41 +227,26 @@ class LocalSlurm:
 
 
 def install() -> None:
-    """Install SLURM from Debian's packages where it is missing, without starting the packages' own services.
+    """Install SLURM from Debian's packages where it is missing.
 
     Raises:
-        RuntimeError: it cannot be installed here; the message says why.
+        RuntimeError: it cannot be installed or started here; the message says why.
     """
     if os.geteuid() != 0:
         raise RuntimeError("SLURM's daemons are started as root here, and this user is not root")
-    if all(shutil.which(command) for command in ("munged", "slurmctld", "slurmd", "sbatch")):
-        return
-    if not shutil.which("apt-get"):
-        raise RuntimeError("SLURM is not installed and there is no apt-get to install it with")
-    policy = Path("/usr/sbin/policy-rc.d")
-    ours = not policy.exists()
-    if ours:
-        policy.write_text("#!/bin/sh\nexit 101\n")
-        policy.chmod(0o755)
-    try:
+    if not all(shutil.which(command) for command in ("munged", "slurmctld", "slurmd", "sbatch")):
         apt("update")
-        apt("install", "-y", "--no-install-recommends", *PACKAGES)
-    finally:
-        if ours:
-            policy.unlink()
+        install_without_starting("munge", "slurmctld", "slurmd", "slurm-client")
 
 
-def apt(*arguments: str, cwd: Path | None = None, settings: Path | None = None) -> None:
-    """Run apt-get without questions. RuntimeError with the end of its output when it fails."""
-    command = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300", *arguments]
-    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    if settings is not None:
-        environment["APT_CONFIG"] = str(settings)
-    done = subprocess.run(
-        command, cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    if done.returncode:
-        raise RuntimeError(f"`{' '.join(command)}` failed: {done.stdout[-500:].strip()}")
+def change_hosts(change: Callable[[list[str]], list[str]]) -> None:
+    """Change the lines of /etc/hosts in place, one cluster at a time."""
+    with Path("/etc/hosts").open("r+") as hosts:
+        fcntl.flock(hosts, fcntl.LOCK_EX)
+        lines = change(hosts.readlines())
+        hosts.seek(0)
+        hosts.truncate()
+        hosts.writelines(lines)
 
 
 def free_ports(count: int) -> list[int]:
