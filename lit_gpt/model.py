@@ -12,7 +12,6 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lit_gpt.attention import attention
 from lit_gpt.config import ModelConfig
@@ -167,6 +166,8 @@ class GPT(nn.Module):
         has a generator of its own, seeded from (seed, name), and is drawn whole on the CPU in fp32, since
         CUDA's numbers depend on the device; of a sharded parameter each rank keeps its part.
         """
+        from torch.distributed.tensor import DTensor, distribute_tensor  # takes half a second, only used here
+
         self._tie()  # leaving the meta device unties
         for name, parameter in self.named_parameters():
             name = clean_name(name)

@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lit_gpt import attention as attention_module
+from lit_gpt import sdpa_attention
 from lit_gpt.attention import attention, choose_attention
 from lit_gpt.cli import InputError
 from lit_gpt.documents import Documents
@@ -21,7 +22,7 @@ T = 96
 
 @pytest.fixture(autouse=True)
 def _no_choice_made_yet(monkeypatch):
-    monkeypatch.setattr(attention_module, "_flash_allowed", True)
+    monkeypatch.setattr(attention_module, "_flash", None)
 
 
 AWKWARD_BOUNDS = {
@@ -83,7 +84,7 @@ def test_documents_longer_than_the_kernels_blocks():
 
 
 def test_devices_without_the_cpu_kernel(monkeypatch):
-    monkeypatch.setattr(attention_module, "_has_cpu_kernel", lambda q: False)
+    monkeypatch.setattr(sdpa_attention, "_has_cpu_kernel", lambda q: False)
     check_against_naive([0, 1, 30, 59, T], heads=4, groups=2, width=16)
 
 
@@ -190,8 +191,9 @@ def test_fp32_on_a_gpu_goes_per_document():
         check_against_naive(bounds, 4, 2, 64, torch.device("cuda", 0), torch.float32, tolerance=1e-4)
 
 
-def test_on_a_gpu_torchs_variable_length_attention_is_called_causally():
+def test_on_a_gpu_torchs_variable_length_attention_is_called_causally(hopper):
     """Shapes and signature only: fake tensors need neither a GPU nor its kernels."""
+    choose_attention("fa2", hopper, torch.bfloat16)
     called = []
 
     class Record(TorchDispatchMode):
