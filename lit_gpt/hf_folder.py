@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -121,7 +122,7 @@ def _write_weights(
     sources = {spec.name: source for spec, source in plan}
     bar = progress(description="weights", total=sum(spec.n_bytes for spec, _ in plan), unit="B")
 
-    def body(spec: TensorSpec) -> Iterator[Tensor]:
+    def rows_of(spec: TensorSpec) -> Iterator[Tensor]:
         source = sources[spec.name]
         n_rows, *rest = spec.shape
         step = max(1, PIECE_BYTES * n_rows // max(spec.n_bytes, 1))
@@ -139,12 +140,21 @@ def _write_weights(
                 if len(shards) > 1
                 else "model.safetensors"
             )
-            write_tensors(folder / name, specs, body)
+            write_tensors(folder / name, specs, lambda spec: _one_ahead(rows_of(spec)))
             weight_map |= {spec.name: name for spec in specs}
     if len(shards) > 1:
         total = sum(spec.n_bytes for spec, _ in plan)
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         _write_json(folder / "model.safetensors.index.json", index)
+
+
+def _one_ahead(items: Iterator[Tensor]) -> Iterator[Tensor]:
+    """The same items, the next one read while one is written."""
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        upcoming = thread.submit(next, items, None)
+        while (item := upcoming.result()) is not None:
+            upcoming = thread.submit(next, items, None)
+            yield item
 
 
 def _plan(
