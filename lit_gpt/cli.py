@@ -94,12 +94,17 @@ class _LineWriter:
 
 
 def _spell_out(arguments: list[str], options_class: type) -> list[str]:
-    """For list options `--input a b` becomes `--input ["a","b"]`; for booleans `--flag`, `--flag true`."""
+    """As jsonargparse wants it: `--input a b` as `--input ["a","b"]`, `--flag` as `--flag true`, dashes as
+    underscores in an option's name."""
     hints = typing.get_type_hints(options_class)
     spelled: list[str] = []
     position = 0
     while position < len(arguments):
-        argument = arguments[position]
+        name, equals, value = arguments[position].partition("=")
+        underscored = "--" + name.removeprefix("--").replace("-", "_")
+        if underscored.removeprefix("--") in hints and name.startswith("--"):
+            name = underscored
+        argument = name + equals + value
         position += 1
         hint = hints.get(argument.removeprefix("--"))
         values = []

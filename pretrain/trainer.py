@@ -164,7 +164,14 @@ class Trainer:
                 self.progress.message(line)
         if self.step >= self.options.max_steps:
             self.progress.message(f"already complete: step {self.step} of {self.options.max_steps}")
-            return self._leave("done")
+        try:
+            self._train()
+        finally:
+            self.loader.close()  # whatever happened: a thread that runs on would abort the interpreter's end
+        self._leave("done" if self.step >= self.options.max_steps else "requeue")
+
+    def _train(self) -> None:
+        """Step by step; not at all where all steps are done."""
         stopping = False
         batches = iter(self.loader)
         while self.step < self.options.max_steps and not stopping:
@@ -183,7 +190,6 @@ class Trainer:
             if self.checkpointer.poll():
                 self.stop_request.reason = self.stop_request.reason or "a checkpoint could not be written"
             self.watchdog.beat(f"step {self.step}")
-        self._leave("done" if self.step == self.options.max_steps else "requeue")
 
     def _due(self, interval: int) -> bool:
         """At every so many steps, and at the last one."""
@@ -250,7 +256,6 @@ class Trainer:
     def _leave(self, marker: run_folder.Marker) -> None:
         """Finish writing, then say how the run ended, after every rank has saved."""
         self.watchdog.lift_limit()  # the last checkpoint may take longer than a step
-        self.loader.close()
         self.checkpointer.close()
         self.fabric.barrier()
         self.watchdog.close()

@@ -29,9 +29,7 @@ def test_it_measures_every_loader_that_is_installed_and_names_the_others(train_s
     for name in ("datatrove", "litdata, TokensLoader", "mosaicml-streaming"):
         assert f"left out: {name} (" in result.stdout
     for name in ("ours, logged", "ours, not logged", "random windows of a memory map"):
-        assert re.search(
-            rf"^\| {name} \| \d+ \| [\d.]+ x \| \d+ \| [\d.]+ x \|$", result.stdout, re.M
-        )
+        assert re.search(rf"^\| {name} \| \d+ \| [\d.]+ x \| \d+ \| [\d.]+ x \|$", result.stdout, re.M)
     waste = float(re.search(r"^\| best_fit \| ([\d.]+)% ", result.stdout, re.M)[1])
     assert 0 < waste < 5
     assert re.search(r"^Log: [\d.]+ bytes a piece", result.stdout, re.M)

@@ -125,9 +125,7 @@ def test_state_dicts_that_are_refused(change, message, tmp_path):
 
 
 def test_another_shape_is_named(tmp_path):
-    with pytest.raises(
-        InputError, match=r"wte.weight has shape \(96, 64\), tiny_3M wants \(96, 256\)"
-    ):
+    with pytest.raises(InputError, match=r"wte.weight has shape \(96, 64\), tiny_3M wants \(96, 256\)"):
         convert(tmp_path, original_weights(), model_name="tiny_3M")
 
 
