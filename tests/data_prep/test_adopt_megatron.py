@@ -94,7 +94,8 @@ def test_what_does_not_fit_is_one_line(options: Options, tmp_path: Path):
 
 @pytest.mark.slow
 def test_the_shards_of_megatrons_own_builder(options: Options, tmp_path: Path, train_store_dir: Path):
-    indexed_dataset = pytest.importorskip("megatron.core.datasets.indexed_dataset")
+    from megatron.core.datasets import indexed_dataset  # takes seconds
+
     ours = TokenStore.open(train_store_dir)
     builder = indexed_dataset.IndexedDatasetBuilder(str(tmp_path / "theirs.bin"), np.uint16)
     for document in range(20):

@@ -82,7 +82,8 @@ def test_damage_is_one_line(tmp_path: Path, content: bytes, says: str):
 
 @pytest.mark.slow
 def test_megatron_reads_our_shards(train_store_dir: Path):
-    indexed_dataset = pytest.importorskip("megatron.core.datasets.indexed_dataset")
+    from megatron.core.datasets import indexed_dataset  # takes seconds
+
     store = TokenStore.open(train_store_dir)
     for shard, entry in enumerate(store.manifest.shards):
         theirs = indexed_dataset.IndexedDataset(str(train_store_dir / entry.name))
