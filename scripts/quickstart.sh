@@ -220,7 +220,7 @@ main() {
         mv "$OUT/verified.part" "$OUT/verified.txt"
     fi
     if stage "Let the model go on from \"$PROMPT\"" "$OUT/sample.txt"; then
-        run scripts/generate.py --model "$OUT/hf" --prompt "$PROMPT" | tee "$OUT/sample.part"
+        run scripts/generate.py --model "$OUT/hf" --prompt "$PROMPT" --temperature 0.5 | tee "$OUT/sample.part"
         mv "$OUT/sample.part" "$OUT/sample.txt"
     fi
     if stage 'Draw the run' "$OUT/loss.png"; then
