@@ -51,7 +51,7 @@ def main(options: Options) -> None:
         raise InputError(f"{options.output} holds a tokenizer already; give another --output or remove it")
     set_aside = SetAside(options.max_bad_lines)
     files = find_files(options.input)
-    with progress(description="read", total=round(options.sample_mb * 1e6), unit="B") as bar:
+    with progress(description="read", unit="B") as bar:
         texts = sample(files, options.sample_mb * 1e6, set_aside, options.text_fields)
         vocab_size = -(-options.vocab_size // options.vocab_multiple) * options.vocab_multiple
         learn = train if options.type == "byte_level" else sentencepiece_bpe.train
