@@ -39,10 +39,10 @@ def _open_validation(options: TrainOptions, data: TrainingData) -> PackedStore |
     if options.val_data_dir is None:
         return None
     store = TokenStore.open(Path(options.val_data_dir))
-    if store.vocab_size != data.vocab_size:
+    if store.manifest.tokenizer != data.stores[0].store.manifest.tokenizer:
         raise InputError(
-            f"--val_data_dir {options.val_data_dir} has a vocabulary of {store.vocab_size}, the training "
-            f"data one of {data.vocab_size}; tokenize both with the same tokenizer"
+            f"--val_data_dir {options.val_data_dir} was made with another tokenizer than the training "
+            "data; tokenize both with the same one"
         )
     packing_dir = Path(options.packing_dir) if options.packing_dir else None
     return PackedStore.open(store, data.options.block_size, options.packing, packing_dir)

@@ -248,6 +248,7 @@ class Trainer:
                 "tokens": self.tokens,
                 "data": self.loader.state_dict(self.step),
                 "options": self.options.to_dict(),
+                "tokenizer": self.data.stores[0].store.manifest.tokenizer,
                 "versions": {"python": platform.python_version(), "torch": torch.__version__},
                 **self._identity(),
             }

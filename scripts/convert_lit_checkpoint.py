@@ -110,6 +110,11 @@ def open_checkpoint(checkpoint: Path, tokenizer_path: Path | None) -> Checkpoint
             f"{tokenizer.folder} has {tokenizer.vocab_size} tokens, the model's vocabulary only "
             f"{config.vocab_rows}: give --tokenizer_path the tokenizer that the data was made with"
         )
+    if tokenizer.fingerprint != state.get("tokenizer", tokenizer.fingerprint):
+        raise InputError(
+            f"{tokenizer.folder} is not the tokenizer that the training data was made with: give "
+            "--tokenizer_path that one"
+        )
     verify(checkpoint, parts=("model",))  # gigabytes: after everything that is quick to find wrong
     return Checkpoint(TensorReader(checkpoint / "model"), config, state, tokenizer)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+from safetensors import SafetensorError
 
 from lit_gpt.checkpoint import MANIFEST
 from lit_gpt.cli import InputError, run_command
@@ -94,7 +95,7 @@ def _load_folder(folder: Path) -> "tuple[LlamaForCausalLM, PreTrainedTokenizerBa
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, use_safetensors=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(f"--model {folder} does not load: {' '.join(str(error).split())[:300]}") from error
     return model, tokenizer
 
