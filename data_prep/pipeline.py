@@ -15,7 +15,6 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -169,14 +168,8 @@ class _LocalExecutor(PipelineExecutor):
         with progress(
             description=self.name, total=self.tasks, initial=self.tasks - len(ranks), unit=" tasks"
         ) as bar:
-            try:
-                for _ in ordered_map(partial(_run_task, self), ranks, min(self.workers, max(len(ranks), 1))):
-                    bar.update()
-            except BrokenProcessPool as error:
-                raise RuntimeError(
-                    f"a process of stage {self.name} was killed, perhaps for its memory (`dmesg` tells): "
-                    "run again with fewer --workers"
-                ) from error
+            for _ in ordered_map(partial(_run_task, self), ranks, min(self.workers, max(len(ranks), 1))):
+                bar.update()
 
 
 def _run_task(executor: PipelineExecutor, rank: int) -> None:
