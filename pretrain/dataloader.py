@@ -126,7 +126,7 @@ class DataLoader:
                 ],
                 n_targets=n_targets[i],
                 attention_pairs=int(squares[last] - squares[first]),
-                rows=StepRows(step + i, samples[first:last], table.part(first, last)),
+                rows=StepRows(step + i, samples[first:last], table, first),
             )
 
     def _make_batch(self, reader: RowReader, first: int, last: int) -> Batch:

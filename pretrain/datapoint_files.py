@@ -161,6 +161,7 @@ def write_part(path: Path, table: pa.Table) -> None:
         "compression_level": 1,
         "use_dictionary": False,
         "column_encoding": _ENCODINGS,
+        "write_statistics": ["step", "shard"],  # by which readers skip groups
         "write_page_checksum": True,
     }
     temporary = path.with_name(path.name + ".tmp")

@@ -5,7 +5,8 @@ checkpoint a run resumes from is discarded. So the log has no step twice and non
 killed, and on how many ranks the run goes on.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ import pyarrow as pa
 from lit_gpt.cli import InputError
 from pretrain import datapoint_files
 from pretrain.datapoint_files import LIST_OF_PIECES, PIECES, SCHEMA, Segment
-from pretrain.row_table import StepRows
+from pretrain.row_table import RowTable, StepRows
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -92,27 +93,33 @@ class DatapointLog:
 def _to_table(steps: list[tuple[StepRows, float]], rank: int, skipped_steps: Collection[int]) -> pa.Table:
     if not steps:
         return SCHEMA.empty_table()
-    tables = [rows.table for rows, _ in steps]
     n_rows = [len(rows.sample) for rows, _ in steps]
-    step = np.repeat([rows.step for rows, _ in steps], n_rows)
+    tables = list(_whole_parts(rows for rows, _ in steps))
     columns = {
-        "step": step,
+        "step": np.repeat([rows.step for rows, _ in steps], n_rows),
         "sample": np.concatenate([rows.sample for rows, _ in steps]),
-        "rank": np.full(len(step), rank),
+        "rank": np.full(sum(n_rows), rank, np.int32),
         "time": np.repeat([round(1000 * seconds) for _, seconds in steps], n_rows),
-        "applied": ~np.isin(step, list(skipped_steps)),
-        "store": np.concatenate([table.addresses.store for table in tables]),
-        "shard": np.concatenate([table.addresses.shard for table in tables]),
-        "row": np.concatenate([table.addresses.row for table in tables]),
+        "applied": np.repeat([rows.step not in skipped_steps for rows, _ in steps], n_rows),
+        "store": np.concatenate([table.addresses.store for table in tables]).astype(np.int16),
+        "shard": np.concatenate([table.addresses.shard for table in tables]).astype(np.int32),
+        "row": np.concatenate([table.addresses.row for table in tables]).astype(np.int32),
         "checksum": np.concatenate([table.checksums for table in tables]),
     }
     arrays = [pa.array(column).cast(SCHEMA.field(name).type) for name, column in columns.items()]
     n_pieces = np.concatenate([np.diff(table.offsets) for table in tables])
-    offsets = pa.array(np.concatenate([[0], np.cumsum(n_pieces)]), pa.int32())
+    offsets = pa.array(np.concatenate([[0], np.cumsum(n_pieces)]).astype(np.int32))
     for name in PIECES:
-        values = pa.array(np.concatenate([getattr(table, name) for table in tables]), pa.int32())
+        values = pa.array(np.concatenate([getattr(table, name) for table in tables]))
         arrays.append(pa.ListArray.from_arrays(offsets, values, type=LIST_OF_PIECES))
     return pa.Table.from_arrays(arrays, schema=SCHEMA)
+
+
+def _whole_parts(steps: Iterable[StepRows]) -> Iterator[RowTable]:
+    """The rows of the steps, which follow one another, in as few tables as there are: cheaper to join."""
+    for _, group in groupby(steps, key=lambda rows: id(rows.plan)):
+        of_plan = list(group)
+        yield of_plan[0].plan.part(of_plan[0].first, of_plan[-1].last)
 
 
 def _gather(table: pa.Table, group: "ProcessGroup") -> pa.Table:

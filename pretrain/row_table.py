@@ -31,11 +31,22 @@ class RowTable(NamedTuple):
 
 
 class StepRows(NamedTuple):
-    """What one rank was fed in one step."""
+    """What one rank was fed in one step: what was read has the table's checksums, else it was not fed."""
 
     step: int
     sample: np.ndarray  # int64 (n_rows,)
-    table: RowTable  # of these rows; what was read has these checksums, else it would not have been fed
+    plan: RowTable  # of this step and its neighbours; whoever goes over many steps need not cut it up
+    first: int  # of the step's rows in the plan
+
+    @property
+    def last(self) -> int:
+        """The row after the step's last one in the plan."""
+        return self.first + len(self.sample)
+
+    @property
+    def table(self) -> RowTable:
+        """The step's own rows."""
+        return self.plan.part(self.first, self.last)
 
 
 def ragged_ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
