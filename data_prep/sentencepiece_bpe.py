@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import sentencepiece
+import tokenizers
 from sentencepiece import sentencepiece_model_pb2
 
 from lit_gpt.cli import InputError
 from lit_gpt.files import write_atomically
+from lit_gpt.tokenizer import begin_with_bos
 
 UNK, BOS, EOS = "<unk>", "<s>", "</s>"  # ids 0, 1 and 2; with bytes to fall back on <unk> never occurs
 MAX_LINE_BYTES = 1 << 20
@@ -62,8 +64,9 @@ def train(texts: Iterable[str], vocab_size: int, output: Path, special_tokens: S
         "clean_up_tokenization_spaces": False,
     }
     write_atomically(output / "tokenizer_config.json", json.dumps(config, indent=1) + "\n")
-    definition = json.dumps(_definition(model.getvalue()), indent=1, ensure_ascii=False)
-    write_atomically(output / "tokenizer.json", definition + "\n")
+    backend = tokenizers.Tokenizer.from_str(json.dumps(_definition(model.getvalue())))
+    begin_with_bos(backend, BOS)
+    write_atomically(output / "tokenizer.json", backend.to_str(pretty=True))
 
 
 def _lines(texts: Iterable[str]) -> Iterator[str]:
@@ -82,12 +85,7 @@ def _definition(model: bytes) -> dict[str, Any]:
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     return {
         "version": "1.0",
-        "truncation": None,
-        "padding": None,
         "added_tokens": [{"id": number, "content": names[number], **flags} for number in special],
-        "normalizer": None,
-        "pre_tokenizer": None,
-        "post_processor": None,
         "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
         "model": {
             "type": "BPE",

@@ -16,6 +16,7 @@ from data_prep import sentencepiece_bpe
 from data_prep.readers import TEXT_FIELDS, SetAside, find_files, read_documents
 from lit_gpt.cli import InputError, progress, run_command
 from lit_gpt.files import write_atomically
+from lit_gpt.tokenizer import begin_with_bos
 from lit_gpt.word_cache import WORDS
 
 BOS, EOS = "<s>", "</s>"  # ids 0 and 1, whatever the vocabulary
@@ -99,6 +100,7 @@ def train(texts: Iterable[str], vocab_size: int, output: Path, special_tokens: S
         raise InputError(
             f"the text gives {backend.get_vocab_size()} tokens, --vocab_size is {vocab_size}; {hint}"
         )
+    begin_with_bos(backend, BOS)
     output.mkdir(parents=True, exist_ok=True)
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",

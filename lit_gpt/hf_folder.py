@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,8 +24,9 @@ from lit_gpt.tensor_files import TensorReader, TensorSpec, split_into_files, wri
 from lit_gpt.tokenizer import Tokenizer
 
 GIGABYTE = 10**9
-# Of a tensor in memory at a time. Larger ones cost more: the allocator gives fresh pages for each.
-PIECE_BYTES = 16 * 10**6
+# Of a tensor in memory at a time: what stays in a core's cache between reading and writing. Pieces of 16 MB
+# took three times as long.
+PIECE_BYTES = 1 << 20
 
 
 class _Source(NamedTuple):
@@ -140,21 +140,12 @@ def _write_weights(
                 if len(shards) > 1
                 else "model.safetensors"
             )
-            write_tensors(folder / name, specs, lambda spec: _one_ahead(rows_of(spec)))
+            write_tensors(folder / name, specs, rows_of)
             weight_map |= {spec.name: name for spec in specs}
     if len(shards) > 1:
         total = sum(spec.n_bytes for spec, _ in plan)
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         _write_json(folder / "model.safetensors.index.json", index)
-
-
-def _one_ahead(items: Iterator[Tensor]) -> Iterator[Tensor]:
-    """The same items, the next one read while one is written."""
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        upcoming = thread.submit(next, items, None)
-        while (item := upcoming.result()) is not None:
-            upcoming = thread.submit(next, items, None)
-            yield item
 
 
 def _plan(

@@ -34,6 +34,23 @@ def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
+class Linear(nn.Linear):
+    """Without a bias, and arbitrary at first: `GPT.init_weights` draws the weights."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__(n_in, n_out, bias=False)
+
+    def reset_parameters(self) -> None:
+        """Nothing: drawing takes minutes for 7B, and on the meta device imports half of torch."""
+
+
+class Embedding(nn.Embedding):
+    """Arbitrary at first, as `Linear`."""
+
+    def reset_parameters(self) -> None:
+        """Nothing."""
+
+
 class RMSNorm(nn.Module):
     """x / rms(x) * weight, computed in fp32."""
 
@@ -54,8 +71,8 @@ class Attention(nn.Module):
         super().__init__()
         self.n_head, self.n_groups = config.n_head, config.n_query_groups
         self.head_dim = config.head_dim
-        self.qkv = nn.Linear(config.n_embd, config.qkv_rows, bias=False)
-        self.proj = nn.Linear(config.n_head * config.head_dim, config.n_embd, bias=False)
+        self.qkv = Linear(config.n_embd, config.qkv_rows)
+        self.proj = Linear(config.n_head * config.head_dim, config.n_embd)
 
     def forward(self, x_BTC: Tensor, rotary: tuple[Tensor, Tensor], documents: Documents) -> Tensor:
         qkv = self.qkv(x_BTC).view(-1, self.n_head + 2 * self.n_groups, self.head_dim)
@@ -70,9 +87,9 @@ class GatedMLP(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.fc_1 = nn.Linear(config.n_embd, config.intermediate_size, bias=False)
-        self.fc_2 = nn.Linear(config.n_embd, config.intermediate_size, bias=False)
-        self.proj = nn.Linear(config.intermediate_size, config.n_embd, bias=False)
+        self.fc_1 = Linear(config.n_embd, config.intermediate_size)
+        self.fc_2 = Linear(config.n_embd, config.intermediate_size)
+        self.proj = Linear(config.intermediate_size, config.n_embd)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.proj(F.silu(self.fc_1(x)) * self.fc_2(x))
@@ -98,7 +115,7 @@ class Transformer(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.wte = nn.Embedding(config.vocab_rows, config.n_embd)
+        self.wte = Embedding(config.vocab_rows, config.n_embd)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = RMSNorm(config.n_embd, config.norm_eps)
         # No buffer: after construction on the meta device a non-persistent one would hold garbage.
@@ -136,7 +153,7 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.transformer = Transformer(config)
-        self.lm_head = nn.Linear(config.n_embd, config.vocab_rows, bias=False)
+        self.lm_head = Linear(config.n_embd, config.vocab_rows)
         self._tie()
 
     def forward(

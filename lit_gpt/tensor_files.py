@@ -166,6 +166,7 @@ class _HashingFile:
 
 class _Box(NamedTuple):
     file: Path
+    start: int  # of its bytes in the file
     offset: tuple[int, ...]
     shape: tuple[int, ...]
 
@@ -173,7 +174,8 @@ class _Box(NamedTuple):
 class TensorReader:
     """The tensors of a folder of safetensors files, read one at a time.
 
-    Reads headers on opening and nothing else; a tensor in several files is put together when asked for.
+    Reads headers on opening and nothing else; a tensor in several files is put together when asked for. Files
+    are read and not mapped: mapped pages stay resident, and one that cannot be read kills the process.
     Verify the folder first (`lit_gpt.checkpoint.verify`): nothing here would notice a flipped bit.
     """
 
@@ -213,7 +215,11 @@ class TensorReader:
         return self.read_box(key, (0,) * len(shape), shape)
 
     def read_box(self, key: str, offset: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
-        """The part of the tensor that begins at `offset` and has `shape`, in memory of its own."""
+        """The part of the tensor that begins at `offset` and has `shape`, in memory of its own.
+
+        Raises:
+            InputError: a file cannot be read, or was cut short since it was opened.
+        """
         result = torch.empty(shape, dtype=self._dtypes[key])
         for box in self._boxes[key]:
             starts = [max(o, b) for o, b in zip(offset, box.offset, strict=True)]
@@ -223,15 +229,19 @@ class TensorReader:
             if any(start >= end for start, end in zip(starts, ends, strict=True)):
                 continue
             source = tuple(slice(s - b, e - b) for s, e, b in zip(starts, ends, box.offset, strict=True))
-            target = tuple(slice(s - o, e - o) for s, e, o in zip(starts, ends, offset, strict=True))
-            # Opened for this read only: pages of an open, memory-mapped file would stay resident.
-            with safe_open(box.file, framework="pt") as stored:
-                result[target] = stored.get_slice(key)[source] if source else stored.get_tensor(key)
+            target = result[tuple(slice(s - o, e - o) for s, e, o in zip(starts, ends, offset, strict=True))]
+            if target.shape[1:] == box.shape[1:] and target.is_contiguous():
+                _read_rows(box, source, target)
+            else:
+                rows = torch.empty((len(target), *box.shape[1:]), dtype=result.dtype)
+                _read_rows(box, source, rows)
+                target.copy_(rows[:, *source[1:]])
         return result
 
     def _read_header(self, path: Path, file: safe_open) -> None:
         sharding = (file.metadata() or {}).get("DCP_SHARDING_INFO")
         offsets = json.loads(sharding) if sharding else None
+        starts = _data_starts(path)
         for key in cast(Iterator[str], file.keys()):
             header = file.get_slice(key)
             shape = tuple(header.get_shape())
@@ -239,4 +249,28 @@ class TensorReader:
             dtype = DTYPES[header.get_dtype()]
             if self._dtypes.setdefault(key, dtype) != dtype:
                 raise ValueError(f"{key} is {dtype}, elsewhere {self._dtypes[key]}")
-            self._boxes.setdefault(key, []).append(_Box(path, offset, shape))
+            self._boxes.setdefault(key, []).append(_Box(path, starts[key], offset, shape))
+
+
+def _data_starts(path: Path) -> dict[str, int]:
+    """Where the bytes of each tensor begin, which the library checks but does not tell."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+    return {
+        key: 8 + length + entry["data_offsets"][0] for key, entry in header.items() if key != "__metadata__"
+    }
+
+
+def _read_rows(box: _Box, source: tuple[slice, ...], rows: Tensor) -> None:
+    """Fill contiguous memory with whole rows of a box, from the source's first on."""
+    position = box.start + (source[0].start * rows[0].nbytes if source else 0)
+    left = _bytes_of(rows)
+    try:
+        with open(box.file, "rb", buffering=0) as file:
+            while left:
+                if not (n_bytes := os.preadv(file.fileno(), [left], position)):
+                    raise InputError(f"{box.file} was cut short while it was in use")
+                left, position = left[n_bytes:], position + n_bytes
+    except OSError as error:
+        raise InputError(f"{box.file} cannot be read: {error.strerror}") from error

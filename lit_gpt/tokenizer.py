@@ -32,6 +32,15 @@ def token_dtype(vocab_size: int) -> np.dtype:
     return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<i4")
 
 
+def begin_with_bos(backend: tokenizers.Tokenizer, bos: str) -> None:
+    """Let `AutoTokenizer` put BOS before a text unless told otherwise: every document of training has it."""
+    backend.post_processor = tokenizers.processors.TemplateProcessing(
+        single=f"{bos} $A",
+        pair=f"{bos} $A {bos}:1 $B:1",
+        special_tokens=[(bos, backend.token_to_id(bos))],
+    )
+
+
 class Tokenizer:
     """Text to `BOS + ids + EOS` and back. Strings that look like special tokens are plain text."""
 
@@ -101,9 +110,10 @@ class Tokenizer:
         if config.get("add_prefix_space") is not False:  # false is in the definition, but llama.cpp asks here
             config.pop("add_prefix_space", None)
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
-        for name, content in (("tokenizer.json", definition), ("tokenizer_config.json", config)):
-            text = json.dumps(content, ensure_ascii=False, indent=2)
-            (folder / name).write_text(text + "\n", encoding="utf-8")
+        # Megabytes, which indenting would make several times slower to write and no easier to read.
+        (folder / "tokenizer.json").write_text(json.dumps(definition, ensure_ascii=False), encoding="utf-8")
+        text = json.dumps(config, ensure_ascii=False, indent=2)
+        (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
 
     def token(self, token_id: int) -> str | None:
         """The vocabulary's entry for an id, None for an id without one."""

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from lit_gpt.cli import InputError
@@ -49,6 +48,8 @@ class MetricsWriter:
     def __init__(self, out_dir: Path, first_step: int, wandb_project: str | None) -> None:
         self._path = out_dir / "metrics.csv"
         self.restart = _cut_csv(self._path, first_step)
+        from torch.utils.tensorboard import SummaryWriter  # only here: whoever reads metrics does without
+
         self._tensorboard = SummaryWriter(str(out_dir / "tensorboard"), purge_step=first_step)
         self._wandb = _start_wandb(wandb_project, out_dir) if wandb_project else None
 

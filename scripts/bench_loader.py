@@ -107,9 +107,10 @@ def _compare(options: Options, data: TrainingData, folder: Path) -> None:
             contenders.append(Contender(name, _count(options, batches)))
         except ImportError as error:
             print(f"left out: {name} ({error})")
-    draw = random.Random(0)  # each round in another order: who follows whom changes the caches by a few per cent
-    turns = [one for _ in range(1 + options.rounds) for one in draw.sample(contenders, len(contenders))]
-    for contender in progress(turns, description="turns", unit="turn"):
+    # Each round in another order: who ran before changes a turn by several per cent.
+    draw = random.Random(0)
+    order = [one for _ in range(1 + options.rounds) for one in draw.sample(contenders, len(contenders))]
+    for contender in progress(order, description="turns", unit="turn"):
         contender.take_turn(options.seconds)
     print("| loader | Mtok/s by the clock | ours is | Mtok/s by processor time | ours is |")
     print("|---|---|---|---|---|")

@@ -104,7 +104,7 @@ def open_checkpoint(checkpoint: Path, tokenizer_path: Path | None) -> Checkpoint
     verify(checkpoint, parts=("state",))
     state = read_state(checkpoint)
     config = ModelConfig.load(checkpoint)
-    tokenizer = Tokenizer.load(tokenizer_path or _store_tokenizer(state))
+    tokenizer = Tokenizer.load(tokenizer_path or _store_tokenizer(state), cache_words=False)
     if tokenizer.vocab_size > config.vocab_rows:
         raise InputError(
             f"{tokenizer.folder} has {tokenizer.vocab_size} tokens, the model's vocabulary only "

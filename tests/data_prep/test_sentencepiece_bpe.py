@@ -93,3 +93,4 @@ def test_ids_are_those_of_transformers(tmp_path, kind):
         ids = theirs.encode(text, add_special_tokens=False)
         assert plain_ids(ours, text) == ids
         assert theirs.decode(ids) == text
+        assert theirs.encode(text) == [ours.bos_id, *ids]  # as every document of training began

@@ -129,6 +129,20 @@ def test_two_dtypes_for_one_tensor_are_refused(tmp_path):
         TensorReader(tmp_path)
 
 
+@pytest.mark.parametrize("harm", ["cut short", "cannot be read"])
+def test_a_file_that_is_harmed_while_it_is_in_use_is_named(tmp_path, harm):
+    path = tmp_path / "a.safetensors"
+    _write(path, {"w": torch.ones(64, 64)})
+    reader = TensorReader(tmp_path)
+    if harm == "cut short":
+        path.write_bytes(path.read_bytes()[:-4])
+    else:
+        path.unlink()
+    assert harm == "cannot be read" or reader.read_box("w", (0, 0), (63, 64)).eq(1).all()
+    with pytest.raises(InputError, match=rf"a\.safetensors .*{harm}"):
+        reader.read("w")
+
+
 def test_a_tensor_that_is_not_as_announced_is_refused(tmp_path):
     with pytest.raises(ValueError, match="announced"):
         write_tensors(
