@@ -4,7 +4,8 @@
     OMP_NUM_THREADS=1 python scripts/bench_checkpoint.py --work_dir /scratch/me   # a quarter of a 1B model
 
 Takes one rank's share of weights and AdamW moments in fp32, saves it while the main thread goes on computing,
-and scales the waiting by bytes to other models and numbers of devices.
+and scales what that loses by bytes to other models and numbers of devices. By the clock: the machine must have
+a core for each of the two threads and nothing else to do.
 """
 
 import hashlib
@@ -93,22 +94,24 @@ def _measure(
         asynchronous=True,
         on_save_error="stop",
     )
-    waits, writes, blocked = [], [], []
+    waits, writes, losses = [], [], []
     for number in range(options.saves + 1):
+        undisturbed = _time(lambda: [_work() for _ in range(500)]) / 500
         begun = time.perf_counter()
         saver.save(number, model, optimizer, {})
         waits.append(time.perf_counter() - begun)
-        begun, blocked_before = time.perf_counter(), _blocked_seconds()
+        begun, done = time.perf_counter(), 0
         while saver.saving:
             _work()
+            done += 1
         writes.append(time.perf_counter() - begun)
-        blocked.append(_blocked_seconds() - blocked_before)
+        losses.append(writes[-1] - done * undisturbed)
     saver.close()
 
-    wait, write, block = (statistics.median(times[1:]) for times in (waits, writes, blocked))
+    wait, write, loss = (statistics.median(times[1:]) for times in (waits, writes, losses))
     print(f"copied to the CPU while training waits  {_rate(wait, n_bytes)}, the first time {waits[0]:.2f} s")
     print(f"written, hashed and read back behind it {_rate(write, n_bytes)}")
-    print(f"  meanwhile the main thread was kept from running Python for {block:.2f} s")
+    print(f"  meanwhile the main thread lost {loss:.2f} s, {loss / write:.0%} of its time")
     [checkpoint] = folder.glob("iter-*")
     manifest = verify(checkpoint)
     seconds = statistics.median(_time(lambda: check_hashes(checkpoint, manifest.files)) for _ in range(3))
@@ -116,7 +119,7 @@ def _measure(
     _compare_hashes()
     seconds = _time(lambda: saver.load(checkpoint, model, optimizer))
     print(f"loaded, with verification               {_rate(seconds, n_bytes)}")
-    _scale(options, n_bytes, wait, block)
+    _scale(options, n_bytes, wait, loss)
     shutil.rmtree(checkpoint)
 
 
@@ -125,16 +128,6 @@ def _work() -> None:
     vector = torch.ones(64)
     for _ in range(1000):
         vector = vector * 0.5 + 0.5
-
-
-def _blocked_seconds() -> float:
-    """How long this thread has not run although a core was free: it waited for the interpreter's lock.
-
-    What is left of the time when computing and waiting for a core, which Linux counts, are taken away; so
-    that other programs on the machine do not matter.
-    """
-    running, queued, _ = Path("/proc/thread-self/schedstat").read_text().split()
-    return time.perf_counter() - (int(running) + int(queued)) / 1e9
 
 
 def _time(work: Callable[[], object]) -> float:
@@ -159,21 +152,21 @@ def _compare_hashes() -> None:
         print(f"  {name:8} in memory, one core: {len(data) / seconds / 1e9:5.2f} GB/s")
 
 
-def _scale(options: BenchOptions, n_bytes: int, wait: float, block: float) -> None:
+def _scale(options: BenchOptions, n_bytes: int, wait: float, loss: float) -> None:
     print(
-        f"\n| model | devices | GB a rank | waits | kept from Python | of {options.interval_minutes:g} min |"
+        f"\n| model | devices | GB a rank | waits | loses while writing | of {options.interval_minutes:g} min |"
     )
     print("|---|---|---|---|---|---|")
     for model_name, devices in SCALE_TO:
         share = BYTES_PER_PARAMETER * ModelConfig.load(model_name).n_parameters / devices
-        waits, blocks = (seconds * share / n_bytes for seconds in (wait, block))
-        percent = 100 * (waits + blocks) / (60 * options.interval_minutes)
+        waits, losses = (seconds * share / n_bytes for seconds in (wait, loss))
+        percent = 100 * (waits + losses) / (60 * options.interval_minutes)
         columns = [
             model_name,
             devices,
             f"{share / 1e9:.2f}",
             f"{waits:.2f} s",
-            f"{blocks:.2f} s",
+            f"{losses:.2f} s",
             f"{percent:.2f}%",
         ]
         print("|", " | ".join(map(str, columns)), "|")
