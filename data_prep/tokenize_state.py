@@ -1,7 +1,6 @@
 """How far a tokenizing job is: kept on disk while it runs, so that it can be killed and go on."""
 
 import contextlib
-import fcntl
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,7 +11,7 @@ from data_prep.encode_batches import EncodedBatch, Share
 from data_prep.readers import SetAside
 from lit_gpt import store_manifest
 from lit_gpt.cli import InputError
-from lit_gpt.files import write_atomically
+from lit_gpt.files import lock, write_atomically
 from lit_gpt.store_manifest import Manifest
 from lit_gpt.store_writer import UNFINISHED, TokenStoreWriter
 
@@ -32,17 +31,12 @@ def claimed(folder: Path) -> Iterator[None]:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / _LOCK).open("a")
+        held = lock(folder / _LOCK)
     except OSError as error:
         raise InputError(f"{folder} cannot be written: {error.strerror}; give another --output") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            hint = "wait for it or give another --output"
-            raise InputError(f"another run writes into {folder}; {hint}") from None
-        except OSError:  # a file system without locks: nothing keeps a second run away
-            pass
+    if held is None:
+        raise InputError(f"another run writes into {folder}; wait for it or give another --output")
+    with held:
         try:
             yield
         finally:

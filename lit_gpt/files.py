@@ -1,5 +1,6 @@
 """Files that survive a kill: written whole or not at all, or cut back to what is known to be good."""
 
+import fcntl
 import io
 import json
 import os
@@ -53,6 +54,22 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def lock(path: Path) -> io.TextIOWrapper | None:
+    """A file, locked against other processes until it is closed or its process ends, however it ends.
+
+    None if another process has it. A file system without locks keeps nobody away.
+    """
+    file = path.open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    except OSError:
+        pass
+    return file
 
 
 def cut_back(path: Path, size: int) -> io.BufferedRandom:

@@ -2,37 +2,46 @@
 
 config.yaml     the options it was started with last
 requeue, done   how it ended: stopped before its last step, or complete; JSON {"step": N, "reason": ...}
+lock            held by the job that trains here
 """
 
 import json
 import os
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import yaml
 
 from lit_gpt.checkpoint import list_checkpoints
 from lit_gpt.cli import InputError
+from lit_gpt.files import lock
 from pretrain.options import TrainOptions
 
 Marker = Literal["requeue", "done"]
 
 
-def prepare(options: TrainOptions) -> None:
+def prepare(options: TrainOptions) -> IO[str]:
     """Make the folder, note the options and remove what says how the start before ended. For one process.
 
+    Returns:
+        What keeps other jobs out until it is closed.
+
     Raises:
-        InputError: it cannot be written, or holds a run and this one is not to continue it.
+        InputError: it cannot be written, another job trains there, or it holds a run and this one is not to
+            continue it.
     """
     out_dir = Path(options.out_dir)
     if options.resume is None and list_checkpoints(out_dir):
         raise InputError(f"--out_dir {out_dir} holds checkpoints: give --resume auto or another folder")
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
+        if (held := lock(out_dir / "lock")) is None:
+            raise InputError(f"--out_dir {out_dir}: another job trains there; end it or give another folder")
         (out_dir / "requeue").unlink(missing_ok=True)
         (out_dir / "config.yaml").write_text(yaml.safe_dump(options.to_dict()))
     except OSError as error:
         raise InputError(f"--out_dir {out_dir}: cannot write there ({error.strerror})") from error
+    return held
 
 
 def write_marker(out_dir: Path, marker: Marker, step: int, reason: str | None) -> None:

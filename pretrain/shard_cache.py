@@ -9,19 +9,19 @@ kernel releases however its holder dies: whoever gets it copies, the others find
 copy: a shard that is not there is read where the store is.
 """
 
-import fcntl
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import xxhash
 
 from lit_gpt.cli import InputError
+from lit_gpt.files import lock
 from lit_gpt.store_manifest import FileEntry
 from lit_gpt.token_store import TokenStore
 
@@ -107,9 +107,9 @@ class ShardCache:
         for store, shard in wanted:
             if self._path(store, shard).exists() or (store, shard) in self._refused:
                 continue
-            with self._lock() as locked:
-                if not locked:
-                    return False
+            if (held := lock(self._folder / "lock")) is None:
+                return False
+            with held:
                 if not self._make_room(self._entry(store, shard).bytes):
                     return True
                 if not self._path(store, shard).exists():
@@ -123,16 +123,6 @@ class ShardCache:
         for store, shard in wanted:
             with suppress(FileNotFoundError):
                 os.utime(self._path(store, shard))
-
-    @contextmanager
-    def _lock(self) -> Iterator[bool]:
-        with (self._folder / "lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-            else:
-                yield True  # closing the file releases it
 
     def _make_room(self, needed: int) -> bool:
         """Remove leftovers of killed copies, then copies that nobody wants any more, the oldest first."""

@@ -43,7 +43,7 @@ class Trainer:
         self.rank = self.fabric.global_rank
         self.world_size = self.fabric.world_size
         if self.rank == 0:
-            run_folder.prepare(options)  # the others wait for it in the pre-flight
+            self.claim = run_folder.prepare(options)  # the others wait for it in the pre-flight
         stores = self.data.stores + ([self.validation] if self.validation else [])
         self.startup_lines = preflight(self.fabric, stores, self.out_dir)
         self.stop_request = stop_request
@@ -263,6 +263,7 @@ class Trainer:
         if self.metrics is not None:
             self.metrics.close()
             run_folder.write_marker(self.out_dir, marker, self.step, self.stop_request.reason)
+            self.claim.close()
         self.progress.close()
         if marker == "requeue":
             self.progress.message(

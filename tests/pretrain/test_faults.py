@@ -8,6 +8,7 @@ import time
 import pytest
 
 from lit_gpt.checkpoint import list_checkpoints
+from lit_gpt.files import lock
 from pretrain.metrics import read_metrics
 from pretrain.watchdog import EXIT_HANG, SILENCE_LIMIT
 from tests.pretrain.running import (
@@ -126,3 +127,14 @@ def test_a_run_folder_that_cannot_be_written_is_refused(tmp_path, train_store_di
     assert result.returncode == 2
     assert "--out_dir" in result.stderr
     assert list_checkpoints(tmp_path / "file") == []
+
+
+@pytest.mark.slow
+def test_two_jobs_do_not_train_in_one_folder(tmp_path, train_store_dir):
+    held = lock(tmp_path / "lock")
+    result = train(tmp_path, train_store_dir)
+    assert result.returncode == 2
+    assert "another job trains there" in result.stderr
+    assert not (tmp_path / "config.yaml").exists()
+    held.close()
+    assert train(tmp_path, train_store_dir).returncode == 0
