@@ -41,7 +41,7 @@ def write_checkpoint(
     try:
         ranks.first(prepare)
         parts = ranks.each(lambda: _write_files(ranks, temporary, snapshot, state))
-        files = {name: entry for part in parts for name, entry in part.items()}
+        files = {name: FileEntry(*entry) for part in parts for name, entry in part.items()}
         manifest = Manifest(step, ranks.world_size, state_dict_type, files)
         ranks.first(finish)
     except InputError:
@@ -56,7 +56,8 @@ def retain(ranks: Ranks, newest: Path, keep_last: int, keep_every: int) -> None:
     Raises:
         InputError: on all ranks; the checkpoint just saved is not affected.
     """
-    surplus = ranks.first(lambda: retention.surplus(newest.parent, keep_last, keep_every))
+    found = ranks.first(lambda: retention.surplus(newest.parent, keep_last, keep_every))
+    surplus = [Path(folder) for folder in found]
     if not surplus:
         return
 

@@ -159,7 +159,7 @@ class Checkpointer:
             self._verify(Path(resume))
             return Path(resume)
         self._ranks.first(lambda: retention.finish_renames(self.out_dir))
-        for _, folder in reversed(self._ranks.first(lambda: checkpoint.list_checkpoints(self.out_dir))):
+        for _, folder in reversed(self._list_checkpoints()):
             try:
                 self._verify(folder)
                 return folder
@@ -170,6 +170,11 @@ class Checkpointer:
                 f"--resume true: no valid checkpoint in {self.out_dir}; --resume auto starts anew"
             )
         return None
+
+    def _list_checkpoints(self) -> list[tuple[int, Path]]:
+        """Those that rank 0 sees."""
+        found = self._ranks.first(lambda: checkpoint.list_checkpoints(self.out_dir))
+        return [(step, Path(folder)) for step, folder in found]
 
     def _verify(self, folder: Path) -> None:
         verify_together(self._ranks, folder)
@@ -213,7 +218,7 @@ class Checkpointer:
             if scalars is None:
                 raise InputError(f"{folder} holds weights only; start from it with --initial_checkpoint_dir")
             restore_optimizer(model, optimizer, TensorReader(folder / "optim"), scalars)
-            for step, later in self._ranks.first(lambda: checkpoint.list_checkpoints(self.out_dir)):
+            for step, later in self._list_checkpoints():
                 if step > state["step"]:
                     self._set_aside(later, "superseded", f"the run was resumed from {folder}")
         return state

@@ -124,20 +124,11 @@ def _whole_parts(steps: Iterable[StepRows]) -> Iterator[RowTable]:
 
 def _gather(table: pa.Table, group: "ProcessGroup") -> pa.Table:
     """All ranks' rows, by sample, on the group's first rank; elsewhere none."""
-    import torch  # only here: whoever reads logs does without
-    import torch.distributed as dist
+    from pretrain.ranks import gather_bytes  # imports torch, without which logs can be read
 
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, SCHEMA) as writer:
         writer.write_table(table)
-    mine = torch.frombuffer(bytearray(sink.getvalue()), dtype=torch.uint8)
-    sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(group.size())]
-    dist.all_gather(sizes, torch.tensor([mine.numel()]), group=group)
-    padded = torch.zeros(max(int(size) for size in sizes), dtype=torch.uint8)
-    padded[: mine.numel()] = mine
-    parts = [torch.empty_like(padded) for _ in sizes] if group.rank() == 0 else None
-    dist.gather(padded, parts, group=group, group_dst=0)
-    if parts is None:
-        return SCHEMA.empty_table()
-    buffers = (part[: int(size)].numpy() for part, size in zip(parts, sizes, strict=True))
-    return pa.concat_tables([pa.ipc.open_stream(buffer).read_all() for buffer in buffers]).sort_by("sample")
+    parts = gather_bytes(sink.getvalue().to_pybytes(), group, to_all=False)
+    tables = [pa.ipc.open_stream(part).read_all() for part in parts]
+    return pa.concat_tables(tables).sort_by("sample") if tables else SCHEMA.empty_table()

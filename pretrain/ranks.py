@@ -1,16 +1,17 @@
 """The ranks that save and load together: what one does, all learn of; what fails on one, fails on all."""
 
+import json
+import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
+import torch
 import torch.distributed as dist
 
 from lit_gpt.checkpoint import DamagedCheckpoint, Manifest, check_files, check_hashes, read_manifest
 from lit_gpt.cli import InputError
-
-ResultT = TypeVar("ResultT")
 
 
 class Ranks(NamedTuple):
@@ -20,30 +21,30 @@ class Ranks(NamedTuple):
     rank: int
     world_size: int
 
-    def each(self, work: Callable[[], ResultT]) -> list[ResultT]:
+    def each(self, work: Callable[[], Any]) -> list[Any]:
         """Do the work on every rank (collective) and return the results of all.
+
+        Results travel as JSON: a path arrives as a string, a tuple as a list.
 
         Raises:
             DamagedCheckpoint, InputError: on every rank, if the work failed on any of them.
         """
-        outcome: tuple[ResultT | None, type[InputError] | None, str]
+        outcome: dict[str, Any]
         try:
-            outcome = (work(), None, "")
+            outcome = {"result": work()}
         except Exception as error:  # of any kind: the others wait for this rank's answer
-            kind = DamagedCheckpoint if isinstance(error, DamagedCheckpoint) else InputError
-            outcome = (None, kind, self._describe(error))
-        outcomes = [outcome]
-        if self.group is not None:
-            outcomes = [outcome] * self.world_size
-            dist.all_gather_object(outcomes, outcome, group=self.group)
-        for _, failed, message in outcomes:
-            if failed is not None:
-                raise failed(message)
-        return [result for result, _, _ in outcomes]  # type: ignore[misc]
+            outcome = {"damaged": isinstance(error, DamagedCheckpoint), "message": self._describe(error)}
+        mine = json.dumps(outcome, default=os.fspath).encode()
+        everyone = [mine] if self.group is None else gather_bytes(mine, self.group)
+        outcomes = [json.loads(text) for text in everyone]
+        if failures := [outcome for outcome in outcomes if "message" in outcome]:
+            kind = DamagedCheckpoint if failures[0]["damaged"] else InputError
+            raise kind(failures[0]["message"])
+        return [outcome["result"] for outcome in outcomes]
 
-    def first(self, work: Callable[[], ResultT]) -> ResultT:
+    def first(self, work: Callable[[], Any]) -> Any:
         """Do the work on rank 0 alone (collective) and return its result on every rank."""
-        return self.each(lambda: work() if self.rank == 0 else None)[0]  # type: ignore[return-value]
+        return self.each(lambda: work() if self.rank == 0 else None)[0]
 
     def _describe(self, error: Exception) -> str:
         message = str(error) if isinstance(error, InputError) else repr(error)
@@ -51,6 +52,24 @@ class Ranks(NamedTuple):
             message = f"{error.filename}: {error.strerror}"
         # What differs between nodes: disks, mounts, rights. What rank 0 sees needs no name.
         return f"{message} (rank {self.rank} on {socket.gethostname()})" if self.rank > 0 else message
+
+
+def gather_bytes(data: bytes, group: dist.ProcessGroup, to_all: bool = True) -> list[bytes]:
+    """What every rank of the group gives, in their order; not `to_all`: on its first rank, elsewhere nothing.
+
+    Unlike torch's own for objects, which unpickles what arrives.
+    """
+    mine = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(group.size())]
+    dist.all_gather(sizes, torch.tensor([mine.numel()]), group=group)
+    padded = torch.zeros(max(int(size) for size in sizes), dtype=torch.uint8)
+    padded[: mine.numel()] = mine
+    parts = [torch.empty_like(padded) for _ in sizes] if to_all or group.rank() == 0 else []
+    if to_all:
+        dist.all_gather(parts, padded, group=group)
+    else:
+        dist.gather(padded, parts or None, group=group, group_dst=0)
+    return [part[: int(size)].numpy().tobytes() for part, size in zip(parts, sizes, strict=False)]
 
 
 def verify_together(ranks: Ranks, folder: Path) -> Manifest:
@@ -61,12 +80,12 @@ def verify_together(ranks: Ranks, folder: Path) -> Manifest:
         InputError: a file cannot be read, on which host.
     """
 
-    def list_files() -> Manifest:
+    def list_files() -> str:
         manifest = read_manifest(folder)
         check_files(folder, manifest)
-        return manifest
+        return manifest.to_json()
 
-    manifest = ranks.first(list_files)
+    manifest = Manifest.from_json(ranks.first(list_files))
     by_size = sorted(manifest.files.items(), key=lambda item: -item[1].size)
     ranks.each(lambda: check_hashes(folder, dict(by_size[ranks.rank :: ranks.world_size])))
     return manifest
