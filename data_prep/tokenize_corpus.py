@@ -143,15 +143,21 @@ def _batches(state: State) -> Iterator[Batch]:
 
 def _finish(state: State, writers: list[TokenStoreWriter], output: Path) -> None:
     """Make the folders stores. Killed in here, a later run finds all shards closed and does this again."""
-    for writer in writers:
-        if not writer.n_documents:
-            hint = "give more input, or another --val_fraction"
-            raise InputError(f"no document for {writer.folder} out of {len(state.inputs)} files; {hint}")
-        writer.close_shard()
-    state.save(output, writers)
     places = [json.dumps({"place": place, "reason": reason}) for place, reason in state.set_aside.places]
     if places:
         write_atomically(output / SET_ASIDE, "\n".join(places) + "\n")
+    for writer in writers:
+        if not writer.n_documents:
+            unusable = ""
+            if places:
+                place, reason = state.set_aside.places[0]
+                unusable = f" ({len(places):,} unusable lines, the first {place}: {reason})"
+            raise InputError(
+                f"no document for {writer.folder} out of {len(state.inputs)} files{unusable}; remove "
+                f"{output} and mend the input, give more of it, or another --val_fraction"
+            )
+        writer.close_shard()
+    state.save(output, writers)
     for part in reversed(range(len(writers))):  # training last: its manifest says that all is done
         writers[part].finish(state.provenance(part))
     (output / SNAPSHOT).unlink()

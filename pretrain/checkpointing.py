@@ -148,12 +148,13 @@ class Checkpointer:
         """The checkpoint to resume from (collective), verified.
 
         Args:
-            resume: "true": the newest that verifies, an error if there is none; "auto": the newest if any;
-                else a folder. On the way damaged ones are renamed to `*.damaged`, the reason beside them.
+            resume: "true": the newest that verifies, an error if there is none; "auto": the same, but None
+                if there never was one; else a folder. On the way damaged ones are renamed to `*.damaged`, the
+                reason beside them.
 
         Raises:
             DamagedCheckpoint: the folder that was named is damaged.
-            InputError: there is none, or a file cannot be read.
+            InputError: there is none, all there were are damaged, or a file cannot be read.
         """
         if resume not in ("true", "auto"):
             self._verify(Path(resume))
@@ -165,6 +166,11 @@ class Checkpointer:
                 return folder
             except DamagedCheckpoint as damage:
                 self._set_aside(folder, "damaged", str(damage))
+        if damaged := self._ranks.first(lambda: sorted(self.out_dir.glob("iter-*.damaged*.txt"))):
+            raise InputError(
+                f"{self.out_dir}: no checkpoint is whole ({damaged[-1]} says why): restore one, or train "
+                "anew in another folder"
+            )
         if resume == "true":
             raise InputError(
                 f"--resume true: no valid checkpoint in {self.out_dir}; --resume auto starts anew"

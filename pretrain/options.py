@@ -210,6 +210,10 @@ class TrainOptions:
                 "--initial_checkpoint_dir starts a run and --resume continues one: give one of them",
             ),
             (
+                self.resume not in (None, "true", "auto") and not Path(str(self.resume)).is_dir(),
+                f"--resume {self.resume}: no such folder; give that of a checkpoint, true or auto",
+            ),
+            (
                 self.model_name.endswith((".yaml", ".yml", ".json")) and not Path(self.model_name).is_file(),
                 f"--model_name {self.model_name}: no such file",
             ),

@@ -283,7 +283,7 @@ def test_mistakes_are_one_line(options: Options, tmp_path: Path):
     cases: list[tuple[dict[str, Any], str]] = [
         ({"input": [str(tmp_path / "nowhere*")]}, "names no file"),
         ({"input": [str(tmp_path / "bad.jsonl")], "max_bad_lines": 4}, "more than 4 unusable lines"),
-        ({"input": [str(tmp_path / "bad.jsonl")]}, "no document"),
+        ({"input": [str(tmp_path / "bad.jsonl")]}, r"unusable lines, the first .*bad.jsonl:1: not JSON"),
         ({"input": [str(tmp_path / "blank.jsonl")]}, "no document"),
         ({"input": [str(tmp_path / "body.jsonl")]}, "none of text"),
         ({"tokenizer": tmp_path}, "tokenizer.json is missing"),

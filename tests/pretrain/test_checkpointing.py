@@ -259,6 +259,15 @@ def test_the_newest_valid_one_is_used_and_damaged_ones_are_set_aside(tmp_path, c
     assert (tmp_path / "iter-00000004-ckpt.pth.damaged-2").is_dir()
 
 
+@pytest.mark.parametrize("resume", ["true", "auto"])
+def test_a_run_whose_every_checkpoint_is_damaged_is_not_begun_anew(tmp_path, resume):
+    run_to(tmp_path, 1)
+    damage(tmp_path / folder_name(1))
+    for _ in range(2):  # nor by the job that is started next
+        with pytest.raises(InputError, match=r"no checkpoint is whole \(.*damaged\.txt says why\)"):
+            loaded(tmp_path, resume)
+
+
 def test_a_damaged_folder_that_is_named_is_refused_and_left_as_it_is(tmp_path):
     run_to(tmp_path, 2)
     damage(folder := tmp_path / folder_name(2))

@@ -63,6 +63,7 @@ def test_other_durations_are_refused(text):
         ["--no_such_flag", "1"],
         ["--config", "missing.yaml"],
         ["--lr_schedule", "zigzag"],
+        ["--train_data_dir", "store", "--out_dir", "out", "--resume", "false"],
         [],
     ],
 )
