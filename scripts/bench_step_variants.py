@@ -13,9 +13,11 @@ from typing import Literal
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+from torch import Tensor, nn
 
 from lit_gpt.cli import InputError, run_command
 from lit_gpt.config import ModelConfig
+from lit_gpt.hf_mapping import to_hf_config
 from lit_gpt.model import GPT
 from lit_gpt.token_store import TokenStore
 from pretrain.dataloader import DataLoader, StepBatch
@@ -130,14 +132,22 @@ def _bare(options: VariantOptions) -> Callable[[], None]:
     if device.type == "cuda":
         for block in model.transformer.h:
             block.compile()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-4, fused=True)
 
-    def step() -> None:
+    def loss() -> Tensor:
         batch = next(batches)
         micro = batch.micro_batches[0]
         with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16-mixed"):
-            loss = model(micro.input_ids, micro.positions, micro.documents, micro.labels)
-        (loss / batch.n_targets).backward()
+            return model(micro.input_ids, micro.positions, micro.documents, micro.labels) / batch.n_targets
+
+    return _plain_step(model, loss)
+
+
+def _plain_step(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]:
+    """A step in the shortest loop that trains; `loss` is that of the next batch."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-4, fused=True)
+
+    def step() -> None:
+        loss().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -156,34 +166,19 @@ def _transformers(options: VariantOptions) -> Callable[[], None]:
 
     shape = _shape(options)
     device = _device()
-    config = LlamaConfig(
-        vocab_size=shape.vocab_rows,
-        hidden_size=shape.n_embd,
-        intermediate_size=shape.intermediate_size,
-        num_hidden_layers=shape.n_layer,
-        num_attention_heads=shape.n_head,
-        num_key_value_heads=shape.n_query_groups,
-        max_position_embeddings=shape.block_size,
-        use_cache=False,
-    )
     with device:
-        model = LlamaForCausalLM(config)
+        model = LlamaForCausalLM(LlamaConfig(**to_hf_config(shape), use_cache=False))
     if options.precision == "bf16-true":
         model = model.to(torch.bfloat16)
     if device.type == "cuda":
         model.compile()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-4, fused=True)
 
-    def step() -> None:
+    def loss() -> Tensor:
         tokens = torch.randint(shape.vocab_rows, (options.rows, shape.block_size), device=device)
         with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16-mixed"):
-            loss = model(input_ids=tokens, labels=tokens).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+            return model(input_ids=tokens, labels=tokens).loss
 
-    return step
+    return _plain_step(model, loss)
 
 
 def _litgpt(options: VariantOptions) -> Callable[[], None]:
@@ -215,18 +210,13 @@ def _litgpt(options: VariantOptions) -> Callable[[], None]:
     if device.type == "cuda":
         model = model.to(torch.bfloat16)
         model = torch.compile(model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-4, fused=True)
 
-    def step() -> None:
+    def loss() -> Tensor:
         tokens = torch.randint(shape.vocab_rows, (options.rows, shape.block_size + 1), device=device)
         logits = model(tokens[:, :-1].contiguous())
-        loss = chunked_cross_entropy(logits, tokens[:, 1:].contiguous(), chunk_size=LITGPT_LOSS_CHUNK)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        return chunked_cross_entropy(logits, tokens[:, 1:].contiguous(), chunk_size=LITGPT_LOSS_CHUNK)
 
-    return step
+    return _plain_step(model, loss)
 
 
 def _profile(fit: Callable[[], None], len_steps: int) -> None:
