@@ -36,7 +36,8 @@ class BenchOptions:
     shapes: list[str] = field(default_factory=list)
     """MODEL:ROWS or MODEL:ROWS:PRECISION. On CUDA without it: 120M, 1B and 7B; on CPU a tiny shape."""
     variants: list[str] = field(default_factory=list)
-    """Of ours ours-fa2 ours-sdpa ours-float8 bare transformers litgpt. The last one is the ratio's base."""
+    """Of ours ours-fa2 ours-sdpa ours-float8 ours-deterministic bare transformers litgpt. The last one is the
+    ratio's base."""
     train_data_dir: str | None = None
     """Token store to train on; without it one is made from the sample corpus."""
     steps: int = 10
@@ -56,7 +57,7 @@ def main(options: BenchOptions) -> None:
     cuda = torch.cuda.is_available()
     shapes = [_parse_shape(text, cuda) for text in options.shapes or (GPU_SHAPES if cuda else CPU_SHAPES)]
     default = (
-        ["ours", "ours-fa2", "ours-float8", "transformers", "litgpt"]
+        ["ours", "ours-fa2", "ours-float8", "ours-deterministic", "transformers", "litgpt"]
         if cuda
         else ["ours", "bare", "transformers"]
     )

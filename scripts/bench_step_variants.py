@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -26,7 +26,17 @@ from pretrain.preemption import StopRequest
 from pretrain.trainer import Trainer
 from pretrain.training_data import DataOptions, TrainingData
 
-VariantName = Literal["ours", "ours-fa2", "ours-sdpa", "ours-float8", "bare", "transformers", "litgpt"]
+VariantName = Literal[
+    "ours", "ours-fa2", "ours-sdpa", "ours-float8", "ours-deterministic", "bare", "transformers", "litgpt"
+]
+# What the trainer is told besides.
+OURS: dict[str, dict[str, Any]] = {
+    "ours": {},
+    "ours-fa2": {"attention": "fa2"},
+    "ours-sdpa": {"attention": "sdpa"},
+    "ours-float8": {"float8": True},
+    "ours-deterministic": {"deterministic": True},
+}
 LITGPT_LOSS_CHUNK = 128  # tokens, as `litgpt pretrain` has it
 
 
@@ -56,7 +66,7 @@ class VariantOptions:
 def main(options: VariantOptions) -> None:
     """Dispatch, and print seconds per step and peak memory."""
     torch.manual_seed(0)
-    if options.variant.startswith("ours"):
+    if options.variant in OURS:
         seconds = _ours(options)
     else:
         step = {"bare": _bare, "transformers": _transformers, "litgpt": _litgpt}[options.variant](options)
@@ -73,7 +83,6 @@ class _TimedTrainer(Trainer):
 
 
 def _ours(options: VariantOptions) -> list[float]:
-    attention = options.variant.removeprefix("ours-")
     with tempfile.TemporaryDirectory() as folder:
         train = TrainOptions(
             train_data_dir=[options.train_data_dir],
@@ -84,10 +93,9 @@ def _ours(options: VariantOptions) -> list[float]:
             max_steps=options.warmup + options.steps,
             warmup_steps=0,
             precision=options.precision,
-            attention="fa2" if attention == "fa2" else "sdpa" if attention == "sdpa" else "auto",
-            float8=options.variant == "ours-float8",
             save_step_interval=0,
             log_step_interval=1_000_000,
+            **OURS[options.variant],
         )
         train.check()
         trainer = _TimedTrainer(train, StopRequest())
