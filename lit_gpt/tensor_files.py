@@ -176,7 +176,8 @@ class TensorReader:
 
     Reads headers on opening and nothing else; a tensor in several files is put together when asked for. Files
     are read and not mapped: mapped pages stay resident, and one that cannot be read kills the process.
-    Verify the folder first (`lit_gpt.checkpoint.verify`): nothing here would notice a flipped bit.
+    Verify the folder first (`lit_gpt.checkpoint.verify`) and leave it as it is: nothing here would notice a
+    flipped bit.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -191,7 +192,7 @@ class TensorReader:
             try:
                 with safe_open(path, framework="pt") as file:
                     self._read_header(path, file)
-            except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
                 raise InputError(f"{path}: not a file of tensors that belong together: {error}") from error
         for name, boxes in self._boxes.items():
             if sum(math.prod(box.shape) for box in boxes) != math.prod(self.shape(name)):

@@ -149,8 +149,8 @@ class Checkpointer:
 
         Args:
             resume: "true": the newest that verifies, an error if there is none; "auto": the same, but None
-                if there never was one; else a folder. On the way damaged ones are renamed to `*.damaged`, the
-                reason beside them.
+                where there is none and none was damaged; else a folder. On the way damaged ones are renamed
+                to `*.damaged`, the reason beside them.
 
         Raises:
             DamagedCheckpoint: the folder that was named is damaged.
@@ -166,9 +166,9 @@ class Checkpointer:
                 return folder
             except DamagedCheckpoint as damage:
                 self._set_aside(folder, "damaged", str(damage))
-        if damaged := self._ranks.first(lambda: sorted(self.out_dir.glob("iter-*.damaged*.txt"))):
+        if damaged := self._ranks.first(lambda: retention.damaged(self.out_dir)):
             raise InputError(
-                f"{self.out_dir}: no checkpoint is whole ({damaged[-1]} says why): restore one, or train "
+                f"{self.out_dir}: no checkpoint is whole ({damaged[-1]}.txt says why): restore one, or train "
                 "anew in another folder"
             )
         if resume == "true":

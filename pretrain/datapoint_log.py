@@ -101,9 +101,9 @@ def _to_table(steps: list[tuple[StepRows, float]], rank: int, skipped_steps: Col
         "rank": np.full(sum(n_rows), rank, np.int32),
         "time": np.repeat([round(1000 * seconds) for _, seconds in steps], n_rows),
         "applied": np.repeat([rows.step not in skipped_steps for rows, _ in steps], n_rows),
-        "store": np.concatenate([table.addresses.store for table in tables]).astype(np.int16),
-        "shard": np.concatenate([table.addresses.shard for table in tables]).astype(np.int32),
-        "row": np.concatenate([table.addresses.row for table in tables]).astype(np.int32),
+        "store": np.concatenate([table.addresses.store for table in tables]),
+        "shard": np.concatenate([table.addresses.shard for table in tables]),
+        "row": np.concatenate([table.addresses.row for table in tables]),
         "checksum": np.concatenate([table.checksums for table in tables]),
     }
     arrays = [pa.array(column).cast(SCHEMA.field(name).type) for name, column in columns.items()]

@@ -29,13 +29,12 @@ class Ranks(NamedTuple):
         Raises:
             DamagedCheckpoint, InputError: on every rank, if the work failed on any of them.
         """
-        outcome: dict[str, Any]
         try:
-            outcome = {"result": work()}
+            mine = json.dumps({"result": work()}, default=os.fspath)
         except Exception as error:  # of any kind: the others wait for this rank's answer
-            outcome = {"damaged": isinstance(error, DamagedCheckpoint), "message": self._describe(error)}
-        mine = json.dumps(outcome, default=os.fspath).encode()
-        everyone = [mine] if self.group is None else gather_bytes(mine, self.group)
+            damaged = isinstance(error, DamagedCheckpoint)
+            mine = json.dumps({"damaged": damaged, "message": self._describe(error)})
+        everyone = [mine.encode()] if self.group is None else gather_bytes(mine.encode(), self.group)
         outcomes = [json.loads(text) for text in everyone]
         if failures := [outcome for outcome in outcomes if "message" in outcome]:
             kind = DamagedCheckpoint if failures[0]["damaged"] else InputError

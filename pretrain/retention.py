@@ -45,9 +45,13 @@ def finish_renames(out_dir: Path) -> None:
 def set_aside(folder: Path, suffix: str, reason: str) -> Path:
     """Rename a checkpoint to `*.<suffix>` and put the reason beside it, in `*.<suffix>.txt`."""
     target = _free_name(folder, suffix)
-    folder.rename(target)
     target.with_name(target.name + ".txt").write_text(reason + "\n")
-    return target
+    return folder.rename(target)
+
+
+def damaged(out_dir: Path) -> list[Path]:
+    """The checkpoints that were set aside as damaged."""
+    return sorted(path for path in out_dir.glob("iter-*-ckpt.pth.damaged*") if path.is_dir())
 
 
 def _looks_whole(folder: Path) -> bool:

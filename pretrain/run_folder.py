@@ -36,7 +36,10 @@ def prepare(options: TrainOptions) -> IO[str]:
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
         if (held := lock(out_dir / "lock")) is None:
-            raise InputError(f"--out_dir {out_dir}: another job trains there; end it or give another folder")
+            raise InputError(
+                f"--out_dir {out_dir}: another job trains there; end it, give another folder or, if its node "
+                f"died, remove {out_dir / 'lock'}"
+            )
         (out_dir / "requeue").unlink(missing_ok=True)
         (out_dir / "config.yaml").write_text(yaml.safe_dump(options.to_dict()))
     except OSError as error:

@@ -42,8 +42,8 @@ class Trainer:
         self.device = self.fabric.device
         self.rank = self.fabric.global_rank
         self.world_size = self.fabric.world_size
-        if self.rank == 0:
-            self.claim = run_folder.prepare(options)  # the others wait for it in the pre-flight
+        # The others wait for it in the pre-flight.
+        self.run_lock = run_folder.prepare(options) if self.rank == 0 else None
         stores = self.data.stores + ([self.validation] if self.validation else [])
         self.startup_lines = preflight(self.fabric, stores, self.out_dir)
         self.stop_request = stop_request
@@ -263,7 +263,8 @@ class Trainer:
         if self.metrics is not None:
             self.metrics.close()
             run_folder.write_marker(self.out_dir, marker, self.step, self.stop_request.reason)
-            self.claim.close()
+        if self.run_lock is not None:
+            self.run_lock.close()
         self.progress.close()
         if marker == "requeue":
             self.progress.message(
