@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -53,14 +52,15 @@ def test_one_checkpoint_by_a_path_with_spaces(tmp_path, tokenizer_dir):
         (["--all", ".", "out"], "holds no checkpoint"),
     ],
 )
-def test_wrong_calls(arguments, message):
+def test_wrong_calls(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
     done = create(*arguments)
     assert done.returncode == 2
     assert message in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_help_is_the_head_of_the_script():
     done = create("--help")
     assert done.returncode == 0
     assert "--all RUN OUTPUT" in done.stdout
-    assert not Path("out").exists()
