@@ -124,11 +124,12 @@ last_step() {
 train() {
     "$PYTHON" "$ROOT/pretrain/tinyllama_fabric.py" --config "$CONFIG" --resume auto --out_dir "$OUT/run" \
         --train_data_dir "$OUT/data/train" --val_data_dir "$OUT/data/val" &
-    local trainer=$! interrupted=false
+    local trainer=$! interrupted=false sent=false
     trap 'interrupted=true; kill -TERM $trainer 2>/dev/null || true' INT TERM
     if [ $# -gt 0 ]; then
         while kill -0 $trainer 2>/dev/null && [ "0$(last_step)" -lt "$1" ]; do sleep 0.2 || true; done
         if ! $interrupted && kill -TERM $trainer 2>/dev/null; then
+            sent=true
             [ ! -t 2 ] || echo # below the bar
             echo "Sent SIGTERM to the training process, as a cluster does before it takes a node away"
         fi
@@ -140,7 +141,8 @@ train() {
         wait $trainer || status=$?
     done
     trap - INT TERM
-    if $interrupted; then
+    # Bash forgets a Ctrl-C that comes as a child of its own ends; the trainer has had it, too, and has stopped.
+    if $interrupted || { [ $status -eq 0 ] && ! $sent && [ ! -e "$OUT/run/done" ]; }; then
         echo "interrupted; run this again to go on" >&2
         exit 130
     fi
@@ -209,7 +211,6 @@ main() {
     fi
     if stage 'Resume from the checkpoint and train to the end' "$OUT/run/done"; then
         train
-        [ -e "$OUT/run/done" ] || { echo "stopped; run this again to go on" >&2 && exit 130; }
     fi
     if stage 'Convert to a Hugging Face folder, reload it and compare logits' "$OUT/hf"; then
         run scripts/convert_lit_checkpoint.py --checkpoint "$(newest_checkpoint)" --output "$OUT/hf" \

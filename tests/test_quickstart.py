@@ -32,6 +32,12 @@ def start(*arguments: str | Path, **options) -> subprocess.Popen[str]:
     )
 
 
+def wait_for_training(process: subprocess.Popen[str], out: Path) -> None:
+    metrics = out / "run" / "metrics.csv"
+    while process.poll() is None and not (metrics.is_file() and metrics.read_text().count("\n") > 5):
+        time.sleep(0.05)
+
+
 def quickstart(*arguments: str | Path, **options) -> tuple[int, str, str]:
     process = start(*arguments, **options)
     out, err = process.communicate(timeout=1500)
@@ -126,9 +132,7 @@ def test_the_whole_way_and_again(tmp_path):
 def test_files_of_ones_own_interrupted_and_gone_on(tmp_path, small_config, my_files):
     given = ("--out", "mine", "--config", small_config, "--input", "my files/*.jsonl.zst")
     process = start(*given, cwd=tmp_path)
-    metrics = tmp_path / "mine" / "run" / "metrics.csv"
-    while process.poll() is None and not (metrics.is_file() and metrics.read_text().count("\n") > 5):
-        time.sleep(0.05)
+    wait_for_training(process, tmp_path / "mine")
     os.killpg(process.pid, signal.SIGINT)  # what a terminal does on Ctrl-C
     _, err = process.communicate(timeout=600)
     assert process.returncode == 130
@@ -144,11 +148,23 @@ def test_files_of_ones_own_interrupted_and_gone_on(tmp_path, small_config, my_fi
     assert code == 0, err
     assert "Going on in mine" in out
     assert f"at step {stopped_at}" in out
-    steps = [line["step"] for line in read_metrics(metrics)]
+    steps = [line["step"] for line in read_metrics(tmp_path / "mine" / "run" / "metrics.csv")]
     assert steps == list(range(1, 121))
 
     code, out, err = quickstart(*given, "--fresh", cwd=tmp_path)
     assert code == 0, err
     assert "Starting clean: removing mine" in out
     assert "Sent SIGTERM" in out
-    assert [line["restart"] for line in read_metrics(metrics)][-1] == 1
+    assert read_metrics(tmp_path / "mine" / "run" / "metrics.csv")[-1]["restart"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_an_interrupt_that_only_the_training_has_heard(tmp_path, small_config):
+    """Bash forgets one that comes as a child of its own ends."""
+    process = start("--out", "mine", "--config", small_config, cwd=tmp_path)
+    wait_for_training(process, tmp_path / "mine")
+    subprocess.run(["pkill", "-INT", "--session", str(process.pid), "-f", "tinyllama_fabric"], check=True)
+    _, err = process.communicate(timeout=600)
+    assert process.returncode == 130
+    assert "interrupted; run this again to go on" in err

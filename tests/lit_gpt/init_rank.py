@@ -39,6 +39,7 @@ def main(rank: int, world_size: int, store_file: str) -> None:
         loss.backward()
     for parameter, expected in zip(sharded.parameters(), alone.parameters(), strict=True):
         torch.testing.assert_close(parameter.grad.full_tensor(), expected.grad)
+    dist.barrier()  # or a slower rank may abort as it leaves, because its peers are gone
     dist.destroy_process_group()
 
 
