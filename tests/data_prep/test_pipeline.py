@@ -37,7 +37,7 @@ class Fault(PipelineStep):
 
 
 def run(folder, kind, workers=2):
-    stage = Stage("work", [Fault(folder, kind)], 4, folder)
+    stage = Stage("fault", [Fault(folder, kind)], 4, folder)
     return run_stages([stage], ExecutionOptions(workers=workers), folder, folder / "command.py")
 
 
@@ -49,7 +49,7 @@ def tasks_run(folder):
 def test_a_killed_process_ends_the_run_and_a_rerun_does_what_is_missing(tmp_path):
     with pytest.raises(SystemExit, match="a worker process was killed"):
         run(tmp_path, "killed")
-    assert not (tmp_path / "logs/work/completions/00001").exists()
+    assert not (tmp_path / "logs/fault/completions/00001").exists()
     assert run(tmp_path, "none") is True
     done = tasks_run(tmp_path)
     assert set(done) == {f"ran-{rank}" for rank in range(4)}
