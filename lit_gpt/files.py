@@ -56,10 +56,17 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def lock(path: Path) -> io.TextIOWrapper | None:
+def lock(path: Path, required: bool = False) -> io.TextIOWrapper | None:
     """A file, locked against other processes until it is closed or its process ends, however it ends.
 
-    None if another process has it. A file system without locks keeps nobody away.
+    Args:
+        required: refuse a file system without locks, where otherwise nobody is kept away.
+
+    Returns:
+        None if another process has it.
+
+    Raises:
+        OSError: the file cannot be opened; with `required` also, it cannot be locked.
     """
     file = path.open("a")
     try:
@@ -68,7 +75,9 @@ def lock(path: Path) -> io.TextIOWrapper | None:
         file.close()
         return None
     except OSError:
-        pass
+        if required:
+            file.close()
+            raise
     return file
 
 

@@ -108,9 +108,9 @@ def _to_table(steps: list[tuple[StepRows, float]], rank: int, skipped_steps: Col
     }
     arrays = [pa.array(column).cast(SCHEMA.field(name).type) for name, column in columns.items()]
     n_pieces = np.concatenate([np.diff(table.offsets) for table in tables])
-    offsets = pa.array(np.concatenate([[0], np.cumsum(n_pieces)]).astype(np.int32))
+    offsets = pa.array(np.concatenate([[0], np.cumsum(n_pieces)]), pa.int32())
     for name in PIECES:
-        values = pa.array(np.concatenate([getattr(table, name) for table in tables]))
+        values = pa.array(np.concatenate([getattr(table, name) for table in tables]), pa.int32())
         arrays.append(pa.ListArray.from_arrays(offsets, values, type=LIST_OF_PIECES))
     return pa.Table.from_arrays(arrays, schema=SCHEMA)
 

@@ -46,10 +46,10 @@ class MetricsWriter:
     """Writes on rank 0. A run continued at a step first drops the lines after it: they are trained again."""
 
     def __init__(self, out_dir: Path, first_step: int, wandb_project: str | None) -> None:
-        self._path = out_dir / "metrics.csv"
-        self.restart = _cut_csv(self._path, first_step)
         from torch.utils.tensorboard import SummaryWriter  # only here: whoever reads metrics does without
 
+        self._path = out_dir / "metrics.csv"
+        self.restart = _cut_csv(self._path, first_step)
         self._tensorboard = SummaryWriter(str(out_dir / "tensorboard"), purge_step=first_step)
         self._wandb = _start_wandb(wandb_project, out_dir) if wandb_project else None
 

@@ -107,7 +107,7 @@ class ShardCache:
         for store, shard in wanted:
             if self._path(store, shard).exists() or (store, shard) in self._refused:
                 continue
-            if (held := lock(self._folder / "lock")) is None:
+            if (held := lock(self._folder / "lock", required=True)) is None:
                 return False
             with held:
                 if not self._make_room(self._entry(store, shard).bytes):

@@ -1,5 +1,6 @@
 """The shard cache: the same tokens whatever happens to it, within its size, shared by a lock alone."""
 
+import errno
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from lit_gpt import files
 from lit_gpt.cli import InputError
 from lit_gpt.token_store import TokenStore
 from pretrain import shard_cache
@@ -176,6 +178,19 @@ def test_a_full_disk_is_said_once_and_read_around(store, folder):
     assert process.returncode == 0, output
     assert output.count("File too large; from now on shards are read where the stores are") == 1
     assert not list(folder.glob("*/*"))
+
+
+def test_without_locks_nothing_is_copied(store, folder, opened, monkeypatch, capfd):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(files.fcntl, "flock", no_locks)
+    cache = opened()
+    cache.want([(0, 0)])
+    said = []
+    wait_for(lambda: said.append(capfd.readouterr().err) or "No locks available" in "".join(said))
+    assert copies(folder) == set()
+    assert np.array_equal(cache.tokens(0, 0), store.tokens(0))
 
 
 def test_a_damaged_copy_is_named_and_not_fed(store, folder):
