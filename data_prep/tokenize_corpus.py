@@ -20,7 +20,7 @@ from data_prep.parallel import n_cores, ordered_map
 from data_prep.readers import ID_FIELDS, TEXT_FIELDS, find_files
 from data_prep.tokenize_state import SNAPSHOT, State, claimed
 from lit_gpt.cli import InputError, progress, run_command
-from lit_gpt.files import read_json_object, write_atomically
+from lit_gpt.files import read_json, write_atomically
 from lit_gpt.store_writer import MAX_SHARD_TOKENS, TokenStoreWriter
 from lit_gpt.token_store import TokenStore
 from lit_gpt.tokenizer import Tokenizer
@@ -105,7 +105,7 @@ def _begin(options: Options, tokenizer: Tokenizer, files: list[Path]) -> State |
         "max_shard_tokens": options.max_shard_tokens,
     }
     if options.made_from is not None:
-        settings["made_from"] = read_json_object(options.made_from, "leave --made_from out")
+        settings["made_from"] = read_json(options.made_from, "leave --made_from out")
     inputs = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     state = State(settings, inputs, str(options.val_output)).or_found_in(options.output)
     if state is not None:

@@ -1,13 +1,17 @@
 """Files that survive a kill: written whole or not at all, or cut back to what is known to be good."""
 
+import errno
 import fcntl
 import io
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
 from lit_gpt.cli import InputError
+
+MAX_JSON_BYTES = 64 << 20
 
 
 def sync(file: io.IOBase) -> int:
@@ -17,20 +21,51 @@ def sync(file: io.IOBase) -> int:
     return file.tell()
 
 
-def read_json_object(path: Path, missing: str) -> dict[str, Any]:
-    """The object that a JSON file holds.
-
-    Args:
-        missing: what to do if the file is not there.
+def open_regular(path: Path, follow_symlinks: bool = True) -> io.BufferedReader:
+    """Open a regular file for reading; never block on a FIFO or a device.
 
     Raises:
-        InputError: there is no such file, or it holds something else.
+        OSError: it cannot be opened, or is a folder, a FIFO, a device, or (not `follow_symlinks`) a symlink.
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow_symlinks else os.O_NOFOLLOW)
+    descriptor = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def read_bounded(path: Path, limit: int = MAX_JSON_BYTES, follow_symlinks: bool = True) -> bytes:
+    """The content of a regular file of at most `limit` bytes.
+
+    Raises:
+        OSError: it cannot be read, or it is larger; EFBIG is decided before anything is read.
+    """
+    with open_regular(path, follow_symlinks) as file:
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(limit + 1) if size <= limit else b""
+    if size > limit or len(content) > limit:
+        raise OSError(errno.EFBIG, f"larger than {limit:,} bytes", str(path))
+    return content
+
+
+def read_json(path: Path, hint: str, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """The object that a JSON file of our own holds.
+
+    Args:
+        hint: What to do if the file is missing.
+        limit: Refuse a larger file.
+
+    Raises:
+        InputError: naming the file: missing, not a regular file, too large, or not a JSON object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_bounded(path, limit).decode("utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path} is missing; {missing}") from None
-    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} is missing; {hint}") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not readable JSON: {error}") from error
     if not isinstance(value, dict):
         raise InputError(f"{path} holds no JSON object")

@@ -15,7 +15,7 @@ import numpy as np
 import tokenizers
 
 from lit_gpt.cli import InputError
-from lit_gpt.files import read_json_object
+from lit_gpt.files import read_json
 from lit_gpt.word_cache import word_cache
 
 FILES = (
@@ -141,8 +141,8 @@ _DEFINING = ("version", "added_tokens", "normalizer", "pre_tokenizer", "post_pro
 def _read_definition(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """tokenizer.json as it is to be used, and tokenizer_config.json."""
     hint = "give a folder with tokenizer.json and tokenizer_config.json"
-    definition = read_json_object(folder / "tokenizer.json", hint)
-    config = read_json_object(folder / "tokenizer_config.json", hint)
+    definition = read_json(folder / "tokenizer.json", hint)
+    config = read_json(folder / "tokenizer_config.json", hint)
     if config.get("add_prefix_space") is False:
         _forbid_prefix_space(definition)
     return definition, config
