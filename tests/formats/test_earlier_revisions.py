@@ -1,0 +1,77 @@
+"""What earlier revisions wrote is read by this one: on-disk formats are a promise.
+
+`revision_1/` is a run of 6 steps on two ranks (FULL_SHARD), stopped and resumed at step 4, with its token
+stores and their packings. Never write it anew: a format that changes gets a folder of its own beside it.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.pretrain.running import losses
+
+ROOT = Path(__file__).resolve().parents[2]
+LOSSES = [5.932184, 5.819345, 5.870974, 5.739940, 5.779275, 5.731597, 5.693885, 5.805706]
+
+
+def run(folder: Path, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / command), *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.fixture
+def earlier(tmp_path):
+    """A copy to work on; the stores stay read-only, so that their packings must be read, not made."""
+    shutil.copytree(Path(__file__).parent / "revision_1", tmp_path / "r")
+    return tmp_path / "r"
+
+
+def test_the_log_is_verified_against_the_store(earlier):
+    result = run(earlier, "scripts/datapoints.py", "verify", "--run", "run", "--train_data_dir", "store")
+    assert result.returncode == 0, result.stderr
+    assert "6 steps, 24 rows, 40 pieces" in result.stdout
+
+
+def test_a_step_comes_back_as_text(earlier):
+    result = run(
+        earlier, "scripts/datapoints.py", "step", "--run", "run", "--train_data_dir", "store", "--step", "6"
+    )
+    assert result.returncode == 0, result.stderr
+    assert "sample/" in result.stdout
+    assert "Wasser" in result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 2])
+def test_the_run_is_resumed(earlier, devices):
+    """With the packing it has, on as many ranks and on fewer, to the losses that the earlier revision had."""
+    packing = next((earlier / "store").glob("packing-*/shard-00000.rows"))
+    written = packing.stat().st_mtime_ns
+    result = run(
+        earlier, "pretrain/tinyllama_fabric.py", "--model_name=tiny.yaml", "--train_data_dir", "store",
+        "--val_data_dir=val", "--out_dir=run", "--accelerator=cpu", f"--devices={devices}",
+        "--global_batch_size=4", "--micro_batch_size=2", "--max_steps=8", "--warmup_steps=1",
+        "--learning_rate=1e-2", "--min_lr=1e-3", "--save_step_interval=2", "--keep_last=1", "--resume=true",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert losses(earlier / "run") == pytest.approx(LOSSES, abs=1e-4)
+    assert packing.stat().st_mtime_ns == written
+
+
+@pytest.mark.slow
+def test_the_checkpoint_is_converted(earlier):
+    result = run(
+        earlier, "scripts/convert_lit_checkpoint.py", "--checkpoint", "run/iter-00000006-ckpt.pth",
+        "--output", "hf", "--tokenizer_path", "store/tokenizer", "--check",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
