@@ -17,7 +17,7 @@ from lit_gpt.mixture import Mixture
 _EPOCHS_REMEMBERED = 64
 
 # The first part of a key says what is permuted, so that no two permutations share a key; 1 is the mixture's.
-_SHARDS, _ROWS = 2, 3
+_SHARDS, _ROWS, _VALIDATION = 2, 3, 4
 
 
 class RowAddresses(NamedTuple):
@@ -152,6 +152,14 @@ class _Epoch:
         begin = self._window_begin[window]
         size = self._window_begin[window + 1] - begin
         return begin + (unpermute if inverse else permute)(place - begin, size, self._window_key[window])
+
+
+def validation_rows(n_rows: int, count: int) -> np.ndarray:
+    """A uniform sample of `count` of a store's rows, numbered as they are stored, int64 (count,), ascending.
+
+    It depends on the two numbers alone: every run, seed and number of ranks validates on the same rows.
+    """
+    return np.sort(permute(np.arange(count), n_rows, derive_key(_VALIDATION)))
 
 
 def _by_epoch(store: np.ndarray, epoch: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:

@@ -23,6 +23,7 @@ from lit_gpt.document_table import (
     find_id,
     read_documents,
     read_sources,
+    read_sources_of,
 )
 from lit_gpt.megatron_index import read_index
 from lit_gpt.store_manifest import FileEntry, Manifest
@@ -88,6 +89,10 @@ class TokenStore:
     def sources(self, shard: int) -> pa.DictionaryArray:
         """The source (n_documents of the shard,) of every document."""
         return read_sources(self.path / self._file(shard, ".docs.parquet"))
+
+    def sources_of(self, shard: int, documents: np.ndarray) -> set[str]:
+        """The sources of documents of one shard."""
+        return read_sources_of(self.path / self._file(shard, ".docs.parquet"), documents)
 
     def find(self, document_id: str) -> list[tuple[int, int]]:
         """All (shard, document) that carry an id."""

@@ -15,13 +15,12 @@ import torch
 
 from lit_gpt.cli import InputError
 from lit_gpt.documents import Batch, assemble
-from lit_gpt.packing import PackedStore, RowTokens
 from lit_gpt.sample_order import RowAddresses
 from pretrain.options import nearest_multiples
 from pretrain.row_reader import RowReader
 from pretrain.row_table import StepRows
 from pretrain.shard_cache import ShardCache
-from pretrain.training_data import DataOptions, TrainingData, compare_data
+from pretrain.training_data import TrainingData, compare_data
 
 PLAN_ROWS = 4096  # rows located at a time: what numpy costs per call is then nothing per row
 
@@ -193,28 +192,3 @@ def check_resumable(state: dict[str, Any], data: TrainingData, allow_changed_dat
             f"the data is not what the checkpoint was trained on: {'; '.join(changes)}; "
             "restore it, or give --allow_changed_data to go on with the new data"
         )
-
-
-def evaluation_batches(
-    packed: PackedStore,
-    max_rows: int | None,
-    micro_batch_size: int,
-    rank: int = 0,
-    world_size: int = 1,
-    device: torch.device | str = "cpu",
-) -> Iterator[Batch]:
-    """The first `max_rows` rows (None: all) in stored order, dealt out so that all ranks get as many batches.
-
-    What is missing for that at the end is filled with rows whose labels are all masked.
-    """
-    options = DataOptions([str(packed.store.path)], packed.block_size, shuffle=False)
-    data = TrainingData(options, [packed], None)
-    n_rows = int(packed.rows_per_shard.sum())
-    n_rows = n_rows if max_rows is None else min(n_rows, max_rows)
-    stride = micro_batch_size * world_size
-    empty = RowTokens(np.empty(0, np.int64), np.empty(0, np.int64))
-    for first in range(rank * micro_batch_size, -(-n_rows // stride) * stride, stride):
-        samples = np.arange(min(first, n_rows), min(first + micro_batch_size, n_rows))
-        table = data.table(data.rows(samples))
-        rows = RowReader(data, table).read(0, len(samples)) + [empty] * (micro_batch_size - len(samples))
-        yield assemble(rows, packed.block_size, data.filler).to(device)

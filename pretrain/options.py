@@ -114,8 +114,8 @@ class TrainOptions:
     eval_step_interval: int = 1000
     """Steps between validations."""
     eval_iters: int = 100
-    """Validate on this many micro-batches' worth of rows (times micro_batch_size), from the store's start;
-    0: on all of it."""
+    """Validate on this many micro-batches' worth of rows (times micro_batch_size), a fixed sample of the
+    store; 0: on all of it."""
     log_step_interval: int = 10
     """Steps between progress lines; metrics.csv has every step."""
     wandb_project: str | None = None

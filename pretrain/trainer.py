@@ -15,7 +15,7 @@ import torch
 from lit_gpt.attention import choose_attention
 from pretrain import parallel, run_folder
 from pretrain.checkpointing import Checkpointer
-from pretrain.dataloader import DataLoader, StepBatch, check_resumable, evaluation_batches
+from pretrain.dataloader import DataLoader, StepBatch, check_resumable
 from pretrain.datapoint_log import DatapointLog
 from pretrain.inputs import open_inputs
 from pretrain.metrics import MetricsWriter, ProgressLine
@@ -26,6 +26,7 @@ from pretrain.preflight import check_launch, connecting, preflight
 from pretrain.schedules import Schedule
 from pretrain.speed_monitor import SpeedMonitor
 from pretrain.step_reporter import StepReporter
+from pretrain.validation import ValidationSample
 from pretrain.watchdog import Watchdog
 
 
@@ -36,7 +37,7 @@ class Trainer:
         self.options = options
         self.out_dir = Path(options.out_dir)
         ranks = check_launch(options.devices, options.num_nodes, options.accelerator)
-        self.data, self.validation, self.config = open_inputs(options)
+        self.data, validation, self.config = open_inputs(options)
         with connecting(ranks):
             self.fabric = parallel.launch(options)
         self.device = self.fabric.device
@@ -44,8 +45,12 @@ class Trainer:
         self.world_size = self.fabric.world_size
         # The others wait for it in the pre-flight.
         self.run_lock = run_folder.prepare(options) if self.rank == 0 else None
-        stores = self.data.stores + ([self.validation] if self.validation else [])
+        stores = self.data.stores + ([validation] if validation else [])
         self.startup_lines = preflight(self.fabric, stores, self.out_dir)
+        max_rows = options.eval_iters * options.micro_batch_size or None
+        self.validation = ValidationSample(validation, max_rows) if validation else None
+        if self.validation is not None and self.rank == 0:
+            self.startup_lines += self.validation.describe()
         self.stop_request = stop_request
         self.stop_request.limit(options.max_seconds)
         self.agreement = StopAgreement(stop_request, parallel.new_gloo_group())
@@ -218,16 +223,14 @@ class Trainer:
 
     @torch.no_grad()
     def _validate(self) -> float | None:
-        """Mean loss over the validation store's first rows, the same for any world size."""
+        """Mean loss over the validation sample, the same for any world size."""
         if self.validation is None:
             return None
-        options = self.options
         with self.speed.pause():
             self.model.eval()
             totals = torch.zeros(2, dtype=torch.float64, device=self.device)
-            max_rows = options.eval_iters * options.micro_batch_size or None
-            for batch in evaluation_batches(
-                self.validation, max_rows, options.micro_batch_size, self.rank, self.world_size, self.device
+            for batch in self.validation.batches(
+                self.options.micro_batch_size, self.rank, self.world_size, self.device
             ):
                 loss = self.model(batch.input_ids, batch.positions, batch.documents, batch.labels)
                 totals += torch.stack([loss.double(), (batch.labels >= 0).sum().double()])

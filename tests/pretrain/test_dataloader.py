@@ -13,9 +13,7 @@ from hypothesis import strategies as st
 
 from lit_gpt.cli import InputError
 from lit_gpt.documents import IGNORE_INDEX
-from lit_gpt.packing import PackedStore
-from lit_gpt.token_store import TokenStore
-from pretrain.dataloader import check_resumable, evaluation_batches
+from pretrain.dataloader import check_resumable
 from tests.pretrain.feeding import BLOCK, GLOBAL_BATCH, feed, flip, open_data
 
 
@@ -216,31 +214,3 @@ def test_closing_ends_the_thread(data):
     next(loader)
     loader.close()
     assert threading.active_count() == before
-
-
-# ---- evaluation
-
-
-@pytest.mark.parametrize("world", [1, 3])
-@pytest.mark.parametrize("max_rows", [None, 7])
-def test_evaluation_gives_each_row_once_in_stored_order_and_ranks_as_many_batches(
-    val_store_dir, world, max_rows
-):
-    packed = PackedStore.open(TokenStore.open(val_store_dir), BLOCK)
-    ranks = [list(evaluation_batches(packed, max_rows, 4, rank, world)) for rank in range(world)]
-    assert len({len(batches) for batches in ranks}) == 1
-    assert all(batch.input_ids.shape == (4, BLOCK) for batches in ranks for batch in batches)
-    labels = torch.cat([batch.labels for together in zip(*ranks, strict=True) for batch in together])
-    expected = []
-    for shard, n_rows in enumerate(packed.rows_per_shard.tolist()):
-        packing = packed.shard(shard)
-        for row in range(n_rows):
-            targets = []
-            for piece in range(packing.row_offsets[row], packing.row_offsets[row + 1]):
-                tokens = packed.store.document_tokens(shard, packing.document[piece])[packing.start[piece] :]
-                targets += tokens[1 : packing.length[piece] + 1].tolist()
-            expected.append(targets)
-    expected = expected[:max_rows]
-    for got, want in zip(labels, expected, strict=False):
-        assert got[got != IGNORE_INDEX].tolist() == want
-    assert int((labels[len(expected) :] != IGNORE_INDEX).sum()) == 0
