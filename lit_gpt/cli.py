@@ -6,50 +6,55 @@ A command is a dataclass of options and a function that takes one:
         run_command(Options, main)
 """
 
-import dataclasses
-import json
 import sys
-import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-import jsonargparse
 from tqdm import tqdm
 
+from lit_gpt.errors import InputError
+from lit_gpt.option_parser import option_parser
+from lit_gpt.option_types import convert_fields, hints_of, required, suggestion
+
 OptionsT = TypeVar("OptionsT")
+Command = tuple[type[Any], Callable[[Any], None]]
 
 EXIT_BAD_INPUT = 2
 
 
-class InputError(Exception):
-    """Something the user gave cannot be used. The message says what, where and what to do, in one line."""
-
-
-def parse_options(options_class: type[OptionsT], argv: Sequence[str] | None = None) -> OptionsT:
-    """Read flags, and YAML by `--config`, into the dataclass; its docstrings are the help.
+def parse_options(
+    options_class: type[OptionsT], argv: Sequence[str] | None = None, program: str | None = None
+) -> OptionsT:
+    """Read flags, and YAML or JSON by `--config`, into the dataclass; its docstrings are the help.
 
     Raises:
-        InputError: an unknown flag, a missing one, a value of the wrong type.
+        InputError: all that is wrong: unknown and missing options, values of the wrong type or out of range.
     """
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = jsonargparse.ArgumentParser(exit_on_error=False, description=options_class.__doc__)
-    parser.add_argument(
-        "--config", action="config", help="YAML file with any of the options; flags after it win."
-    )
-    parser.add_class_arguments(typing.cast(Any, options_class))
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    try:
-        parsed = parser.parse_args(_spell_out(arguments, options_class))
-    except jsonargparse.ArgumentError as error:
-        raise InputError(f"{_one_line(str(error))} (--help lists the options)") from error
-    names = [field.name for field in dataclasses.fields(typing.cast(Any, options_class))]
-    return options_class(**{name: parsed[name] for name in names})
+    hints = hints_of(options_class)
+    arguments = [_underscored(argument, hints) for argument in (sys.argv[1:] if argv is None else argv)]
+    given, strangers = option_parser(options_class, program).parse_known_args(arguments)
+    values: dict[str, Any] = {}
+    mistakes = _unknown(strangers, hints)
+    for name, (value, label) in vars(given).items():
+        converted, wrong = convert_fields(options_class, {name: value}, label)
+        values |= converted
+        mistakes += wrong
+    mistakes += [f"--{name} is missing" for name in required(options_class) if name not in vars(given)]
+    if mistakes:
+        raise InputError("; ".join(mistakes))
+    return options_class(**values)
 
 
-def run_command(options_class: type[OptionsT], main: Callable[[OptionsT], None]) -> NoReturn:
+def run_command(
+    options_class: type[OptionsT],
+    main: Callable[[OptionsT], None],
+    argv: Sequence[str] | None = None,
+    program: str | None = None,
+) -> NoReturn:
     """Parse, run, and leave: 0 done, 2 bad input (one line, no traceback), 130 interrupted."""
     try:
-        main(parse_options(options_class))
+        main(parse_options(options_class, argv, program))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(EXIT_BAD_INPUT)
@@ -57,6 +62,21 @@ def run_command(options_class: type[OptionsT], main: Callable[[OptionsT], None])
         print("interrupted", file=sys.stderr, flush=True)
         sys.exit(130)
     sys.exit(0)
+
+
+def run_commands(commands: Mapping[str, Command], description: str) -> NoReturn:
+    """`PROGRAM COMMAND --flags`: run the command that the first argument names."""
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name in commands:
+        run_command(*commands[name], sys.argv[2:], f"{Path(sys.argv[0]).name} {name}")
+    if name in ("-h", "--help"):
+        print(description.strip())
+        sys.exit(0)
+    print(
+        f"error: {name!r} is no command{suggestion(name, commands)}" if name else description.strip(),
+        file=sys.stderr,
+    )
+    sys.exit(EXIT_BAD_INPUT)
 
 
 def progress(
@@ -93,37 +113,17 @@ class _LineWriter:
         sys.stderr.flush()
 
 
-def _spell_out(arguments: list[str], options_class: type) -> list[str]:
-    """As jsonargparse wants it: `--input a b` as `--input ["a","b"]`, `--flag` as `--flag true`, dashes as
-    underscores in an option's name."""
-    hints = typing.get_type_hints(options_class)
-    spelled: list[str] = []
-    position = 0
-    while position < len(arguments):
-        name, equals, value = arguments[position].partition("=")
-        underscored = "--" + name.removeprefix("--").replace("-", "_")
-        if underscored.removeprefix("--") in hints and name.startswith("--"):
-            name = underscored
-        argument = name + equals + value
-        position += 1
-        hint = hints.get(argument.removeprefix("--"))
-        values = []
-        if _accepts(hint, list) or hint is bool:
-            while position < len(arguments) and not arguments[position].startswith("--"):
-                values.append(arguments[position])
-                position += 1
-        spelled.append(argument)
-        if hint is bool:
-            spelled.extend(values or ["true"])
-        elif values:
-            whole = len(values) == 1 and values[0].startswith("[")
-            spelled.append(values[0] if whole else json.dumps(values))
-    return spelled
+def _underscored(argument: str, names: Iterable[str]) -> str:
+    """`--max-lines=7` as `--max_lines=7`."""
+    name, equals, value = argument.partition("=")
+    underscored = name.removeprefix("--").replace("-", "_")
+    return f"--{underscored}{equals}{value}" if name.startswith("--") and underscored in names else argument
 
 
-def _accepts(hint: Any, container: type) -> bool:
-    return any(typing.get_origin(part) is container for part in (hint, *typing.get_args(hint)))
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.removeprefix("None").split())
+def _unknown(strangers: list[str], names: Iterable[str]) -> list[str]:
+    """Messages about arguments that are no options; what follows an unknown option is its value."""
+    flags = [argument.partition("=")[0] for argument in strangers if argument.startswith("-")]
+    if strangers and not flags:
+        return [f"{strangers[0]!r} belongs to no option"]
+    known = [f"--{name}" for name in names]
+    return [f"{flag}: no such option{suggestion(flag, known)}" for flag in flags]

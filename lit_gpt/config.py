@@ -1,14 +1,19 @@
 """The shape of a model: named ones, or a YAML/JSON file of one's own."""
 
 import dataclasses
-import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import yaml
+from lit_gpt.errors import InputError
+from lit_gpt.option_parser import read_config
+from lit_gpt.option_types import PositiveFloat, Range, convert_fields, required
 
-from lit_gpt.cli import InputError
+# Far above any model; what is larger is a mistake, and would fill the memory before anything is said.
+Count = Annotated[int, Range(at_least=1, at_most=10**5)]
+Width = Annotated[int, Range(at_least=1, at_most=10**7)]
+Length = Annotated[int, Range(at_least=1, at_most=2**31 - 1)]
 
 VOCAB_MULTIPLE = 64
 
@@ -19,35 +24,36 @@ class ModelConfig:
 
     name: str
     """What the shape is called; only for people."""
-    n_layer: int
+    n_layer: Count
     """Number of blocks."""
-    n_head: int
+    n_head: Count
     """Query heads."""
-    n_query_groups: int
+    n_query_groups: Count
     """Key and value heads: `n_head` is multi-head attention, 1 is multi-query attention."""
-    n_embd: int
+    n_embd: Width
     """Width of the residual stream."""
-    intermediate_size: int
+    intermediate_size: Width
     """Width of the gated MLP."""
-    block_size: int
+    block_size: Length
     """Longest sequence in tokens that the model is trained on."""
-    vocab_size: int | None = None
+    vocab_size: Length | None = None
     """Rows of the embedding and of the head; None takes the token store's, padded to a multiple of 64."""
-    norm_eps: float = 1e-5
+    norm_eps: PositiveFloat = 1e-5
     """Added to the mean square in RMSNorm."""
-    rope_base: float = 10000.0
+    rope_base: PositiveFloat = 10000.0
     """Base of the rotary frequencies ("theta")."""
     rope_scaling: dict[str, Any] | None = None
     """Rotary scaling in Hugging Face's words: rope_type linear, llama3 or yarn and its parameters."""
     tie_embeddings: bool = False
     """Whether the head is the embedding."""
-    head_size: int | None = None
+    head_size: Width | None = None
     """Width of one head; None is n_embd / n_head."""
 
     def __post_init__(self) -> None:
         """Raises InputError with everything that is wrong with the shape."""
-        sizes = ("n_layer", "n_head", "n_query_groups", "n_embd", "intermediate_size", "block_size")
-        mistakes = [f"{name} must be at least 1" for name in sizes if getattr(self, name) < 1]
+        fields, mistakes = convert_fields(type(self), vars(self))
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
         if not mistakes:
             if self.n_head % self.n_query_groups:
                 mistakes.append(f"n_query_groups {self.n_query_groups} does not divide n_head {self.n_head}")
@@ -55,8 +61,6 @@ class ModelConfig:
                 mistakes.append(f"n_head {self.n_head} does not divide n_embd {self.n_embd}")
             elif self.head_dim % 2:
                 mistakes.append(f"heads are {self.head_dim} wide, but RoPE needs an even width")
-        if self.vocab_size is not None and self.vocab_size < 1:
-            mistakes.append("vocab_size must be at least 1")
         if mistakes:
             raise InputError(f"model {self.name}: {'; '.join(mistakes)}")
 
@@ -78,13 +82,11 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, fields: dict[str, Any], origin: str) -> "ModelConfig":
         """The inverse of `to_dict`. Raises InputError that names `origin` and the field at fault."""
-        known = {field.name: field for field in dataclasses.fields(cls)}
-        if unknown := sorted(fields.keys() - known.keys()):
-            raise InputError(f"model {origin}: unknown field {', '.join(unknown)}; known: {', '.join(known)}")
-        required = {name for name, field in known.items() if field.default is dataclasses.MISSING}
-        if missing := sorted(required - fields.keys()):
-            raise InputError(f"model {origin}: missing field {', '.join(missing)}")
-        return cls(**{name: _checked(known[name], value, origin) for name, value in fields.items()})
+        _, mistakes = convert_fields(cls, fields)
+        mistakes += [f"{name} is missing" for name in required(cls) if name not in fields]
+        if mistakes:
+            raise InputError(f"model {origin}: {'; '.join(mistakes)}")
+        return cls(**fields)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, as JSON can hold them."""
@@ -131,32 +133,14 @@ class ModelConfig:
         return self.n_layer * block + embeddings + self.n_embd
 
 
-def _checked(field: dataclasses.Field, value: Any, origin: str) -> Any:
-    if field.type in (int, int | None) and not isinstance(value, int | None):
-        raise InputError(f"model {origin}: {field.name} must be a whole number, not {value!r}")
-    if field.type is float:
-        try:
-            return float(value)  # YAML takes 1e-5 for a string
-        except (TypeError, ValueError):
-            raise InputError(f"model {origin}: {field.name} must be a number, not {value!r}") from None
-    return value
-
-
 def _read_fields(path: Path) -> dict[str, Any]:
-    file = path / "state.json" if path.is_dir() else path
-    if not file.is_file():
+    is_folder = os.path.isdir(path)
+    file = path / "state.json" if is_folder else path
+    if not os.path.exists(file):
         known = ", ".join(NAMED_SHAPES)
         raise InputError(f"model {path}: neither a file nor a checkpoint folder nor one of {known}")
-    try:
-        text = file.read_text(encoding="utf-8")
-        fields = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
-        raise InputError(
-            f"model {path}: not readable as YAML or JSON: {' '.join(str(error).split())}"
-        ) from error
-    if not isinstance(fields, dict):
-        raise InputError(f"model {path}: must hold fields like n_layer: 12")
-    if not path.is_dir():
+    fields = read_config(file)
+    if not is_folder:
         return fields
     if not isinstance(fields.get("model"), dict):
         raise InputError(f"model {path}: its state.json names no model; it is not a trainer's checkpoint")

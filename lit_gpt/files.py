@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from lit_gpt.cli import InputError
+from lit_gpt.errors import InputError
 
 MAX_JSON_BYTES = 64 << 20
 

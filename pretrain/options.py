@@ -2,12 +2,24 @@
 
 import dataclasses
 import math
-import re
+import os
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from lit_gpt.cli import InputError
+from lit_gpt.errors import InputError
+from lit_gpt.option_types import (
+    Duration,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Range,
+    convert_fields,
+    parse_duration,
+)
+
+ProcessCount = Annotated[int, Range(at_least=1, at_most=100_000)]
+Decay = Annotated[float, Range(at_least=0, below=1)]
 
 
 @dataclass
@@ -26,7 +38,7 @@ class TrainOptions:
     """Token store to validate on."""
     model_name: str = "LLaMmlein_1B"
     """A shape of lit_gpt/config.py or a YAML/JSON file of one's own."""
-    block_size: int | None = None
+    block_size: PositiveInt | None = None
     """Predictions in a row; the shape's own when not given."""
     initial_checkpoint_dir: str | None = None
     """Start from these weights (a converted model) with a fresh optimizer: continued pretraining."""
@@ -35,45 +47,45 @@ class TrainOptions:
     allow_changed_data: bool = False
     """Resume although the data, its packing or its order is not what the checkpoint was trained on."""
 
-    global_batch_size: int = 512
+    global_batch_size: PositiveInt = 512
     """Rows per optimizer step over all devices."""
-    micro_batch_size: int = 8
+    micro_batch_size: PositiveInt = 8
     """Rows per device and forward pass."""
-    max_steps: int = 1000
+    max_steps: PositiveInt = 1000
     """Optimizer steps in the whole run."""
-    learning_rate: float = 4e-4
+    learning_rate: PositiveFloat = 4e-4
     """Peak learning rate."""
-    min_lr: float = 4e-5
+    min_lr: NonNegativeFloat = 4e-5
     """Learning rate at the end of the decay."""
-    warmup_steps: int = 100
+    warmup_steps: NonNegativeInt = 100
     """Steps of linear warm-up."""
     lr_schedule: Literal["cosine", "wsd", "linear", "constant"] = "cosine"
     """Shape after the warm-up; wsd stays at the peak and decays over the last `decay_steps`."""
-    decay_steps: int | None = None
+    decay_steps: PositiveInt | None = None
     """wsd only: steps of the final decay to min_lr, a tenth of max_steps when not given."""
-    weight_decay: float = 0.1
+    weight_decay: NonNegativeFloat = 0.1
     """On matrices only; norms are not decayed."""
-    beta1: float = 0.9
+    beta1: Decay = 0.9
     """AdamW's decay of the first moment."""
-    beta2: float = 0.95
+    beta2: Decay = 0.95
     """AdamW's decay of the second moment."""
-    grad_clip: float = 1.0
+    grad_clip: NonNegativeFloat = 1.0
     """Largest norm of the gradient; 0 switches clipping off."""
     seed: int = 1337
     """Of the initial weights and of the order of the data."""
 
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes CUDA devices if there are any."""
-    devices: int = 1
+    devices: ProcessCount = 1
     """Devices (processes) per node."""
-    num_nodes: int = 1
+    num_nodes: ProcessCount = 1
     """Nodes of the job."""
     precision: Literal["auto", "32-true", "bf16-mixed", "bf16-true"] = "auto"
     """auto: bf16-mixed (fp32 weights, bf16 arithmetic) on CUDA, 32-true on CPU. bf16-true keeps weights and
     moments in bf16."""
     sharding_strategy: Literal["FULL_SHARD", "SHARD_GRAD_OP", "HYBRID_SHARD", "NO_SHARD"] = "FULL_SHARD"
     """With more than one device, what FSDP2 splits over them."""
-    shard_group_size: int | None = None
+    shard_group_size: PositiveInt | None = None
     """HYBRID_SHARD: devices that share one copy of the model; those of a node when not given."""
     activation_checkpointing: Literal["none", "selective", "full"] = "none"
     """Recompute in the backward pass: every second block, or every block."""
@@ -86,7 +98,7 @@ class TrainOptions:
     deterministic: bool = False
     """Bitwise repeatable on CUDA too, at some cost in speed. A CPU run always is."""
 
-    shuffle_window: int = 8
+    shuffle_window: PositiveInt = 8
     """Shards that are mixed with one another at a time."""
     packing: Literal["best_fit", "concat", "one_per_row"] = "best_fit"
     """How documents are laid into rows."""
@@ -94,37 +106,37 @@ class TrainOptions:
     """Where packings are cached; beside the store when not given."""
     cache_dir: str | None = None
     """Node-local folder to which shards are copied ahead of use."""
-    cache_gb: float = 100.0
+    cache_gb: PositiveFloat = 100.0
     """Most that cache_dir may hold, in 10^9 bytes."""
     log_datapoints: bool = True
     """Write the datapoint log: which documents each step was fed."""
 
-    save_step_interval: int = 1000
+    save_step_interval: NonNegativeInt = 1000
     """Steps between checkpoints; one is written at the end in any case. 0: at the end only."""
     state_dict_type: Literal["sharded", "full"] = "sharded"
     """sharded: every rank writes its part; full: rank 0 writes one set."""
-    keep_last: int = 3
+    keep_last: NonNegativeInt = 3
     """Checkpoints to keep; 0 keeps all."""
-    keep_every: int = 0
+    keep_every: NonNegativeInt = 0
     """Keep the checkpoints of every n-th step for ever; 0: none."""
     async_save: bool = True
     """Write checkpoints while training goes on."""
     on_save_error: Literal["stop", "continue"] = "stop"
     """What a checkpoint that could not be written does to the run."""
-    eval_step_interval: int = 1000
+    eval_step_interval: NonNegativeInt = 1000
     """Steps between validations."""
-    eval_iters: int = 100
+    eval_iters: NonNegativeInt = 100
     """Validate on this many micro-batches' worth of rows (times micro_batch_size), a fixed sample of the
     store; 0: on all of it."""
-    log_step_interval: int = 10
+    log_step_interval: PositiveInt = 10
     """Steps between progress lines; metrics.csv has every step."""
     wandb_project: str | None = None
     """Log to this Weights & Biases project too (needs the wandb package)."""
-    max_time: str | None = None
-    """HH:MM:SS after which to checkpoint and stop, as before a job's time limit."""
-    max_skipped_steps: int = 20
+    max_time: Duration | None = None
+    """Time after which to checkpoint and stop, as before a job's time limit."""
+    max_skipped_steps: PositiveInt = 20
     """Stop after this many steps in a row with a gradient that is not finite."""
-    watchdog_minutes: float = 15.0
+    watchdog_minutes: NonNegativeFloat = 15.0
     """Stop a process, with the stack of every thread in a file, when no step ends for so long. 0: never."""
 
     @property
@@ -143,40 +155,27 @@ class TrainOptions:
         Raises:
             InputError: one line that lists all of them.
         """
-        mistakes = [message for wrong, message in self._rules() if wrong]
-        if self.max_time is not None:
-            try:
-                parse_duration(self.max_time)
-            except InputError as error:
-                mistakes.append(str(error))
+        fields, mistakes = convert_fields(type(self), vars(self), "--")
+        vars(self).update(fields)
+        mistakes = mistakes or [message for wrong, message in self._rules() if wrong]
         if mistakes:
             raise InputError("; ".join(mistakes))
 
     def _rules(self) -> list[tuple[bool, str]]:
         world, rows, micro = self.world_size, self.global_batch_size, self.micro_batch_size
         group = self.shard_group_size
-        positive = [
-            "global_batch_size", "micro_batch_size", "max_steps", "devices", "num_nodes", "shuffle_window",
-            "log_step_interval", "max_skipped_steps", "learning_rate", "cache_gb",
-        ]  # fmt: skip
-        not_negative = [
-            "min_lr", "warmup_steps", "weight_decay", "grad_clip", "save_step_interval", "eval_step_interval",
-            "eval_iters", "keep_last", "keep_every", "watchdog_minutes",
-        ]  # fmt: skip
         return [
             (not self.train_data_dir, "--train_data_dir is missing: give a token store"),
             (not self.out_dir, "--out_dir is missing: give a folder for the run"),
-            *((getattr(self, name) <= 0, f"--{name} must be above 0") for name in positive),
-            *((getattr(self, name) < 0, f"--{name} must not be negative") for name in not_negative),
             (
-                world > 0 and rows > 0 and rows % world != 0,
+                rows % world != 0,
                 f"--global_batch_size {rows} is not divisible by {world} processes "
                 f"(devices x num_nodes); the nearest that are: {nearest_multiples(rows, world)}",
             ),
             (
-                world > 0 and micro > 0 and rows % world == 0 and micro > rows // world > 0,
+                rows % world == 0 and micro > rows // world,
                 f"--micro_batch_size {micro} is larger than a process's share of the global batch, "
-                f"{rows // max(world, 1)}",
+                f"{rows // world}",
             ),
             (
                 self.min_lr > self.learning_rate,
@@ -186,23 +185,20 @@ class TrainOptions:
                 self.warmup_steps > self.max_steps,
                 f"--warmup_steps {self.warmup_steps} is more than --max_steps {self.max_steps}",
             ),
-            (not 0 <= self.beta1 < 1, f"--beta1 {self.beta1} must be in [0, 1)"),
-            (not 0 <= self.beta2 < 1, f"--beta2 {self.beta2} must be in [0, 1)"),
             (
                 self.decay_steps is not None and self.lr_schedule != "wsd",
                 f"--decay_steps is for --lr_schedule wsd, not {self.lr_schedule}",
             ),
             (
-                self.decay_steps is not None
-                and not 0 < self.decay_steps <= self.max_steps - self.warmup_steps,
-                f"--decay_steps {self.decay_steps} must lie between 1 and max_steps - warmup_steps",
+                self.decay_steps is not None and self.decay_steps > self.max_steps - self.warmup_steps,
+                f"--decay_steps {self.decay_steps} is more than max_steps - warmup_steps",
             ),
             (
                 group is not None and self.sharding_strategy != "HYBRID_SHARD",
                 f"--shard_group_size is for --sharding_strategy HYBRID_SHARD, not {self.sharding_strategy}",
             ),
             (
-                group is not None and (group < 1 or world % group != 0),
+                group is not None and world % group != 0,
                 f"--shard_group_size {group} does not divide the {world} processes",
             ),
             (
@@ -210,11 +206,11 @@ class TrainOptions:
                 "--initial_checkpoint_dir starts a run and --resume continues one: give one of them",
             ),
             (
-                self.resume not in (None, "true", "auto") and not Path(str(self.resume)).is_dir(),
+                self.resume not in (None, "true", "auto") and not os.path.isdir(str(self.resume)),
                 f"--resume {self.resume}: no such folder; give that of a checkpoint, true or auto",
             ),
             (
-                self.model_name.endswith((".yaml", ".yml", ".json")) and not Path(self.model_name).is_file(),
+                self.model_name.endswith((".yaml", ".yml", ".json")) and not os.path.isfile(self.model_name),
                 f"--model_name {self.model_name}: no such file",
             ),
         ]
@@ -228,16 +224,3 @@ def nearest_multiples(number: int, divisor: int) -> str:
     """The multiples of `divisor` on both sides of `number`, for an error message."""
     below = number // divisor * divisor
     return " and ".join(str(value) for value in (below, below + divisor) if value > 0)
-
-
-def parse_duration(text: str) -> float:
-    """Seconds of `HH:MM:SS`, `MM:SS` or SLURM's `D-HH:MM:SS`.
-
-    Raises:
-        InputError: anything else.
-    """
-    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text)
-    if match is None:
-        raise InputError(f"--max_time {text}: write HH:MM:SS or D-HH:MM:SS")
-    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)

@@ -11,16 +11,15 @@ The exit code is 1 where the log and the data disagree.
 
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Literal, NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from lit_gpt.cli import InputError, progress, run_command
+from lit_gpt.cli import Command, InputError, progress, run_commands
 from lit_gpt.packing import row_checksum
 from lit_gpt.tokenizer import Tokenizer
 from pretrain.log_replay import LoggedRows, Replay
@@ -205,7 +204,7 @@ def stats(options: StatsOptions) -> None:
         plot_counts(counts, options.output)
 
 
-COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
+COMMANDS: dict[str, Command] = {
     "step": (StepOptions, print_step),
     "doc": (DocOptions, print_document),
     "verify": (VerifyOptions, verify),
@@ -220,8 +219,4 @@ def _disagree(message: str) -> NoReturn:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
-        print(__doc__.strip(), file=sys.stderr)
-        sys.exit(2)
-    sys.argv[:2] = [f"{sys.argv[0]} {sys.argv[1]}"]
-    run_command(*COMMANDS[sys.argv[0].rsplit(" ", 1)[1]])
+    run_commands(COMMANDS, __doc__)

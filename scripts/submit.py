@@ -24,8 +24,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from lit_gpt.cli import InputError, run_command
+from lit_gpt.option_types import Duration, PositiveFloat, PositiveInt, parse_duration
 from pretrain.job_plan import JobPlan, examine
-from pretrain.options import TrainOptions, parse_duration
+from pretrain.options import TrainOptions
 
 SITE_SETTINGS = ROOT / "cluster/exec/env.sh"
 SCRIPT = ROOT / "cluster/exec/train_fabric.sh"
@@ -54,13 +55,13 @@ class SubmitOptions(TrainOptions):
     Takes the trainer's options; --num_nodes and --devices are also the size of the job.
     """
 
-    time: str = "24:00:00"
-    """Time limit of a job, HH:MM:SS or D-HH:MM:SS. What is not done by then is done after the next start."""
-    chain: int = 1
+    time: Duration = "24:00:00"
+    """Time limit of a job. What is not done by then is done after the next start."""
+    chain: PositiveInt = 1
     """Submit so many jobs, one after another, where a job may not requeue itself."""
-    device_memory: float = 80.0
+    device_memory: PositiveFloat = 80.0
     """Memory of a device in GiB, with which the estimate is compared."""
-    tokens_per_second: float | None = None
+    tokens_per_second: PositiveFloat | None = None
     """Of one device, as measured: gives the hours that the run will take."""
     sbatch_options: str = ""
     """More options for sbatch, in one string: --sbatch_options='--qos=long --exclude=node07'."""
@@ -71,8 +72,6 @@ class SubmitOptions(TrainOptions):
 def main(options: SubmitOptions) -> None:
     """Check, show, submit."""
     limit = parse_duration(options.time)
-    if options.chain < 1:
-        raise InputError(f"--chain {options.chain} must be above 0")
     check_environment()
     plan = examine(options)
     for name, text in [*plan.lines(options.device_memory), ("time", time_needed(plan, limit))]:

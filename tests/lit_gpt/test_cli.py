@@ -1,9 +1,12 @@
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from lit_gpt.cli import InputError, parse_options
+from lit_gpt.option_types import PositiveInt
 
 
 @dataclass
@@ -12,7 +15,7 @@ class Options:
 
     input: list[str]
     """Files."""
-    max_lines: int = 3
+    max_lines: PositiveInt = 3
     """Lines."""
     dry_run: bool = False
     """Show only."""
@@ -20,6 +23,8 @@ class Options:
     """Folder."""
     names: list[str] = field(default_factory=list)
     """Names."""
+    kind: Literal["small", "large"] = "small"
+    shares: dict[str, float] = field(default_factory=dict)
 
 
 def test_lists_booleans_and_dashes_are_written_as_users_write_them():
@@ -34,6 +39,74 @@ def test_a_file_gives_options_and_flags_win(tmp_path):
     file.write_text("input: [a]\nmax_lines: 5\n")
     assert parse_options(Options, ["--config", str(file)]) == Options(["a"], 5)
     assert parse_options(Options, ["--config", str(file), "--max_lines", "6"]).max_lines == 6
+
+
+def test_yaml_means_what_the_same_words_mean_as_flags(tmp_path):
+    """YAML 1.1 would read seconds, a boolean, a date and text."""
+    file = tmp_path / "options.yaml"
+    file.write_text("input: [01:30:00, no, 2026-11-27, 'null']\nmax_lines: 1_000\ndry_run: 'no'\noutput:\n")
+    assert parse_options(Options, ["--config", str(file)]) == Options(
+        ["01:30:00", "no", "2026-11-27", "null"], 1000, False, None
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"max_lnes: 1", ": max_lnes: no such option; did you mean max_lines"),
+        (b"max_lines: null", ": max_lines: null is not a whole number"),
+        (b"max_lines: " + b"9" * 5000, ": max_lines: '9+[.]{3}9+' is not a whole number"),
+        (b"output: {a: b}", ": output: {'a': 'b'} is not text"),
+        (b"__class__: 1", ": __class__: no such option"),
+        (b"dry_run: maybe", ": dry_run: 'maybe' is neither true nor false"),
+        (b"max_lines: \xff", "codec can't decode"),
+        (b"[1, 2]", "holds no table"),
+        (b"3: x\nnull: y", "holds no table"),
+        (b"", "holds no table"),
+        (b"input: &a [*a]", "not readable as YAML"),
+        (b"input: " + b"[" * 10_000 + b"]" * 10_000, "not readable as YAML"),
+        (b"#" * (1 << 21), "larger than"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_a_file_that_is_none_is_named(content, message, tmp_path):
+    file = tmp_path / "options.yaml"
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=f"{re.escape(str(file))}.*{message}") as error:
+        parse_options(Options, ["--input", "a", "--config", str(file)])
+    assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--max_lines", "abc"], "--max_lines: 'abc' is not a whole number"),
+        (["--max_lins", "4"], "--max_lins: no such option; did you mean --max_lines?"),
+        (["--max_lines"], "--max_lines: expected one argument"),
+        (["--max_lines", "1", "2"], "'2' belongs to no option"),
+        (["--max_lines", "0"], "--max_lines: must be at least 1, not 0"),
+        (["--kind", "smal"], "--kind: 'smal' is no choice; did you mean small?"),
+        (["--output", ""], "--output: is empty"),
+        (["--output", "a\0b"], "--output: 'a\\x00b' has a NUL character"),
+        (["--shares", "{a: .inf}"], "--shares: '.inf' is not a number"),
+        (["--shares", "{a: 1e999}"], "--shares: '1e999' is not a finite number"),
+        (["--shares", "3"], "--shares: '3' is not of the form {name: value}"),
+    ],
+)
+def test_messages_are_words(flags, message):
+    with pytest.raises(InputError) as error:
+        parse_options(Options, ["--input", "a", *flags])
+    assert str(error.value) == message
+
+
+def test_help_says_type_range_and_default(capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse_options(Options, ["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert ended.value.code == 0
+    assert "Lines. (whole number, at least 1; default: 3)" in text
+    assert "--kind {small,large} (default: small)" in text
+    assert "Files. (required)" in text
 
 
 @pytest.mark.parametrize(

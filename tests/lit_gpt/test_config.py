@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 
@@ -34,11 +35,11 @@ def test_a_file_of_ones_own(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(
         "n_layer: 3\nn_head: 6\nn_query_groups: 2\nn_embd: 96\nintermediate_size: 200\nblock_size: 512\n"
-        "norm_eps: 1e-6\nrope_scaling: {rope_type: linear, factor: 2.0}\n"
+        "norm_eps: 1e-6\ntie_embeddings: 'no'\nrope_scaling: {rope_type: linear, factor: 2.0}\n"
     )
     config = ModelConfig.load(path, block_size=256)
     assert (config.name, config.n_layer, config.block_size, config.head_dim) == ("mine", 3, 256, 16)
-    assert config.norm_eps == 1e-6
+    assert (config.norm_eps, config.tie_embeddings) == (1e-6, False)
     assert config.rope_scaling == {"rope_type": "linear", "factor": 2.0}
 
 
@@ -68,10 +69,24 @@ def test_vocabulary_of_the_store():
         ({"n_query_groups": 3}, "n_query_groups 3 does not divide n_head 4"),
         ({"n_embd": 66}, "n_head 4 does not divide n_embd 66"),
         ({"n_embd": 12}, "3 wide"),
-        ({"n_layer": 0, "block_size": -1}, "n_layer must be at least 1; block_size must be at least 1"),
-        ({"n_layer": "two"}, "n_layer must be a whole number, not 'two'"),
-        ({"norm_eps": "small"}, "norm_eps must be a number, not 'small'"),
-        ({"n_layers": 2}, "unknown field n_layers"),
+        (
+            {"n_layer": 0, "block_size": -1},
+            r"n_layer: must be at least 1 .*, not 0; block_size: must be at least 1 .*, not -1",
+        ),
+        ({"n_layer": "two"}, "n_layer: 'two' is not a whole number"),
+        ({"norm_eps": "small"}, "norm_eps: 'small' is not a number"),
+        ({"n_layers": 2}, "n_layers: no such option; did you mean n_layer?"),
+        ({"n_layer": None}, "n_layer: null is not a whole number"),
+        ({"n_layer": 10**9}, "n_layer: must be at least 1 and at most 100,000"),
+        ({"n_embd": 10**300}, "n_embd: does not fit 64 bits"),
+        ({"norm_eps": math.nan}, "norm_eps: nan is not a finite number"),
+        ({"rope_base": math.inf}, "rope_base: inf is not a finite number"),
+        ({"rope_scaling": {"factor": math.nan}}, "rope_scaling: nan is not a finite number"),
+        ({"rope_scaling": 3}, "rope_scaling: 3 is not of the form"),
+        ({"tie_embeddings": "nope"}, "tie_embeddings: 'nope' is neither true nor false"),
+        ({"tie_embeddings": 1}, "tie_embeddings: 1 is neither true nor false"),
+        ({"head_size": -2}, "head_size: must be at least 1"),
+        ({"vocab_size": True}, "vocab_size: true is not a whole number"),
     ],
 )
 def test_mistakes_are_named(overrides, message):
@@ -83,10 +98,10 @@ def test_mistakes_are_named(overrides, message):
     ("content", "message"),
     [
         (None, "neither a file nor a checkpoint folder nor one of LLaMmlein_120M"),
-        ("n_layer: 2\n", "missing field block_size, intermediate_size"),
-        ("- a\n", "must hold fields"),
+        ("n_layer: 2\n", "n_query_groups is missing; n_embd is missing"),
+        ("- a\n", "holds no table"),
         ("n_layer: [\n", "not readable as YAML"),
-        ("!!python/object/apply:os.system ['true']\n", "not readable as YAML"),
+        ("!!python/object/apply:os.system ['true']\n", "holds no table"),
     ],
 )
 def test_files_that_are_no_shapes(content, message, tmp_path):

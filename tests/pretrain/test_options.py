@@ -1,3 +1,4 @@
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -5,19 +6,41 @@ from pathlib import Path
 import pytest
 
 from lit_gpt.cli import InputError
-from pretrain.options import TrainOptions, parse_duration
+from lit_gpt.option_types import parse_duration
+from pretrain.options import TrainOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_all_mistakes_are_in_one_message():
-    options = TrainOptions(global_batch_size=10, devices=4, min_lr=1.0, warmup_steps=5000, beta2=1.0)
+    options = TrainOptions(global_batch_size=10, devices=4, min_lr=1.0, warmup_steps=5000)
     with pytest.raises(InputError) as error:
         options.check()
     message = str(error.value)
-    for part in ("--train_data_dir", "--out_dir", "8 and 12", "--min_lr", "--warmup_steps", "--beta2"):
+    for part in ("--train_data_dir", "--out_dir", "8 and 12", "--min_lr", "--warmup_steps"):
         assert part in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, value) for name in ("learning_rate", "grad_clip") for value in (math.nan, math.inf, -1)),
+        *((name, value) for name in ("devices", "num_nodes") for value in (0, -1, 10**400, None)),
+        ("beta2", 1.0),
+        ("grad_clip", "much"),
+        ("cache_gb", 10**400),
+        ("seed", 2**63),
+        ("max_time", "1h"),
+        ("on_save_error", "hope"),
+        ("float8", 1),
+    ],
+)  # fmt: skip
+def test_a_value_out_of_range_is_named(name, value):
+    options = TrainOptions(train_data_dir=["x"], out_dir="y", **{name: value})
+    with pytest.raises(InputError, match=f"^--{name}: ") as error:
+        options.check()
+    assert len(str(error.value)) < 200
 
 
 def test_a_batch_smaller_than_the_ranks_names_the_nearest_that_works():
@@ -44,15 +67,29 @@ def test_the_7b_configuration_has_the_originals_values():
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("00:01:30", 90), ("1-02:00:00", 93600), ("05:00", 300), ("48:00:00", 172800)]
+    ("text", "seconds"),
+    [
+        ("00:01:30", 90),
+        ("1-02:00:00", 93600),
+        ("05:00", 300),
+        ("48:00:00", 172800),
+        ("90", 5400),
+        ("1-12", 129600),
+        ("1-12:30", 131400),
+        ("0-00:01", 60),
+        ("100:00", 6000),
+        ("0:0:1", 1),
+    ],
 )
 def test_durations(text, seconds):
     assert parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "10", "1h", "-1:00:00", "1:2:3:4", "aa:bb"])
+@pytest.mark.parametrize(
+    "text", ["", "1h", "-1:00:00", "1:2:3:4", "aa:bb", "1-", "1-1:1:1:1", "0", "0-00:00", "-5", "1:", "９"]
+)
 def test_other_durations_are_refused(text):
-    with pytest.raises(InputError):
+    with pytest.raises(ValueError, match=r"time|longer"):
         parse_duration(text)
 
 

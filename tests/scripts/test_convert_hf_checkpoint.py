@@ -215,7 +215,7 @@ def spoil_weights(folder, change):
         ({"rope_parameters": {"rope_type": "yarn", "factor": None}}, "yarn is no sensible number"),
         ({"rope_scaling": "linear"}, "rope_scaling is 'linear', not an object"),
         ({"rms_norm_eps": "absent", "vocab_size": "absent"}, "vocab_size, rms_norm_eps is missing"),
-        ({"hidden_size": "big"}, "n_embd must be a whole number, not 'big'"),
+        ({"hidden_size": "big"}, "n_embd: 'big' is not a whole number"),
         (
             {"hidden_size": 32, "head_dim": 16},
             r"embed_tokens.weight has shape \(520, 64\), config.json wants \(520, 32\)",

@@ -171,6 +171,13 @@ def test_a_store_that_moved_is_named_and_can_be_given(run_dir, train_store_dir, 
         data_json.write_text(before)
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["doc", "--help"], ["export", "-h"]])
+def test_help_is_no_error(arguments):
+    result = datapoints(*arguments)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert f"datapoints.py {arguments[0]}" in result.stdout or "datapoints.py step" in result.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -178,7 +185,9 @@ def test_a_store_that_moved_is_named_and_can_be_given(run_dir, train_store_dir, 
         (["doc", "--run", "RUN", "--id", "nie gesehen"], "'nie gesehen' is in no store"),
         (["verify", "--run", "/nowhere"], "/nowhere has no datapoints/data.json"),
         (["verify", "--run", "RUN", "--wrong", "1"], "wrong"),
-        (["eat", "--run", "RUN"], "datapoints.py doc    --run OUT"),
+        (["eat", "--run", "RUN"], "'eat' is no command; known: step, doc"),
+        (["verfy", "--run", "RUN"], "did you mean verify?"),
+        ([], "datapoints.py doc    --run OUT"),
         (["export", "--run", "RUN", "--output", "/proc/none/x"], "cannot write there"),
     ],
 )

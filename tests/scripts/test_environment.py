@@ -71,13 +71,13 @@ def test_a_given_python_that_is_not_there(machine):
 
 def test_a_given_python_is_told_what_it_lacks(machine):
     install(machine, "bare", f'exec {sys.executable} -S "$@"')
-    (machine / "requirements.txt").write_text("numpy==2.4.6  # arrays\njsonargparse[signatures]==4.53.0\n")
+    (machine / "requirements.txt").write_text("numpy==2.4.6  # arrays\nsafetensors[numpy]==0.8.0\n")
     message = refusal(use_environment(machine, PYTHON="bare"))
-    assert "lacks numpy jsonargparse;" in message
+    assert "lacks numpy safetensors;" in message
 
 
 def test_a_given_python_that_has_everything_is_used(machine):
-    (machine / "requirements.txt").write_text("# Data\nnumpy==2.4.6\njsonargparse[signatures]==4.53.0\n")
+    (machine / "requirements.txt").write_text("# Data\nnumpy==2.4.6\nsafetensors[numpy]==0.8.0\n")
     done = use_environment(machine, PYTHON=sys.executable)
     assert (done.returncode, done.stdout) == (0, f"using {sys.executable}\n"), done.stderr
     assert not (machine / ".venv").exists()
