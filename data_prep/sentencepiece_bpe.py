@@ -17,7 +17,7 @@ from sentencepiece import sentencepiece_model_pb2
 
 from lit_gpt.cli import InputError
 from lit_gpt.files import write_atomically
-from lit_gpt.tokenizer import begin_with_bos
+from lit_gpt.tokenizer import begin_with_bos, for_transformers
 
 UNK, BOS, EOS = "<unk>", "<s>", "</s>"  # ids 0, 1 and 2; with bytes to fall back on <unk> never occurs
 MAX_LINE_BYTES = 1 << 20
@@ -56,14 +56,12 @@ def train(texts: Iterable[str], vocab_size: int, output: Path, special_tokens: S
     output.mkdir(parents=True, exist_ok=True)
     (output / "tokenizer.model").write_bytes(model.getvalue())
     config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": BOS,
         "eos_token": EOS,
         "unk_token": UNK,
         "add_prefix_space": False,  # as in tokenizer.json, for those who read tokenizer.model
-        "clean_up_tokenization_spaces": False,
     }
-    write_atomically(output / "tokenizer_config.json", json.dumps(config, indent=1) + "\n")
+    write_atomically(output / "tokenizer_config.json", json.dumps(for_transformers(config), indent=1) + "\n")
     backend = tokenizers.Tokenizer.from_str(json.dumps(_definition(model.getvalue())))
     begin_with_bos(backend, BOS)
     write_atomically(output / "tokenizer.json", backend.to_str(pretty=True))

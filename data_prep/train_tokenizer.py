@@ -16,7 +16,7 @@ from data_prep import sentencepiece_bpe
 from data_prep.readers import TEXT_FIELDS, SetAside, find_files, read_documents
 from lit_gpt.cli import InputError, progress, run_command
 from lit_gpt.files import write_atomically
-from lit_gpt.tokenizer import begin_with_bos
+from lit_gpt.tokenizer import begin_with_bos, for_transformers
 from lit_gpt.word_cache import WORDS
 
 BOS, EOS = "<s>", "</s>"  # ids 0 and 1, whatever the vocabulary
@@ -103,12 +103,10 @@ def train(texts: Iterable[str], vocab_size: int, output: Path, special_tokens: S
     begin_with_bos(backend, BOS)
     output.mkdir(parents=True, exist_ok=True)
     config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": BOS,
         "eos_token": EOS,
-        "clean_up_tokenization_spaces": False,
     }
-    write_atomically(output / "tokenizer_config.json", json.dumps(config, indent=1) + "\n")
+    write_atomically(output / "tokenizer_config.json", json.dumps(for_transformers(config), indent=1) + "\n")
     write_atomically(output / "tokenizer.json", backend.to_str(pretty=True))
 
 

@@ -89,9 +89,14 @@ def write_hf_folder(
     _write_weights(reader, config, folder, dtype, max_shard_bytes)
     stored = dtype or reader.dtype(reader.keys()[0])
     _write_json(folder / "config.json", config_json(config, tokenizer, stored))
-    ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
+    # The pad token only here: in config.json it would freeze its row of the embedding in later training.
+    ids = {
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": tokenizer.eos_id,
+        "pad_token_id": tokenizer.pad_id,
+    }
     _write_json(folder / "generation_config.json", {"_from_model_config": True, **ids})
-    tokenizer.write_for_transformers(folder)
+    tokenizer.write_for_transformers(folder, config.block_size)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 

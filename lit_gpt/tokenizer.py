@@ -41,6 +41,30 @@ def begin_with_bos(backend: tokenizers.Tokenizer, bos: str) -> None:
     )
 
 
+def for_transformers(config: dict[str, Any], **fixed: Any) -> dict[str, Any]:
+    """`tokenizer_config.json` as every version of transformers reads it, for a model that continues texts.
+
+    Args:
+        config: names `eos_token`; its own `pad_token` and `padding_side` stay.
+        fixed: keys that win.
+    """
+    defaults = {
+        # EOS, as `generate` chooses: masks derived from BOS would hide a prompt's first token, and the
+        # unknown token may be part of a text.
+        "pad_token": config["eos_token"],
+        "padding_side": "left",  # a continuation follows the prompt, not its padding
+        "clean_up_tokenization_spaces": False,
+    }
+    return {
+        **defaults,
+        **config,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        # Without it transformers 4 adds token_type_ids, which `generate` refuses.
+        "model_input_names": ["input_ids", "attention_mask"],
+        **fixed,
+    }
+
+
 class Tokenizer:
     """Text to `BOS + ids + EOS` and back. Strings that look like special tokens are plain text."""
 
@@ -60,6 +84,9 @@ class Tokenizer:
         self.unk_id: int | None = None
         if special["unk_token"] is not None:
             self.unk_id = self._special_id(special, "unk_token")
+        # A pad token outside the vocabulary would be an id that the model has no row for.
+        pad_id = self._backend.token_to_id(special["pad_token"] or "")
+        self.pad_id: int = self.eos_id if pad_id is None else pad_id
         defining = [definition, self.bos_id, self.eos_id]
         self.fingerprint = hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()
 
@@ -76,7 +103,8 @@ class Tokenizer:
         """
         folder = Path(folder)
         definition, config = _read_definition(folder)
-        special = {name: _content(config.get(name)) for name in ("bos_token", "eos_token", "unk_token")}
+        names = ("bos_token", "eos_token", "unk_token", "pad_token")
+        special = {name: _content(config.get(name)) for name in names}
         try:
             return cls(folder, {key: definition.get(key) for key in _DEFINING}, special, cache_words)
         except InputError:
@@ -97,11 +125,15 @@ class Tokenizer:
         """The files of the folder that belong to the tokenizer."""
         return [path for name in FILES if (path := self.folder / name).is_file()]
 
-    def write_for_transformers(self, folder: Path) -> None:
+    def write_for_transformers(self, folder: Path, max_length: int) -> None:
         """Copy the files so that `AutoTokenizer`, of whatever version, gives these ids.
 
         `tokenizer.json` as it is used here, and the class that takes it at its word: others add rules of
         their own, which differ between versions.
+
+        Args:
+            folder: is there.
+            max_length: the model's longest sequence in tokens, to which transformers truncates when asked.
         """
         for path in self.files():
             shutil.copyfile(path, folder / path.name)
@@ -109,7 +141,7 @@ class Tokenizer:
         config.pop("legacy", None)
         if config.get("add_prefix_space") is not False:  # false is in the definition, but llama.cpp asks here
             config.pop("add_prefix_space", None)
-        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+        config = for_transformers(config, pad_token=self.token(self.pad_id), model_max_length=max_length)
         # Megabytes, which indenting would make several times slower to write and no easier to read.
         (folder / "tokenizer.json").write_text(json.dumps(definition, ensure_ascii=False), encoding="utf-8")
         text = json.dumps(config, ensure_ascii=False, indent=2)

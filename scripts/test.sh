@@ -27,6 +27,8 @@ if command -v shellcheck >/dev/null; then
 else
     printf '\n== shellcheck is not installed: the shell scripts are not checked\n'
 fi
+# Without them the tests that use them are skipped.
+[ $# -gt 0 ] || check 'client environments' "$PYTHON" scripts/client_environments.py
 check pytest "$PYTHON" -m pytest "$@"
 
 if [ ${#failed[@]} -gt 0 ]; then

@@ -1,5 +1,6 @@
 """Programs that others wrote load our folders and agree with our model.
 
+transformers is tried in two versions, in the environments that scripts/client_environments.py makes.
 llama.cpp is tried where LLAMA_CPP names its sources and LLAMA_CPP_PYTHON a Python that has llama-cpp-python.
 """
 
@@ -10,11 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from data_prep import sentencepiece_bpe
 from lit_gpt.config import ModelConfig
 from lit_gpt.tokenizer import Tokenizer
+from scripts.client_environments import TRANSFORMERS, find_python
 from scripts.convert_lit_checkpoint import ConvertOptions, convert
 from scripts.evaluate import EvaluateOptions, main
 from scripts.evaluation_results import load_all
@@ -59,36 +60,49 @@ def assert_continue(checkpoint: Path, prompts: list[list[int]], continuations: l
     assert len(seen) > N_TOKENS / 2, "little variety would agree too easily"
 
 
-def test_transformers_generates_what_our_model_does(tmp_path, tokenizer_dir):
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+@pytest.fixture(scope="module", params=TRANSFORMERS)
+def transformers_python(request):
+    """A Python that has this version of transformers."""
+    python = find_python(request.param)
+    if python is None:
+        pytest.skip(f"no transformers {request.param}: run python scripts/client_environments.py")
+    return python
 
+
+@pytest.mark.parametrize("kind", ["byte_level", "sentencepiece"])
+def test_what_a_user_of_transformers_types(tmp_path, transformers_python, tokenizer_dir, kind):
+    """`generate(**tokenizer(text))`, batches, `pipeline`, `save_pretrained`, in transformers 4 and 5."""
+    if kind == "sentencepiece":
+        tokenizer_dir = tmp_path / "tokenizer"
+        sentencepiece_bpe.train(german_texts(100, seed=8), 512, tokenizer_dir)
     checkpoint, folder = random_model(tmp_path, tokenizer_dir)
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    prompts = [array[:-1].tolist() for array in Tokenizer.load(tokenizer_dir).encode(TEXTS)]
-    continuations = []
-    for text, prompt in zip(TEXTS, prompts, strict=True):
-        ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-        assert prompt == [tokenizer.bos_token_id, *ids]
-        found = model.generate(
-            torch.tensor([prompt]), do_sample=False, min_new_tokens=N_TOKENS, max_new_tokens=N_TOKENS
-        )
-        continuations.append(found[0, len(prompt) :].tolist())
-    assert_continue(checkpoint, prompts, continuations)
+    program = Path(__file__).with_name("client_program.py")
+    done = run(transformers_python, program, folder, tmp_path / "again", json.dumps(TEXTS), N_TOKENS)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert "pad_token_id" not in done.stderr, "transformers has a pad token to complain of"
+    assert found["version"] in str(transformers_python)
 
+    tokenizer = Tokenizer.load(tokenizer_dir)
+    prompts = [array[:-1].tolist() for array in tokenizer.encode(TEXTS)]
+    assert found["inputs"] == ["attention_mask", "input_ids"]
+    assert found["literal_ids"] == prompts
+    # Only where a text spells a special token do these differ from the ids of training.
+    plain = [number for number, text in enumerate(TEXTS) if "<s>" not in text]
+    assert [found["ids"][n] for n in plain] == [prompts[n] for n in plain]
+    assert found["tokenizers_ids"] == found["ids_again"] == found["ids"]
+    assert found["same_logits_again"]
 
-def test_transformers_pipeline(converted_run):
-    from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
-
-    folder = converted_run / "iter-00000040"
-    writer = pipeline("text-generation", model=str(folder), device="cpu")
-    [answer] = writer(PROMPT, do_sample=False, max_new_tokens=N_TOKENS)
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    expected = model.generate(
-        **tokenizer(PROMPT, return_tensors="pt"), do_sample=False, max_new_tokens=N_TOKENS
-    )
-    assert answer["generated_text"] == tokenizer.decode(expected[0], skip_special_tokens=True)
-    assert answer["generated_text"].startswith(PROMPT)
-    assert len(answer["generated_text"]) > len(PROMPT)
+    assert_continue(checkpoint, found["ids"], found["answers"])
+    assert found["batch_answers"] == found["answers"]
+    length = max(map(len, found["ids"]))
+    assert found["batch_ids"] == [[tokenizer.eos_id] * (length - len(ids)) + ids for ids in found["ids"]]
+    assert found["batch_mask"] == [[0] * (length - len(ids)) + [1] * len(ids) for ids in found["ids"]]
+    assert found["pad"] == ["</s>", tokenizer.eos_id, tokenizer.eos_id]
+    assert found["padding_row"] is None, "later training would not move the pad token's embedding"
+    assert found["vocabulary"] == tokenizer.vocab_size
+    assert found["model_max_length"] == ModelConfig.load(checkpoint).block_size
+    for name in ("pipeline", "pipeline_batch"):
+        assert [found[name][n] for n in plain] == [found["decoded"][n] for n in plain]
 
 
 def test_the_harness_as_it_is_typed_agrees_with_our_command(tmp_path, converted_run, own_tasks):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,32 @@ def test_what_lies_in_the_folder(source, tmp_path, tokenizer_dir):
         assert (content["bos_token_id"], content["eos_token_id"]) == (tokenizer.bos_id, tokenizer.eos_id)
     assert Tokenizer.load(tmp_path / "hf").fingerprint == tokenizer.fingerprint
     assert not list(tmp_path.glob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("names", "pad"),
+    [
+        ({}, "</s>"),
+        ({"pad_token": None}, "</s>"),
+        ({"pad_token": "<s>"}, "<s>"),
+        ({"pad_token": {"content": "<s>", "__type": "AddedToken"}}, "<s>"),
+        ({"pad_token": "[PAD]"}, "</s>"),  # transformers would give it an id that the model has no row for
+    ],
+)
+def test_any_tokenizer_folder_gets_what_clients_need(names, pad, source, tmp_path, tokenizer_dir):
+    folder = shutil.copytree(tokenizer_dir, tmp_path / "tokenizer")
+    old = {"tokenizer_class": "LlamaTokenizer", "model_max_length": 10**30, "bos_token": "<s>"}
+    config = {**old, "eos_token": {"content": "</s>", "__type": "AddedToken"}, **names}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    convert(ConvertOptions(source, tmp_path / "hf", folder, check=True))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "hf")
+    pad_id = {"<s>": 0, "</s>": 1}[pad]
+    assert (tokenizer.pad_token, tokenizer.pad_token_id, len(tokenizer)) == (pad, pad_id, 512)
+    assert (tokenizer.model_max_length, tokenizer.padding_side) == (CONFIG.block_size, "left")
+    written = json.loads((tmp_path / "hf/tokenizer_config.json").read_text())
+    assert written["model_input_names"] == ["input_ids", "attention_mask"]
+    assert json.loads((tmp_path / "hf/generation_config.json").read_text())["pad_token_id"] == pad_id
+    assert "pad_token_id" not in json.loads((tmp_path / "hf/config.json").read_text())
 
 
 def test_the_card_says_what_is_known_and_no_place(source, tmp_path, tokenizer_dir):

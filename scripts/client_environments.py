@@ -1,0 +1,71 @@
+#!/usr/bin/env python
+"""Environments for tests/scripts/test_clients.py: the newest transformers 4 and 5, each in one of its own.
+
+Installed there is transformers, and what it needs in another version than here; the rest, above all torch, is
+this Python's. They lie in the user's cache folder, and are made again when this Python or a version changes.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from lit_gpt.cli import InputError, run_command
+
+TRANSFORMERS = ("4.57.6", "5.24.0")
+_MADE = "made"  # written last: without it an environment is not complete
+
+
+@dataclass
+class Options:
+    """Make the environments that are missing. Needs a package index."""
+
+
+def main(options: Options) -> None:
+    """Say of each what it has."""
+    for version in TRANSFORMERS:
+        if find_python(version) is None:
+            _make(version)
+        print(f"transformers {version}: {_folder(version)}")
+
+
+def find_python(version: str) -> Path | None:
+    """The interpreter whose transformers is of this version, None if it was not made."""
+    folder = _folder(version)
+    return folder / "bin/python" if (folder / _MADE).is_file() else None
+
+
+def _folder(version: str) -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    here = hashlib.sha256(f"{sys.version} {_packages()}".encode()).hexdigest()[:8]
+    return cache / "llammlein" / f"transformers-{version}-{here}"
+
+
+def _packages() -> str:
+    return sysconfig.get_path("purelib")
+
+
+def _make(version: str) -> None:
+    folder = _folder(version)
+    print(f"making {folder}", flush=True)
+    venv.create(folder, clear=True, with_pip=True)
+    [own_packages] = folder.glob("lib/python*/site-packages")
+    (own_packages / "others.pth").write_text(
+        _packages() + "\n"
+    )  # what the environment itself has comes first
+    # The environment shows packages that want the other transformers; pip calls that conflicts, and installs.
+    command = [str(folder / "bin/python"), "-m", "pip", "install", "--quiet", f"transformers=={version}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise InputError(f"pip cannot install transformers {version}: {done.stderr.strip()[-300:]}")
+    (folder / _MADE).touch()
+
+
+if __name__ == "__main__":
+    run_command(Options, main)
