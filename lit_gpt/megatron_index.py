@@ -5,6 +5,7 @@ bounds u64, then three arrays: sequence lengths in tokens (int32), sequence offs
 bounds (int64, n_documents + 1): document d is the sequences bounds[d] .. bounds[d+1]-1.
 """
 
+import os
 import struct
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lit_gpt.cli import InputError
+from lit_gpt.files import open_regular
 
 _MAGIC = b"MMIDIDX\x00\x00"
 _VERSION = 1
@@ -58,16 +60,16 @@ def read_index(path: Path, data_bytes: int) -> ShardIndex:
         InputError: the file is missing, is no such index, or points outside the data.
     """
     dtype, lengths, pointers, bounds = _read_arrays(path)
-    sizes = lengths * np.int64(dtype.itemsize)
-    inside = not len(sizes) or (
-        lengths.min() >= 0 and pointers.min() >= 0 and (pointers + sizes).max() <= data_bytes
-    )
-    if not inside or np.any(pointers % dtype.itemsize):
+    sizes = lengths.astype(np.int64) * dtype.itemsize
+    # Compared with what is left of the data: the sum of an offset and a size may pass 2^63 and come out small.
+    inside = np.all((sizes >= 0) & (pointers >= 0) & (pointers <= data_bytes - sizes))
+    if not inside or np.any(pointers % dtype.itemsize) or data_bytes % dtype.itemsize:
         raise InputError(f"{path} points outside its data ({data_bytes} bytes): one of the two is damaged")
     starts = pointers // dtype.itemsize
     if np.array_equal(bounds, np.arange(len(lengths) + 1)):
         return ShardIndex(dtype, lengths, starts)
-    if bounds[0] != 0 or bounds[-1] != len(lengths) or np.any(np.diff(bounds) < 0):
+    # Neighbours compared, not subtracted, for the same reason; between 0 and S no bound is out of range.
+    if bounds[0] != 0 or bounds[-1] != len(lengths) or np.any(bounds[1:] < bounds[:-1]):
         raise InputError(f"{path}: its document bounds do not cover its {len(lengths)} sequences in order")
     follows = np.ones(len(lengths), dtype=bool)
     follows[1:] = pointers[1:] == pointers[:-1] + sizes[:-1]
@@ -85,9 +87,9 @@ def read_index(path: Path, data_bytes: int) -> ShardIndex:
 
 def _read_arrays(path: Path) -> tuple[np.dtype, np.ndarray, np.ndarray, np.ndarray]:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             header = file.read(_HEADER.size)
-        size = path.stat().st_size
+            size = os.fstat(file.fileno()).st_size
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); it belongs beside its .bin") from None
     if len(header) < _HEADER.size or not header.startswith(_MAGIC):

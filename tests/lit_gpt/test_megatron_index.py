@@ -1,11 +1,12 @@
 """The index, read by a parser of the test's own, and indices that Megatron-LM's tools would write."""
 
+import os
 import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lit_gpt.cli import InputError
@@ -48,6 +49,47 @@ def test_documents_of_several_sequences(tmp_path_factory: pytest.TempPathFactory
     for document, start in zip(documents, index.starts.tolist(), strict=True):
         assert start == 3 + tokens or not document
         tokens += sum(document)
+
+
+OFFSETS = st.integers(0, 40) | st.integers(-(2**63), 2**63 - 1) | st.integers(2**63 - 300, 2**63 - 1)
+BOUNDS = st.integers(0, 4) | st.sampled_from([-1, 2**62, 2**63 - 1, -(2**63), -(2**63) + 3])
+
+
+@given(
+    itemsize=st.sampled_from([2, 4]),
+    sequences=st.lists(st.tuples(st.integers(-1, 12) | st.just(2**31 - 1), OFFSETS), max_size=4),
+    inner=st.none() | st.lists(BOUNDS, max_size=6),
+    data_bytes=st.integers(0, 60),
+)
+@example(2, [(64, 2**63 - 64)], None, 14)
+@example(4, [(1, 0), (2**31 - 1, 2**63 - 4)], None, 16)
+@example(2, [(1, 0), (1, 2)], [2**63 - 1, -(2**63), -1], 4)
+def test_no_document_that_is_accepted_leaves_the_shard(
+    tmp_path_factory, itemsize, sequences, inner, data_bytes
+):
+    """Compared in Python's integers, which do not wrap."""
+    path = tmp_path_factory.mktemp("index") / "x.idx"
+    lengths, offsets = [each[0] for each in sequences], [each[1] for each in sequences]
+    bounds = list(range(len(lengths) + 1)) if inner is None else [0, *inner, len(lengths)]
+    content = index_bytes(lengths, bounds, itemsize)
+    pointers_at = 34 + 4 * len(lengths)
+    pointers = struct.pack(f"<{len(offsets)}q", *offsets)
+    path.write_bytes(content[:pointers_at] + pointers + content[pointers_at + len(pointers) :])
+    try:
+        index = read_index(path, data_bytes)
+    except InputError as error:
+        assert "\n" not in str(error)
+        return
+    assert len(index.lengths) == len(bounds) - 1
+    for length, start in zip(index.lengths.tolist(), index.starts.tolist(), strict=True):
+        assert length >= 0
+        assert length == 0 or 0 <= start * itemsize <= data_bytes - length * itemsize
+
+
+def test_an_index_that_is_no_regular_file_does_not_hang(tmp_path):
+    os.mkfifo(tmp_path / "x.idx")
+    with pytest.raises(InputError, match="not a regular file"):
+        read_index(tmp_path / "x.idx", 14)
 
 
 GOOD = index_bytes([3, 4], [0, 1, 2])
