@@ -26,8 +26,8 @@ _TOKENS_AT_ONCE = 1 << 24
 class Options:
     """Make a token store of .bin and .idx files in Megatron-LM's IndexedDataset format.
 
-    The files are linked into the store where the file system allows it, else copied. Document d of the n-th
-    pair gets the id `shard-n:d`.
+    The files are linked into the store where the file system allows it, else copied. The pairs
+    become shard-00000, shard-00001, ..., and document 7 of the first gets the id `shard-00000:7`.
     """
 
     input: list[str]

@@ -1,6 +1,7 @@
 """Shards of Megatron-LM's tools become a store that keeps their documents and says how they begin and end."""
 
 import json
+import re
 import shutil
 import struct
 from pathlib import Path
@@ -37,6 +38,15 @@ def options(tmp_path: Path, tokenizer_dir: Path) -> Options:
     write_shard(tmp_path / "a_text_document", [[[bos, 9, eos]], [[8], [7, eos]], [], [[5]]])
     write_shard(tmp_path / "b_text_document", [[[n % 500, eos]] for n in range(ROW_GROUP + 3)])
     return Options([str(tmp_path / "*.idx")], tokenizer_dir, tmp_path / "store")
+
+
+def test_the_help_names_ids_that_are_found(options: Options):
+    [named] = re.findall(r"the id `(.*?)`", Options.__doc__ or "")
+    shard, document = named.split(":")
+    write_shard(options.output.parent / "c_text_document", [[[1, 2]]] * 8)
+    again = Options([str(options.output.parent / "c*.idx")], options.tokenizer, options.output.parent / "c")
+    main(again)
+    assert TokenStore.open(again.output).find(named) == [(int(shard.removeprefix("shard-")), int(document))]
 
 
 def test_documents_stay_as_they_are(options: Options, capsys: pytest.CaptureFixture[str]):
