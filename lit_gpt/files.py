@@ -91,29 +91,43 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def lock(path: Path, required: bool = False) -> io.TextIOWrapper | None:
+def lock(path: Path, required: bool = False, wait: bool = False) -> io.TextIOWrapper | None:
     """A file, locked against other processes until it is closed or its process ends, however it ends.
+
+    Its holder may remove the file: whoever then gets the lock of a file without a name opens the new one.
 
     Args:
         required: refuse a file system without locks, where otherwise nobody is kept away.
+        wait: until the other process is done.
 
     Returns:
-        None if another process has it.
+        None if another process has it, and not `wait`.
 
     Raises:
         OSError: the file cannot be opened; with `required` also, it cannot be locked.
     """
-    file = path.open("a")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        return None
-    except OSError:
-        if required:
+    while True:
+        file = path.open("a")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
             file.close()
-            raise
-    return file
+            return None
+        except OSError:
+            if required:
+                file.close()
+                raise
+        if _names(path, file):
+            return file
+        file.close()
+
+
+def _names(path: Path, file: io.TextIOWrapper) -> bool:
+    """Whether the path still leads to this open file."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def cut_back(path: Path, size: int) -> io.BufferedRandom:

@@ -15,8 +15,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from fcntl import LOCK_EX, LOCK_NB, flock
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ import numpy as np
 
 from lit_gpt.bin_packing import Packing, pack_lengths
 from lit_gpt.cli import InputError, progress
+from lit_gpt.files import lock
 from lit_gpt.packed_shard import (
     RowTokens,
     ShardEntry,
@@ -143,8 +143,8 @@ class PackedStore:
 
 def _build_once(store: TokenStore, identity: dict[str, Any], folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = folder.with_suffix(".lock")
-    with _turn(lock) as alone:
+    lock_file = folder.with_suffix(".lock")
+    with _turn(lock_file) as alone:
         if not folder.exists():
             prefix = f"{folder.name}.tmp-{socket.gethostname()}-"
             if alone:  # what this machine left there is of a process that was killed
@@ -157,22 +157,21 @@ def _build_once(store: TokenStore, identity: dict[str, Any], folder: Path) -> No
                 _rename_unless_there(building, folder)
             finally:
                 shutil.rmtree(building, ignore_errors=True)
-        lock.unlink(missing_ok=True)
+        lock_file.unlink(missing_ok=True)
 
 
 @contextmanager
-def _turn(lock: Path) -> Iterator[bool]:
+def _turn(path: Path) -> Iterator[bool]:
     """Wait for the lock. False where the file system has none: then several may build, and the first wins."""
-    with lock.open("w") as file:
-        try:
-            flock(file, LOCK_EX | LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for another process to build {lock.with_suffix('')}", file=sys.stderr, flush=True)
-            flock(file, LOCK_EX)
-        except OSError:
-            yield False
-            return
-        yield True
+    try:
+        held = lock(path, required=True)
+        if held is None:
+            print(f"waiting for another process to build {path.with_suffix('')}", file=sys.stderr, flush=True)
+            held = lock(path, required=True, wait=True)
+    except OSError:
+        held = None
+    with held or nullcontext():
+        yield held is not None
 
 
 def _rename_unless_there(building: Path, folder: Path) -> None:

@@ -1,12 +1,16 @@
 """Reading our own files: bounded, regular files only, and every refusal names the file."""
 
+import fcntl
 import json
+import multiprocessing
 import os
+from pathlib import Path
 
 import pytest
 
+from lit_gpt import files
 from lit_gpt.cli import InputError
-from lit_gpt.files import open_regular, read_bounded, read_json
+from lit_gpt.files import lock, open_regular, read_bounded, read_json
 
 
 def test_an_object_comes_back(tmp_path):
@@ -59,3 +63,43 @@ def test_symlinks_are_refused_where_asked(tmp_path):
         open_regular(tmp_path / "b", follow_symlinks=False)
     with pytest.raises(OSError, match="larger than 2 bytes"):
         read_bounded(tmp_path / "a", limit=2)
+
+
+@pytest.mark.parametrize("wait", [False, True])
+def test_a_lock_that_its_holder_removes_has_no_second_holder(tmp_path, monkeypatch, wait):
+    """Removed and let go between the moment another opens the file and the moment it locks it."""
+    path = tmp_path / "lock"
+    first = lock(path)
+    flock = fcntl.flock
+
+    def late(file, operation):
+        if not first.closed:
+            path.unlink()
+            first.close()
+        return flock(file, operation)
+
+    monkeypatch.setattr(files.fcntl, "flock", late)
+    second = lock(path, wait=wait)
+    assert os.path.samestat(os.fstat(second.fileno()), path.stat())
+    assert lock(path) is None
+    second.close()
+
+
+def test_of_processes_that_remove_their_locks_one_is_inside(tmp_path):
+    context = multiprocessing.get_context("fork")
+    children = [context.Process(target=_enter, args=(tmp_path, 200)) for _ in range(4)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(60)
+    assert [child.exitcode for child in children] == [0] * 4
+
+
+def _enter(folder: Path, times: int) -> None:
+    while times:
+        if (held := lock(folder / "lock")) is not None:
+            with held:
+                (folder / "inside").touch(exist_ok=False)  # fails where another is inside
+                times -= 1
+                (folder / "inside").unlink()
+                (folder / "lock").unlink()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import xxhash
 
-from lit_gpt import packed_shard, packing
+from lit_gpt import files, packed_shard, packing
 from lit_gpt.cli import InputError
 from lit_gpt.documents import IGNORE_INDEX, assemble
 from lit_gpt.packing import PackedStore, RowTokens, row_checksum
@@ -237,7 +237,7 @@ def test_without_locks_the_loser_takes_the_winners(store: TokenStore, tmp_path: 
         raise OSError("locks are not supported")
 
     monkeypatch.setattr(packing, "_build", meet)
-    monkeypatch.setattr(packing, "flock", no_locks)
+    monkeypatch.setattr(files.fcntl, "flock", no_locks)
     assert in_processes(3, lambda _: PackedStore.open(TokenStore.open(store.path), BLOCK).verify()) == [0] * 3
     assert leftovers(store.path) == []
 
