@@ -61,7 +61,7 @@ def read_index(path: Path, data_bytes: int) -> ShardIndex:
     """
     dtype, lengths, pointers, bounds = _read_arrays(path)
     sizes = lengths.astype(np.int64) * dtype.itemsize
-    # Compared with what is left of the data: the sum of an offset and a size may pass 2^63 and come out small.
+    # Compared with what is left of the data: offset + size may wrap past 2^63.
     inside = np.all((sizes >= 0) & (pointers >= 0) & (pointers <= data_bytes - sizes))
     if not inside or np.any(pointers % dtype.itemsize) or data_bytes % dtype.itemsize:
         raise InputError(f"{path} points outside its data ({data_bytes} bytes): one of the two is damaged")

@@ -77,8 +77,7 @@ def test_no_document_that_is_accepted_leaves_the_shard(
     path.write_bytes(content[:pointers_at] + pointers + content[pointers_at + len(pointers) :])
     try:
         index = read_index(path, data_bytes)
-    except InputError as error:
-        assert "\n" not in str(error)
+    except InputError:
         return
     assert len(index.lengths) == len(bounds) - 1
     for length, start in zip(index.lengths.tolist(), index.starts.tolist(), strict=True):
