@@ -60,8 +60,8 @@ def main(options: Options) -> None:
     write_manifest(options.output, tokenizer, dtype, shards, {"command": "adopt_megatron", "inputs": inputs})
     store = TokenStore.open(options.output)
     print(f"{options.output}: {store.n_documents:,} documents, {store.n_tokens:,} tokens")
-    for name, count in (("BOS at the start", store.n_with_bos), ("EOS at the end", store.n_with_eos)):
-        print(f"{name} of {count:,} documents")
+    for warning in store.document_ends.warnings(options.output):
+        print(warning, file=sys.stderr)
 
 
 def _data_bytes(index_file: Path) -> int:

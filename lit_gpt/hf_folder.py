@@ -67,6 +67,7 @@ def write_hf_folder(
     config: ModelConfig,
     *,
     tokenizer: Tokenizer,
+    bos: bool | None,
     card: str,
     dtype: torch.dtype | None = None,
     max_shard_bytes: int = 5 * GIGABYTE,
@@ -78,6 +79,7 @@ def write_hf_folder(
         reader: over a verified `model/`.
         config: the checkpoint's shape.
         tokenizer: that of the training data; the model has a row for each of its ids.
+        bos: whether the tokenizer puts BOS before a text; None: as its files say.
         card: text of README.md.
         dtype: of the weights; None: as they are stored.
         max_shard_bytes: of a weights file, unless a single tensor is larger.
@@ -96,7 +98,7 @@ def write_hf_folder(
         "pad_token_id": tokenizer.pad_id,
     }
     _write_json(folder / "generation_config.json", {"_from_model_config": True, **ids})
-    tokenizer.write_for_transformers(folder, config.block_size)
+    tokenizer.write_for_transformers(folder, config.block_size, bos)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 

@@ -20,13 +20,21 @@ _HYPERPARAMETERS = (
     "seed",
 )
 
+_BEGINNING = {
+    True: "Documents began with the BOS token; the tokenizer puts it before a text.",
+    False: "Documents began without a BOS token; the tokenizer puts none before a text.",
+}
 
-def model_card(config: ModelConfig, state: Mapping[str, Any], losses: Mapping[str, float | None]) -> str:
+
+def model_card(
+    config: ModelConfig, state: Mapping[str, Any], losses: Mapping[str, float | None], bos: bool | None
+) -> str:
     """Markdown with the front matter that the Hugging Face hub reads.
 
     Args:
         state: state.json of the checkpoint.
         losses: by name, from metrics.csv; those that are None are left out.
+        bos: whether documents began with BOS; None: not known.
     """
     options = state.get("options", {})
     lines = [
@@ -55,6 +63,7 @@ def model_card(config: ModelConfig, state: Mapping[str, Any], losses: Mapping[st
         "",
         *_data_lines(state.get("data", {}).get("data", {})),
         "",
+        *([] if bos is None else [_BEGINNING[bos], ""]),
         "The run's datapoint log names the documents that each step was fed.",
         "",
         "## Licence",

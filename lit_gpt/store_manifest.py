@@ -7,9 +7,10 @@ finds every accident; it is no protection against someone who forges a file.
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import xxhash
 
@@ -112,6 +113,49 @@ class Manifest:
             raise InputError(
                 f"{path} is not the manifest of a token store: {error!r}; write the store anew"
             ) from error
+
+
+_REMEDY = "Tokenize the text with data_prep/tokenize_corpus.py"
+
+
+class DocumentEnds(NamedTuple):
+    """How documents begin and end, which is what a model learns of the beginning and the end of a text."""
+
+    documents: int
+    with_bos: int
+    with_eos: int
+
+    @classmethod
+    def of(cls, manifests: Iterable[Manifest]) -> "DocumentEnds":
+        """Of all documents of several stores."""
+        shards = [shard for manifest in manifests for shard in manifest.shards]
+        return cls(
+            sum(shard.n_documents for shard in shards),
+            sum(shard.n_with_bos for shard in shards),
+            sum(shard.n_with_eos for shard in shards),
+        )
+
+    @property
+    def begin_with_bos(self) -> bool:
+        """Whether BOS belongs before a text: most documents have it."""
+        return 2 * self.with_bos > self.documents
+
+    def warnings(self, store: Path) -> list[str]:
+        """What a model trained on the documents of `store` will lack, and the remedy."""
+        lines = []
+        if self.with_bos < self.documents:
+            puts = "BOS" if self.begin_with_bos else "no BOS"
+            lines.append(
+                f"warning: {store}: {self.with_bos:,} of {self.documents:,} documents begin with BOS; "
+                f"tokenizers exported with its models put {puts} before a text. {_REMEDY} to train with BOS"
+            )
+        if self.with_eos < self.documents:
+            lines.append(
+                f"warning: {store}: {self.with_eos:,} of {self.documents:,} documents end with EOS, which "
+                f"teaches a model where a text ends. {_REMEDY}, or with Megatron-LM's preprocess_data.py "
+                "--append-eod"
+            )
+        return lines
 
 
 def check_sizes(folder: Path, manifest: Manifest) -> None:

@@ -26,7 +26,7 @@ from lit_gpt.document_table import (
     read_sources_of,
 )
 from lit_gpt.megatron_index import read_index
-from lit_gpt.store_manifest import FileEntry, Manifest
+from lit_gpt.store_manifest import DocumentEnds, FileEntry, Manifest
 from lit_gpt.tokenizer import Tokenizer
 
 _OPEN_SHARDS = 64
@@ -47,8 +47,7 @@ class TokenStore:
         self.n_shards = len(manifest.shards)
         self.n_documents = sum(shard.n_documents for shard in manifest.shards)
         self.n_tokens = sum(shard.n_tokens for shard in manifest.shards)
-        self.n_with_bos = sum(shard.n_with_bos for shard in manifest.shards)
-        self.n_with_eos = sum(shard.n_with_eos for shard in manifest.shards)
+        self.document_ends = DocumentEnds.of([manifest])
         # A long run passes thousands of shards; each kept open takes a file descriptor, 12 bytes a document.
         self._documents = functools.lru_cache(maxsize=_OPEN_SHARDS)(self._read_documents)
         self._tokens = functools.lru_cache(maxsize=_OPEN_SHARDS)(self._map_tokens)

@@ -65,6 +65,11 @@ def for_transformers(config: dict[str, Any], **fixed: Any) -> dict[str, Any]:
     }
 
 
+def adds_bos(tokenizer: Any) -> bool:
+    """Whether a tokenizer of transformers puts BOS before a text unless told otherwise."""
+    return tokenizer.bos_token_id is not None and tokenizer.encode("")[:1] == [tokenizer.bos_token_id]
+
+
 class Tokenizer:
     """Text to `BOS + ids + EOS` and back. Strings that look like special tokens are plain text."""
 
@@ -125,7 +130,7 @@ class Tokenizer:
         """The files of the folder that belong to the tokenizer."""
         return [path for name in FILES if (path := self.folder / name).is_file()]
 
-    def write_for_transformers(self, folder: Path, max_length: int) -> None:
+    def write_for_transformers(self, folder: Path, max_length: int, bos: bool | None) -> None:
         """Copy the files so that `AutoTokenizer`, of whatever version, gives these ids.
 
         `tokenizer.json` as it is used here, and the class that takes it at its word: others add rules of
@@ -134,6 +139,7 @@ class Tokenizer:
         Args:
             folder: is there.
             max_length: the model's longest sequence in tokens, to which transformers truncates when asked.
+            bos: whether BOS, and nothing else, goes around a text unless told otherwise; None: as it was.
         """
         for path in self.files():
             shutil.copyfile(path, folder / path.name)
@@ -142,10 +148,25 @@ class Tokenizer:
         if config.get("add_prefix_space") is not False:  # false is in the definition, but llama.cpp asks here
             config.pop("add_prefix_space", None)
         config = for_transformers(config, pad_token=self.token(self.pad_id), model_max_length=max_length)
+        if bos is not None:
+            self._frame_texts(definition, config, bos)
         # Megabytes, which indenting would make several times slower to write and no easier to read.
         (folder / "tokenizer.json").write_text(json.dumps(definition, ensure_ascii=False), encoding="utf-8")
         text = json.dumps(config, ensure_ascii=False, indent=2)
         (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
+
+    def _frame_texts(self, definition: dict[str, Any], config: dict[str, Any], bos: bool) -> None:
+        """Transformers 4 follows the post-processor; transformers 5 and llama.cpp the keys."""
+        config |= {"add_bos_token": bos, "add_eos_token": False}
+        backend = tokenizers.Tokenizer.from_str(json.dumps(definition))
+        plain = backend.encode("a", add_special_tokens=False).ids
+        if backend.encode("a").ids == [self.bos_id] * bos + plain:
+            return  # as it is, with the fingerprint that it has
+        if bos:
+            begin_with_bos(backend, self.token(self.bos_id) or "")
+            definition["post_processor"] = json.loads(backend.to_str())["post_processor"]
+        else:
+            definition["post_processor"] = None
 
     def token(self, token_id: int) -> str | None:
         """The vocabulary's entry for an id, None for an id without one."""

@@ -88,6 +88,8 @@ class Trainer:
             f"{'compiled' if compiled else 'not compiled'}",
             f"attention: {attention} ({reason})",
         ]
+        for store in (packed.store for packed in self.data.stores):
+            self.startup_lines += store.document_ends.warnings(store.path)
         if precision == "bf16-true":
             self.startup_lines.append("warning: bf16-true keeps weights and Adam's moments in bf16")
 
@@ -252,6 +254,7 @@ class Trainer:
                 "data": self.loader.state_dict(self.step),
                 "options": self.options.to_dict(),
                 "tokenizer": self.data.stores[0].store.manifest.tokenizer,
+                "documents": self.data.document_ends._asdict(),
                 "versions": {"python": platform.python_version(), "torch": torch.__version__},
                 **self._identity(),
             }

@@ -16,6 +16,7 @@ import numpy as np
 from lit_gpt.cli import InputError
 from lit_gpt.packing import PackedStore
 from lit_gpt.sample_order import RowAddresses, SampleOrder
+from lit_gpt.store_manifest import DocumentEnds
 from lit_gpt.token_store import TokenStore
 from pretrain.row_table import RowTable, by_shard, ragged_ranges
 
@@ -114,6 +115,11 @@ class TrainingData:
     def vocab_size(self) -> int:
         """Highest token id of the stores' tokenizer + 1."""
         return self.stores[0].store.vocab_size
+
+    @property
+    def document_ends(self) -> DocumentEnds:
+        """Of the documents of all stores."""
+        return DocumentEnds.of(packed.store.manifest for packed in self.stores)
 
     @property
     def filler(self) -> int:

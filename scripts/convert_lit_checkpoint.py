@@ -16,6 +16,7 @@ from lit_gpt.cli import InputError, run_command
 from lit_gpt.config import ModelConfig
 from lit_gpt.hf_folder import GIGABYTE, whole_folder, write_hf_folder
 from lit_gpt.model_card import model_card
+from lit_gpt.store_manifest import DocumentEnds, Manifest
 from lit_gpt.tensor_files import TensorReader
 from lit_gpt.tokenizer import Tokenizer
 from pretrain.metrics import read_metrics
@@ -74,12 +75,13 @@ def convert(options: ConvertOptions) -> None:
             source.reader,
             source.config,
             tokenizer=source.tokenizer,
-            card=model_card(source.config, source.state, _losses(checkpoint, source.state)),
+            bos=source.bos,
+            card=model_card(source.config, source.state, _losses(checkpoint, source.state), source.bos),
             dtype=dtype,
             max_shard_bytes=int(options.max_shard_gb * GIGABYTE),
         )
         if options.check:
-            check_folder(folder, source.reader, source.config, source.tokenizer, dtype)
+            check_folder(folder, source, dtype)
 
 
 class Checkpoint(NamedTuple):
@@ -89,6 +91,8 @@ class Checkpoint(NamedTuple):
     config: ModelConfig
     state: dict[str, Any]
     tokenizer: Tokenizer
+    bos: bool | None
+    """Whether BOS belongs before a text, as before the documents of training; None: not known."""
 
 
 def open_checkpoint(checkpoint: Path, tokenizer_path: Path | None) -> Checkpoint:
@@ -116,12 +120,10 @@ def open_checkpoint(checkpoint: Path, tokenizer_path: Path | None) -> Checkpoint
             "--tokenizer_path that one"
         )
     verify(checkpoint, parts=("model",))  # gigabytes: after everything that is quick to find wrong
-    return Checkpoint(TensorReader(checkpoint / "model"), config, state, tokenizer)
+    return Checkpoint(TensorReader(checkpoint / "model"), config, state, tokenizer, _begins_with_bos(state))
 
 
-def check_folder(
-    folder: Path, reader: TensorReader, config: ModelConfig, tokenizer: Tokenizer, dtype: torch.dtype | None
-) -> None:
+def check_folder(folder: Path, source: Checkpoint, dtype: torch.dtype | None) -> None:
     """Compare transformers' logits and ids with ours.
 
     Raises:
@@ -132,10 +134,11 @@ def check_folder(
     from lit_gpt.documents import Documents
     from lit_gpt.model import GPT
 
+    reader, config, _, tokenizer, bos = source
     theirs = AutoTokenizer.from_pretrained(folder)
     for text in CHECKED_TEXTS:
-        ids = tokenizer.encode([text])[0][1:-1].tolist()
-        their_ids = theirs.encode(text, add_special_tokens=False, split_special_tokens=True)
+        ids = tokenizer.encode([text])[0][0 if bos else 1 : -1].tolist()
+        their_ids = theirs.encode(text, add_special_tokens=bos is not None, split_special_tokens=True)
         if ids != their_ids:
             raise InputError(f"--check: AutoTokenizer encodes {text!r} as {their_ids}, the data has {ids}")
 
@@ -157,12 +160,29 @@ def check_folder(
     print(f"check: transformers gives the same token ids, and logits within {difference:.1e}")
 
 
+def _stores(state: dict[str, Any]) -> list[Path]:
+    """Where the token stores were."""
+    data = state.get("data", {}).get("data", {})
+    entries = data.get("options", {}).get("train_data_dir", [])
+    return [Path(entry.rpartition(":")[0] if data.get("weights") else entry) for entry in entries]
+
+
 def _store_tokenizer(state: dict[str, Any]) -> Path:
-    stores = state.get("data", {}).get("data", {}).get("options", {}).get("train_data_dir", [])
-    folder = Path(stores[0].rsplit(":", 1)[0] if stores else "") / "tokenizer"
+    stores = _stores(state)
+    folder = (stores[0] if stores else Path()) / "tokenizer"
     if not stores or not folder.is_dir():
         raise InputError("the token store is not where it was: give --tokenizer_path its tokenizer")
     return folder
+
+
+def _begins_with_bos(state: dict[str, Any]) -> bool | None:
+    if "documents" in state:
+        return DocumentEnds(**state["documents"]).begin_with_bos
+    try:  # checkpoints of earlier revisions do not say; their stores do
+        ends = DocumentEnds.of(map(Manifest.read, _stores(state)))
+    except InputError:
+        return None
+    return ends.begin_with_bos if ends.documents else None
 
 
 def _losses(checkpoint: Path, state: dict[str, Any]) -> dict[str, float | None]:

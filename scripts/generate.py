@@ -2,6 +2,7 @@
 """Text from a model: a Hugging Face folder or a checkpoint of the trainer."""
 
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from lit_gpt.cli import InputError, run_command
 from lit_gpt.hf_folder import config_json
 from lit_gpt.hf_mapping import hf_parts
 from lit_gpt.model import parameter_shapes
+from lit_gpt.tokenizer import adds_bos
 from scripts.convert_lit_checkpoint import open_checkpoint
 
 if TYPE_CHECKING:
@@ -103,24 +105,26 @@ def _load_folder(folder: Path) -> "tuple[LlamaForCausalLM, PreTrainedTokenizerBa
 def _load_checkpoint(options: GenerateOptions) -> "tuple[LlamaForCausalLM, PreTrainedTokenizerBase]":
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    reader, config, _, tokenizer = open_checkpoint(options.model, options.tokenizer_path)
+    reader, config, _, tokenizer, bos = open_checkpoint(options.model, options.tokenizer_path)
     shapes = parameter_shapes(config)
     weights = {
         part.hf_name: reader.read(name)[part.rows] for name in shapes for part in hf_parts(name, config)
     }
     fields = config_json(config, tokenizer, reader.dtype("transformer.wte.weight"))
     model = LlamaForCausalLM.from_pretrained(None, config=LlamaConfig(**fields), state_dict=weights)
-    return model, AutoTokenizer.from_pretrained(tokenizer.folder, trust_remote_code=False)
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.write_for_transformers(Path(folder), config.block_size, bos)
+        return model, AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def _prompt_ids(tokenizer: "PreTrainedTokenizerBase", options: GenerateOptions) -> torch.Tensor:
     """(1, T) token ids: the beginning of a document, or a user's turn."""
     text = sys.stdin.read() if options.prompt == "-" else options.prompt
     if not options.chat:
-        bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        bos = [tokenizer.bos_token_id] if adds_bos(tokenizer) else []
         ids = bos + tokenizer.encode(text, add_special_tokens=False)
         if not ids:
-            raise InputError("--prompt: empty, and the tokenizer has no token that begins a text")
+            raise InputError("--prompt: empty, and the tokenizer puts no token before a text")
         return torch.tensor([ids])
     if tokenizer.chat_template is None:
         raise InputError(f"--chat: the tokenizer of {options.model} has no chat template")

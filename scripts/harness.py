@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_gpt.cli import InputError
+from lit_gpt.tokenizer import adds_bos
 from scripts.evaluation_results import Score, TaskResult
 from scripts.german_tasks import PRESETS, Spec
 
@@ -37,18 +38,21 @@ def load_model(folder: Path, *, dtype: str, device: str, batch_size: int) -> Any
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return HFLM(
+        model = HFLM(
             pretrained=str(folder),
             device=device,
             dtype=dtype,
             batch_size=batch_size,
-            # Documents began with it in training, whatever the tokenizer's files tell others to do.
-            add_bos_token=True,
             use_safetensors=True,
             trust_remote_code=False,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{folder} does not load on {device}: {_one_line(error)}") from error
+    # BOS goes before a text if the folder's tokenizer puts it there, as before the documents of training. The
+    # harness would begin an empty context with BOS all the same, which a model without it has never seen.
+    if not adds_bos(model.tokenizer):
+        model.custom_prefix_token_id = model.tokenizer.eos_token_id
+    return model
 
 
 class TaskLoader:

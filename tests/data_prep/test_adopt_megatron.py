@@ -64,7 +64,7 @@ def test_documents_stay_as_they_are(options: Options, capsys: pytest.CaptureFixt
         (1, 2),
         (sum(n % 500 == store.bos_id for n in range(ROW_GROUP + 3)), ROW_GROUP + 3),
     ]
-    assert f"EOS at the end of {ROW_GROUP + 5:,} documents" in capsys.readouterr().out
+    assert f"{ROW_GROUP + 5:,} of {ROW_GROUP + 7:,} documents end with EOS" in capsys.readouterr().err
 
 
 def test_int32_shards_keep_their_type(options: Options, tmp_path: Path):
@@ -114,7 +114,7 @@ def test_the_shards_of_megatrons_own_builder(options: Options, tmp_path: Path, t
     builder.finalize(str(tmp_path / "theirs.idx"))
     main(Options([str(tmp_path / "theirs.idx")], options.tokenizer, tmp_path / "theirs"))
     store = TokenStore.open(tmp_path / "theirs")
-    assert (store.n_with_bos, store.n_with_eos) == (0, 20)
+    assert store.document_ends == (20, 0, 20)
     for document in range(20):
         np.testing.assert_array_equal(
             store.document_tokens(0, document), ours.document_tokens(0, document)[1:]
@@ -131,6 +131,6 @@ def test_a_store_of_ours_can_be_adopted(options: Options, tmp_path: Path, train_
         ours.n_tokens,
         ours.n_shards,
     )
-    assert store.n_with_bos == store.n_with_eos == store.n_documents
+    assert set(store.document_ends) == {store.n_documents}
     manifest = json.loads((tmp_path / "again" / "manifest.json").read_text())
     assert manifest["provenance"]["command"] == "adopt_megatron"

@@ -141,5 +141,5 @@ def test_bos_and_eos_are_counted(tmp_path: Path, tokenizer: Tokenizer):
     for number, tokens in enumerate([[bos, 9, eos], [9, eos], [bos, 9], [9, 9], [eos]]):
         writer.add(str(number), "", number, np.array(tokens))
     store = writer.finish({})
-    assert (store.n_with_bos, store.n_with_eos) == (2, 3)
+    assert store.document_ends[1:] == (2, 3)
     assert TokenStore.open(tmp_path / "s").fingerprint == store.fingerprint

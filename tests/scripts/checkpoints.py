@@ -1,6 +1,7 @@
 """A checkpoint of random weights, as any number of ranks writes it, without training."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,12 +32,17 @@ def parameter(name: str, config: ModelConfig = CONFIG) -> torch.Tensor:
 
 
 def write_checkpoint(
-    folder: Path, ranks: int = 1, config: ModelConfig = CONFIG, skip: str | None = None, step: int = 100
+    folder: Path,
+    ranks: int = 1,
+    config: ModelConfig = CONFIG,
+    skip: str | None = None,
+    step: int = 100,
+    state: dict[str, Any] = STATE,
 ) -> Path:
     """Rows in equal boxes, the last ones possibly empty; without the parameter `skip`."""
     temporary = checkpoint_module.create(folder)
     shape = {name: value for name, value in config.to_dict().items() if name != "name"}
-    state = STATE | {"step": step, "model": shape}
+    state = state | {"step": step, "model": shape}
     files = {checkpoint_module.STATE: checkpoint_module.write_state(temporary, state)}
     for rank in range(ranks):
         specs = []
