@@ -18,7 +18,8 @@ from torch import Tensor
 
 from lit_gpt.cli import InputError, progress
 from lit_gpt.config import ModelConfig
-from lit_gpt.hf_mapping import hf_parts, to_hf_config
+from lit_gpt.hf_config import to_hf_config
+from lit_gpt.hf_mapping import hf_parts
 from lit_gpt.model import parameter_shapes
 from lit_gpt.tensor_files import TensorReader, TensorSpec, split_into_files, write_tensors
 from lit_gpt.tokenizer import Tokenizer

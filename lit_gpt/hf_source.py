@@ -1,10 +1,8 @@
 """A Hugging Face folder as a source of our parameters. Nothing in the folder is executed or unpickled."""
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -12,12 +10,15 @@ from torch import Tensor
 
 from lit_gpt.cli import InputError
 from lit_gpt.config import ModelConfig
-from lit_gpt.hf_mapping import from_hf_config, hf_parts
+from lit_gpt.files import read_json
+from lit_gpt.hf_config import from_hf_config
+from lit_gpt.hf_mapping import hf_parts
 from lit_gpt.model import parameter_shapes
 from lit_gpt.tensor_files import DTYPES
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+_HINT = "a Hugging Face model folder has it"
 # Kept by old folders; RoPE's frequencies follow from config.json.
 _DERIVED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 
@@ -33,7 +34,7 @@ class HFSource:
                 config.json says, or the model is of a kind that ours cannot be; the message names the key.
         """
         self.folder = folder
-        self.config: ModelConfig = from_hf_config(_read_json(folder / "config.json"), name=folder.name)
+        self.config: ModelConfig = from_hf_config(read_json(folder / "config.json", _HINT), name=folder.name)
         self._files = self._find_tensors()
         self._dtypes: dict[str, torch.dtype] = {}
         self._check()
@@ -43,13 +44,17 @@ class HFSource:
         return self._dtypes[name]
 
     def read(self, name: str) -> Iterator[Tensor]:
-        """The tensors that one of our parameters is stacked from."""
+        """The tensors that one of our parameters is stacked from.
+
+        Raises:
+            InputError: one holds a value that is not finite.
+        """
         return (self._read(part.hf_name) for part in hf_parts(name, self.config))
 
     def _find_tensors(self) -> dict[str, Path]:
         """The file of every tensor."""
         if (self.folder / INDEX).is_file():
-            weight_map = _read_json(self.folder / INDEX).get("weight_map")
+            weight_map = read_json(self.folder / INDEX, _HINT).get("weight_map")
             if not isinstance(weight_map, dict):
                 raise InputError(f"{self.folder / INDEX}: names no weight_map")
             names = weight_map
@@ -100,7 +105,11 @@ class HFSource:
 
     def _read(self, key: str) -> Tensor:
         with _open(self._files[key]) as file:
-            return file.get_tensor(key)
+            tensor = file.get_tensor(key)
+        smallest, largest = tensor.aminmax()  # both NaN if one of the values is
+        if not (smallest.isfinite() and largest.isfinite()):
+            raise InputError(f"{self._files[key]}: {key} holds NaN or infinite values; get other weights")
+        return tensor
 
 
 def _open(path: Path) -> safe_open:
@@ -108,15 +117,3 @@ def _open(path: Path) -> safe_open:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: no readable safetensors file: {error}") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; a Hugging Face model folder has it") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: is no JSON object")
-    return content

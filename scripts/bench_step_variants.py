@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lit_gpt.cli import InputError, run_command
 from lit_gpt.config import ModelConfig
-from lit_gpt.hf_mapping import to_hf_config
+from lit_gpt.hf_config import to_hf_config
 from lit_gpt.model import GPT
 from lit_gpt.token_store import TokenStore
 from pretrain.dataloader import DataLoader, StepBatch

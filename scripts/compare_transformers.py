@@ -24,7 +24,8 @@ from torch import Tensor
 
 from lit_gpt.cli import run_command
 from lit_gpt.documents import Batch
-from lit_gpt.hf_mapping import hf_parts, to_hf_config
+from lit_gpt.hf_config import to_hf_config
+from lit_gpt.hf_mapping import hf_parts
 from pretrain.dataloader import StepBatch
 from pretrain.options import TrainOptions
 from pretrain.preemption import StopRequest

@@ -14,7 +14,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from lit_gpt.config import ModelConfig
 from lit_gpt.documents import Documents
-from lit_gpt.hf_mapping import hf_parts, to_hf_config
+from lit_gpt.hf_config import to_hf_config
+from lit_gpt.hf_mapping import hf_parts
 from lit_gpt.model import GPT, clean_name
 
 VOCAB = 96

@@ -7,7 +7,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply
 
 from lit_gpt.cli import InputError
 from lit_gpt.config import ModelConfig
-from lit_gpt.hf_mapping import to_hf_config
+from lit_gpt.hf_config import to_hf_config
 from lit_gpt.rope import inverse_frequencies, rotary_tables, rotate
 
 ORIGINAL = 64

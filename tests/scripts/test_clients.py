@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from data_prep import sentencepiece_bpe
+from lit_gpt.cli import InputError
 from lit_gpt.config import ModelConfig
+from lit_gpt.hf_config import from_hf_config, to_hf_config
 from lit_gpt.tokenizer import Tokenizer
 from scripts.client_environments import TRANSFORMERS, find_python
 from scripts.convert_lit_checkpoint import ConvertOptions, convert
@@ -30,10 +32,11 @@ N_TOKENS = 50
 pytestmark = pytest.mark.slow
 
 
-def run(*command, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(*command, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [str(part) for part in command],
+        input=stdin,
         capture_output=True,
         text=True,
         timeout=300,
@@ -103,6 +106,91 @@ def test_what_a_user_of_transformers_types(tmp_path, transformers_python, tokeni
     assert found["model_max_length"] == ModelConfig.load(checkpoint).block_size
     for name in ("pipeline", "pipeline_batch"):
         assert [found[name][n] for n in plain] == [found["decoded"][n] for n in plain]
+
+
+# Also without anything of ours: one config.json after the other, and what AutoConfig reads of it.
+READ_CONFIGS = """
+import json, pathlib, sys
+from transformers import AutoConfig
+read = []
+for config in json.loads(sys.stdin.read()):
+    pathlib.Path(sys.argv[1], "config.json").write_text(json.dumps(config))
+    read.append(AutoConfig.from_pretrained(sys.argv[1]).to_dict())
+print(json.dumps(read))
+"""
+# What config.json may hold that changes no logits of a Llama or Mistral.
+OF_NO_EFFECT = {
+    *("model_type", "transformers_version", "_name_or_path", "dtype", "architectures"),
+    *("initializer_range", "attention_dropout", "pretraining_tp"),  # for training, and for how to compute
+    *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "tokenizer_class", "prefix"),
+    *("use_cache", "return_dict", "output_hidden_states", "output_attentions", "chunk_size_feed_forward"),
+    *("id2label", "label2id", "problem_type", "is_encoder_decoder"),  # of other heads
+    # For other models, or for generation, in transformers 4 only.
+    *("torchscript", "pruned_heads", "is_decoder", "cross_attention_hidden_size", "add_cross_attention"),
+    *("tie_encoder_decoder", "finetuning_task", "task_specific_params", "tf_legacy_loss", "use_bfloat16"),
+    *("decoder_start_token_id", "max_length", "min_length", "do_sample", "early_stopping", "num_beams"),
+    *("temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty", "bad_words_ids"),
+    *("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "num_return_sequences", "output_scores"),
+    *("return_dict_in_generate", "forced_bos_token_id", "forced_eos_token_id", "remove_invalid_values"),
+    *("exponential_decay_length_penalty", "suppress_tokens", "begin_suppress_tokens", "num_beam_groups"),
+    "diversity_penalty",
+}
+FULL_CONFIG = {
+    "vocab_size": 700,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 24,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-4,
+    "tie_word_embeddings": True,
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "mlp_bias": False,
+    "rope_theta": 7e4,
+    "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+    "sliding_window": None,
+}
+
+
+def meaning(theirs: dict) -> dict:
+    """What AutoConfig read, in the words of our table."""
+    rope = theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}
+    known = {key: theirs[key] for key in FULL_CONFIG.keys() & theirs.keys()}
+    known["head_dim"] = theirs["head_dim"] or theirs["hidden_size"] // theirs["num_attention_heads"]
+    known["rope_theta"] = rope.get("rope_theta") or theirs["rope_theta"]
+    kind = rope.get("rope_type", "default")
+    known["rope_scaling"] = None if kind == "default" else {"rope_type": kind, "factor": rope["factor"]}
+    return known
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral"])
+def test_config_json_means_what_transformers_reads(tmp_path, transformers_python, kind):
+    """Nothing, every single key, and everything but one key: the same shape, or a refusal that is right."""
+    full = {"model_type": kind, **FULL_CONFIG}
+    cases = [
+        {"model_type": kind},
+        full,
+        *({"model_type": kind, key: value} for key, value in FULL_CONFIG.items()),
+        *({k: v for k, v in full.items() if k != key} for key in FULL_CONFIG),
+    ]
+    done = run(transformers_python, "-c", READ_CONFIGS, tmp_path, stdin=json.dumps(cases))
+    read = json.loads(done.stdout.splitlines()[-1])
+    windowed = 0
+    for case, theirs in zip(cases, read, strict=True):
+        assert theirs.keys() - FULL_CONFIG.keys() - {"rope_parameters"} <= OF_NO_EFFECT
+        expected = meaning(theirs)
+        window = expected.pop("sliding_window", None)
+        if window is not None and window < expected["max_position_embeddings"]:
+            windowed += 1
+            with pytest.raises(InputError, match="windowed attention is not supported"):
+                from_hf_config(case, "trial")
+        else:
+            ours = to_hf_config(from_hf_config(case, "trial"))
+            assert {key: ours[key] for key in expected} == expected
+    assert bool(windowed) == (kind == "mistral"), "what Mistral reads of an empty configuration is windowed"
 
 
 def test_the_harness_as_it_is_typed_agrees_with_our_command(tmp_path, converted_run, own_tasks):

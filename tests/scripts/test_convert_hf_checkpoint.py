@@ -156,16 +156,35 @@ def test_logits_equal_transformers_beyond_the_original_length(scaling, words, tm
         assert (ours - expected).abs().max() < 1e-4
 
 
-def test_mistral(tmp_path):
+def save_mistral(folder: Path, **changes) -> MistralForCausalLM:
     fields = llama_config().to_dict()
     shared = {
         key: fields[key] for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size")
     }
-    config = MistralConfig(
-        **shared, num_attention_heads=4, num_key_value_heads=2, head_dim=16, sliding_window=None
-    )
-    model = MistralForCausalLM(config)
-    model.save_pretrained(tmp_path / "hf")
+    shape = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, **changes}
+    model = MistralForCausalLM(MistralConfig(**shared, **shape))
+    model.save_pretrained(folder)
+    return model
+
+
+def test_a_mistral_that_says_no_window_has_one(tmp_path):
+    """transformers' default is 4096: where sequences can be longer, this is not the model that we compute."""
+    for longest in (8192, 4096):
+        folder = tmp_path / str(longest)
+        save_mistral(folder, max_position_embeddings=longest)
+        spoil_config(folder, sliding_window="absent")
+        assert AutoModelForCausalLM.from_pretrained(folder).config.sliding_window == 4096
+        if longest > 4096:
+            message = r"sliding_window 4096, which transformers takes where config.json has none, is shorter"
+            with pytest.raises(InputError, match=message):
+                main(ConvertHFOptions(folder, tmp_path / "lit"))
+        else:
+            main(ConvertHFOptions(folder, tmp_path / "lit"))
+            assert ModelConfig.load(tmp_path / "lit").block_size == 4096
+
+
+def test_mistral(tmp_path):
+    model = save_mistral(tmp_path / "hf", sliding_window=None)
     main(ConvertHFOptions(tmp_path / "hf", tmp_path / "lit"))
     ids = torch.randint(VOCAB, (1, 50))
     with torch.no_grad():
@@ -214,7 +233,15 @@ def spoil_weights(folder, change):
         ({"rope_parameters": {"rope_type": "longrope"}}, "rope_type 'longrope' is unknown"),
         ({"rope_parameters": {"rope_type": "yarn", "factor": None}}, "yarn is no sensible number"),
         ({"rope_scaling": "linear"}, "rope_scaling is 'linear', not an object"),
-        ({"rms_norm_eps": "absent", "vocab_size": "absent"}, "vocab_size, rms_norm_eps is missing"),
+        ({"rms_norm_eps": None, "vocab_size": None}, "vocab_size, rms_norm_eps is null"),
+        ({"vocab_size": "absent"}, r"embed_tokens.weight has shape .*, config.json wants \(32000, 64\)"),
+        ({"rope_theta": 5e5}, "rope_theta is 500000.0 and, beside the scaling, 10000.0"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor is 0.5"),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "rope_type 'dynamic' is unknown"),
+        (
+            {"architectures": ["LlamaForSequenceClassification"]},
+            r"architectures is \['LlamaForSequenceClassification'\]; only \['LlamaForCausalLM'\]",
+        ),
         ({"hidden_size": "big"}, "n_embd: 'big' is not a whole number"),
         (
             {"hidden_size": 32, "head_dim": 16},
@@ -234,6 +261,9 @@ def test_configurations_that_are_refused(folder, changes, message, tmp_path):
     ("change", "message"),
     [
         (lambda w: w.pop("lm_head.weight"), "lm_head.weight is missing"),
+        (lambda w: w.update({"score.weight": torch.ones(2, 64)}), "score.weight is a tensor that"),
+        (lambda w: w["model.norm.weight"].fill_(float("nan")), "model.norm.weight holds NaN or infinite"),
+        (lambda w: w["lm_head.weight"][3].fill_(float("-inf")), "lm_head.weight holds NaN or infinite"),
         (
             lambda w: w.pop("model.layers.1.self_attn.k_proj.weight"),
             "layers.1.self_attn.k_proj.weight is missing",
@@ -254,6 +284,7 @@ def test_weights_that_are_refused(folder, change, message, tmp_path):
     spoil_weights(folder, change)
     with pytest.raises(InputError, match=message):
         main(ConvertHFOptions(folder, tmp_path / "lit"))
+    assert not list(tmp_path.glob("lit*"))
 
 
 def test_tensors_that_only_old_folders_keep_are_left_out(folder, tmp_path):
@@ -276,10 +307,10 @@ def test_folders_that_are_none(folder, tmp_path):
     with pytest.raises(InputError, match="names no weight_map"):
         main(ConvertHFOptions(folder, tmp_path / "lit"))
     (folder / "config.json").write_text("{")
-    with pytest.raises(InputError, match=r"config.json: not readable as JSON"):
+    with pytest.raises(InputError, match=r"config.json is not readable JSON"):
         main(ConvertHFOptions(folder, tmp_path / "lit"))
     (folder / "config.json").unlink()
-    with pytest.raises(InputError, match=r"config.json: no such file"):
+    with pytest.raises(InputError, match=r"config.json is missing"):
         main(ConvertHFOptions(folder, tmp_path / "lit"))
 
 
