@@ -34,6 +34,7 @@ def parse_options(
     hints = hints_of(options_class)
     arguments = [_underscored(argument, hints) for argument in (sys.argv[1:] if argv is None else argv)]
     given, strangers = option_parser(options_class, program).parse_known_args(arguments)
+    _drop_alternatives(options_class, vars(given))
     values: dict[str, Any] = {}
     mistakes = _unknown(strangers, hints)
     for name, (value, label) in vars(given).items():
@@ -118,6 +119,14 @@ def _underscored(argument: str, names: Iterable[str]) -> str:
     name, equals, value = argument.partition("=")
     underscored = name.removeprefix("--").replace("-", "_")
     return f"--{underscored}{equals}{value}" if name.startswith("--") and underscored in names else argument
+
+
+def _drop_alternatives(options_class: type, given: dict[str, tuple[Any, str]]) -> None:
+    """Where a flag and a file give two options that exclude each other (ALTERNATIVES), the flag wins."""
+    for pair in getattr(options_class, "ALTERNATIVES", ()):
+        by_file = [name for name in pair if name in given and given[name][1] != "--"]
+        if len(by_file) == 1 and all(name in given for name in pair):
+            del given[by_file[0]]
 
 
 def _unknown(strangers: list[str], names: Iterable[str]) -> list[str]:

@@ -77,14 +77,7 @@ class PackedStore:
         Raises:
             InputError: the folder cannot be written, the packing in it is damaged, or the store is.
         """
-        identity = {
-            "format": FORMAT,
-            "store": store.fingerprint,
-            "block_size": block_size,
-            "strategy": strategy,
-        }
-        key = _hash(identity)[:16]
-        folder = (Path(packing_dir) if packing_dir else store.path) / f"packing-{key}"
+        identity, folder = _place(store, block_size, strategy, packing_dir)
         if not folder.exists():
             pack_lengths(np.zeros(0, np.int64), block_size, strategy)  # refuses before anything is written
             try:
@@ -95,6 +88,18 @@ class PackedStore:
                     "writable and roomy, or give another folder as packing_dir"
                 ) from error
         return cls(store, block_size, folder, _read_manifest(folder, identity))
+
+    @classmethod
+    def find(
+        cls,
+        store: TokenStore,
+        block_size: int,
+        strategy: str = "best_fit",
+        packing_dir: Path | str | None = None,
+    ) -> "PackedStore | None":
+        """The packing of `store` if there is one; nothing is built. Raises InputError as `open`."""
+        identity, folder = _place(store, block_size, strategy, packing_dir)
+        return cls(store, block_size, folder, _read_manifest(folder, identity)) if folder.exists() else None
 
     @property
     def n_targets(self) -> int:
@@ -139,6 +144,20 @@ class PackedStore:
             return read_shard(self.folder / _file_name(shard), self.shards[shard])
         except (OSError, ValueError) as error:
             raise _damaged(self.folder, str(error)) from error
+
+
+def _place(
+    store: TokenStore, block_size: int, strategy: str, packing_dir: Path | str | None
+) -> tuple[dict[str, Any], Path]:
+    """What a packing is of, and its folder."""
+    identity = {
+        "format": FORMAT,
+        "store": store.fingerprint,
+        "block_size": block_size,
+        "strategy": strategy,
+    }
+    key = _hash(identity)[:16]
+    return identity, (Path(packing_dir) if packing_dir else store.path) / f"packing-{key}"
 
 
 def _build_once(store: TokenStore, identity: dict[str, Any], folder: Path) -> None:

@@ -11,9 +11,12 @@ from typing import TypeVar
 from lit_gpt.checkpoint import list_checkpoints
 from lit_gpt.cli import InputError
 from lit_gpt.config import ModelConfig
+from lit_gpt.packing import PackedStore
 from lit_gpt.token_store import TokenStore
+from pretrain.epochs import Epochs, StoreSize
 from pretrain.memory_estimate import checkpoint_bytes, estimate_memory, shards
 from pretrain.options import TrainOptions
+from pretrain.schedules import Schedule, make_schedule
 from pretrain.training_data import split_weights
 
 GIB = 2**30
@@ -27,6 +30,8 @@ class JobPlan:
     options: TrainOptions
     config: ModelConfig
     stores: list[TokenStore]
+    epochs: Epochs
+    schedule: Schedule
     first_step: int
     """Steps that checkpoints in `out_dir` have behind them."""
     n_checkpoints: int
@@ -36,20 +41,20 @@ class JobPlan:
 
     @property
     def tokens_per_step(self) -> int:
-        """Predictions in a step's rows."""
+        """Slots in a step's rows."""
         return self.options.global_batch_size * self.config.block_size
 
     @property
     def checkpoints_kept(self) -> int:
         """The most there are at a time: those that stay, and the one being written."""
-        options = self.options
-        written = options.max_steps // (options.save_step_interval or options.max_steps) + 1
-        forever = options.max_steps // options.keep_every if options.keep_every else 0
+        options, max_steps = self.options, self.schedule.max_steps
+        written = max_steps // (options.save_step_interval or max_steps) + 1
+        forever = max_steps // options.keep_every if options.keep_every else 0
         return min(written, (options.keep_last or written) + forever + 1)
 
     def hours(self, tokens_per_second: float) -> float:
         """Left to train, at the given speed of one device."""
-        tokens = (self.options.max_steps - self.first_step) * self.tokens_per_step
+        tokens = (self.schedule.max_steps - self.first_step) * self.tokens_per_step
         return tokens / (tokens_per_second * self.options.world_size) / 3600
 
     def lines(self, device_gib: float) -> list[tuple[str, str]]:
@@ -60,10 +65,8 @@ class JobPlan:
         """
         options, config = self.options, self.config
         start = f"goes on at step {self.first_step + 1}" if self.first_step else "starts at step 1"
-        tokens = options.max_steps * self.tokens_per_step
         n_tokens = sum(store.n_tokens for store in self.stores)
         n_documents = sum(store.n_documents for store in self.stores)
-        epochs = tokens / max(n_tokens - n_documents, 1)
         rows = options.global_batch_size // options.world_size
         return [
             ("run", f"{options.out_dir}, {start}"),
@@ -73,10 +76,8 @@ class JobPlan:
                 f"rows of {config.block_size}",
             ),
             ("data", f"{len(self.stores)} store(s), {n_documents:,} documents, {n_tokens:,} tokens"),
-            (
-                "steps",
-                f"{options.max_steps:,} of {self.tokens_per_step:,} tokens: {tokens:,}, {epochs:.2f} epochs",
-            ),
+            ("steps", self.epochs.length(self.schedule.max_steps)),
+            ("rate", self.schedule.describe(options)),
             (
                 "job",
                 f"{options.num_nodes} node(s) of {options.devices} device(s), weights split over "
@@ -84,6 +85,7 @@ class JobPlan:
             ),
             ("memory", self._memory(device_gib)),
             ("disk", self._disk()),
+            *(("warning", warning) for warning in self.epochs.warnings(self.schedule.max_steps)),
         ]
 
     def _memory(self, device_gib: float) -> str:
@@ -143,14 +145,23 @@ def examine(options: TrainOptions) -> JobPlan:
     if mistakes or config is None:
         raise InputError("; ".join(mistakes))
     checkpoints = list_checkpoints(Path(options.out_dir))
+    sizes = [_size(store, options, config.block_size) for store in stores]
+    epochs = Epochs(sizes, split_weights(options.train_data_dir)[1], options.global_batch_size)
     return JobPlan(
         options,
         config,
         stores,
+        epochs,
+        make_schedule(options, epochs.rows),
         first_step=checkpoints[-1][0] if checkpoints else 0,
         n_checkpoints=len(checkpoints),
         free_bytes=shutil.disk_usage(parent).free,
     )
+
+
+def _size(store: TokenStore, options: TrainOptions, block_size: int) -> StoreSize:
+    packed = PackedStore.find(store, block_size, options.packing, options.packing_dir)
+    return StoreSize.of(packed) if packed else StoreSize.estimate(store, block_size, options.packing)
 
 
 def _existing_parent(folder: Path) -> Path:

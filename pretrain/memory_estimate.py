@@ -41,7 +41,8 @@ def estimate_memory(options: TrainOptions, config: ModelConfig, compute_bytes: i
     head = config.vocab_rows * config.n_embd
     weights_are_in_compute_dtype = options.world_size == 1 and master_bytes == compute_bytes
     whole_weights = options.world_size == 1 or options.sharding_strategy in ("NO_SHARD", "SHARD_GRAD_OP")
-    tokens = options.micro_batch_size * config.block_size
+    rows = min(options.micro_batch_size, options.global_batch_size // options.world_size)
+    tokens = rows * config.block_size
     return MemoryEstimate(
         state=4 * master_bytes * n_parameters // shards(options),
         unsharded=0

@@ -85,9 +85,9 @@ class ProgressLine:
         if enabled and sys.stderr.isatty():
             self._bar = tqdm(total=max_steps, initial=first_step - 1, unit="step", dynamic_ncols=True)
 
-    def update(self, metrics: StepMetrics, eta_seconds: float | None) -> None:
+    def update(self, metrics: StepMetrics, epoch: str, eta_seconds: float | None) -> None:
         """Show a step's figures."""
-        parts = [f"loss {metrics.loss:.4f}"]
+        parts = [f"{epoch}  {tqdm.format_sizeof(metrics.tokens)} tokens  loss {metrics.loss:.4f}"]
         if metrics.val_loss is not None:
             parts.append(f"val {metrics.val_loss:.4f}")
         parts.append(f"norm {metrics.grad_norm:.2f}  lr {metrics.learning_rate:.2e}")

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import os
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from lit_gpt.errors import InputError
 from lit_gpt.option_types import (
@@ -17,6 +17,7 @@ from lit_gpt.option_types import (
     convert_fields,
     parse_duration,
 )
+from pretrain.schedules import make_schedule
 
 ProcessCount = Annotated[int, Range(at_least=1, at_most=100_000)]
 Decay = Annotated[float, Range(at_least=0, below=1)]
@@ -29,6 +30,8 @@ class TrainOptions:
     Started again with `--resume auto` it goes on exactly where its newest valid checkpoint stands.
     A step is one optimizer step over `global_batch_size` rows.
     """
+
+    ALTERNATIVES: ClassVar = [("max_steps", "max_epochs")]
 
     train_data_dir: list[str] = field(default_factory=list)
     """Token store(s) to train on: DIR, or several as DIR:WEIGHT."""
@@ -50,15 +53,17 @@ class TrainOptions:
     global_batch_size: PositiveInt = 512
     """Rows per optimizer step over all devices."""
     micro_batch_size: PositiveInt = 8
-    """Rows per device and forward pass."""
-    max_steps: PositiveInt = 1000
-    """Optimizer steps in the whole run."""
+    """Rows per device and forward pass, at most."""
+    max_steps: PositiveInt | None = None
+    """Optimizer steps in the whole run; 1000 when not given."""
+    max_epochs: PositiveFloat | None = None
+    """In place of max_steps: passes over the data, also a fraction of one."""
     learning_rate: PositiveFloat = 4e-4
     """Peak learning rate."""
-    min_lr: NonNegativeFloat = 4e-5
-    """Learning rate at the end of the decay."""
-    warmup_steps: NonNegativeInt = 100
-    """Steps of linear warm-up."""
+    min_lr: NonNegativeFloat | None = None
+    """Learning rate at the end of the decay; a tenth of learning_rate when not given."""
+    warmup_steps: NonNegativeInt | None = None
+    """Steps of linear warm-up; a tenth of the run, at most 2000, when not given or longer than the run."""
     lr_schedule: Literal["cosine", "wsd", "linear", "constant"] = "cosine"
     """Shape after the warm-up; wsd stays at the peak and decays over the last `decay_steps`."""
     decay_steps: PositiveInt | None = None
@@ -160,9 +165,10 @@ class TrainOptions:
         mistakes = mistakes or [message for wrong, message in self._rules() if wrong]
         if mistakes:
             raise InputError("; ".join(mistakes))
+        make_schedule(self, None)
 
     def _rules(self) -> list[tuple[bool, str]]:
-        world, rows, micro = self.world_size, self.global_batch_size, self.micro_batch_size
+        world, rows = self.world_size, self.global_batch_size
         group = self.shard_group_size
         return [
             (not self.train_data_dir, "--train_data_dir is missing: give a token store"),
@@ -173,25 +179,12 @@ class TrainOptions:
                 f"(devices x num_nodes); the nearest that are: {nearest_multiples(rows, world)}",
             ),
             (
-                rows % world == 0 and micro > rows // world,
-                f"--micro_batch_size {micro} is larger than a process's share of the global batch, "
-                f"{rows // world}",
-            ),
-            (
-                self.min_lr > self.learning_rate,
-                f"--min_lr {self.min_lr} is above --learning_rate {self.learning_rate}",
-            ),
-            (
-                self.warmup_steps > self.max_steps,
-                f"--warmup_steps {self.warmup_steps} is more than --max_steps {self.max_steps}",
-            ),
-            (
                 self.decay_steps is not None and self.lr_schedule != "wsd",
                 f"--decay_steps is for --lr_schedule wsd, not {self.lr_schedule}",
             ),
             (
-                self.decay_steps is not None and self.decay_steps > self.max_steps - self.warmup_steps,
-                f"--decay_steps {self.decay_steps} is more than max_steps - warmup_steps",
+                self.max_steps is not None and self.max_epochs is not None,
+                "--max_steps and --max_epochs both say how long to train: give one of them",
             ),
             (
                 group is not None and self.sharding_strategy != "HYBRID_SHARD",

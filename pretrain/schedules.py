@@ -3,9 +3,17 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+from lit_gpt.cli import InputError
+
+if TYPE_CHECKING:
+    from pretrain.options import TrainOptions
 
 ScheduleName = Literal["cosine", "wsd", "linear", "constant"]
+
+DEFAULT_STEPS = 1000
+MAX_DEFAULT_WARMUP = 2000
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,51 @@ class Schedule:
         start = self.max_steps - self.decay_steps if self.name == "wsd" else self.warmup_steps
         progress = min(max((step - start) / max(self.max_steps - start, 1), 0.0), 1.0)
         return self.final + (self.peak - self.final) * _SHAPES[self.name](progress)
+
+    def describe(self, options: "TrainOptions") -> str:
+        """What is done over the run, for its first lines, and which explicit warm-up was too long for it."""
+        given = options.warmup_steps
+        shortened = "" if given in (None, self.warmup_steps) else f" (not {given:,}: the run is shorter)"
+        after = self.name if self.name == "constant" else f"{self.name} to {self.final:g}"
+        return (
+            f"learning rate: {self.warmup_steps:,} steps of warm-up{shortened} to {self.peak:g}, then {after}"
+        )
+
+    def as_options(self) -> dict[str, int | float]:
+        """The trainer's options whose values it decides."""
+        return {"max_steps": self.max_steps, "warmup_steps": self.warmup_steps, "min_lr": self.final}
+
+
+def make_schedule(options: "TrainOptions", rows_per_epoch: int | None) -> Schedule:
+    """The schedule that options ask for; what they leave open follows from the number of steps.
+
+    An explicit warm-up that is longer than the whole run (of a configuration whose run was shortened by a
+    flag) is replaced by the default one.
+
+    Args:
+        rows_per_epoch: Rows of all stores; None where they are not known yet, and then `max_epochs` counts
+            as the default number of steps.
+
+    Raises:
+        InputError: the parts do not fit one another.
+    """
+    max_steps = options.max_steps or DEFAULT_STEPS
+    if options.max_epochs is not None and rows_per_epoch is not None:
+        # Rounded up, so that every row is read; the inner rounding takes away what 0.1 has too much.
+        max_steps = math.ceil(round(options.max_epochs * rows_per_epoch / options.global_batch_size, 6))
+    warmup = options.warmup_steps
+    if warmup is None or warmup > max_steps:
+        warmup = min(max_steps // 10, MAX_DEFAULT_WARMUP)
+    final = options.learning_rate / 10 if options.min_lr is None else options.min_lr
+    if final > options.learning_rate:
+        raise InputError(f"--min_lr {final} is above --learning_rate {options.learning_rate}")
+    decay = options.decay_steps or max(max_steps // 10, 1)
+    known = options.max_epochs is None or rows_per_epoch is not None
+    if options.decay_steps is not None and known and decay > max_steps - warmup:
+        raise InputError(
+            f"--decay_steps {decay} is more than the {max_steps - warmup} steps after the warm-up"
+        )
+    return Schedule(options.lr_schedule, options.learning_rate, final, warmup, max_steps, decay)
 
 
 _SHAPES: dict[ScheduleName, Callable[[float], float]] = {

@@ -2,12 +2,15 @@
 
 import time
 import warnings
+from collections import deque
 from dataclasses import dataclass
 
 import torch
 
 from lit_gpt.config import ModelConfig
 from lit_gpt.flops import device_peak_flops, flops_inside_documents, flops_per_token
+
+PACE_SECONDS = 1800.0
 
 
 @dataclass(frozen=True)
@@ -97,3 +100,18 @@ class _Pause:
 
     def __exit__(self, *exception: object) -> None:
         self._monitor._since += time.monotonic() - self._began
+
+
+class Pace:
+    """Seconds that a step took over the last half hour by the clock, validation and saving included."""
+
+    def __init__(self) -> None:
+        self._marks: deque[tuple[float, int]] = deque()
+
+    def seconds_per_step(self, step: int, now: float, latest: float) -> float:
+        """Mark that `step` ended at `now`; the first time the answer is `latest`, a mean without a past."""
+        self._marks.append((now, step))
+        while len(self._marks) > 2 and now - self._marks[1][0] > PACE_SECONDS:
+            self._marks.popleft()
+        began, first = self._marks[0]
+        return (now - began) / (step - first) if step > first else latest

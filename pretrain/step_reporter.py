@@ -1,12 +1,15 @@
 """Steps whose figures are still on the device, until a log step reads them all at once."""
 
+import time
+
 import torch
 from torch import Tensor
 
+from pretrain.epochs import Epochs
 from pretrain.metrics import MetricsWriter, ProgressLine, StepMetrics
 from pretrain.row_table import StepRows
 from pretrain.schedules import Schedule
-from pretrain.speed_monitor import SpeedMonitor
+from pretrain.speed_monitor import Pace, SpeedMonitor
 from pretrain.training_data import TrainingData
 
 MAX_NAMED = 20  # documents of a skipped step; the datapoint log has all
@@ -28,6 +31,7 @@ class StepReporter:
         self,
         rank: int,
         data: TrainingData,
+        epochs: Epochs,
         schedule: Schedule,
         speed: SpeedMonitor,
         metrics: MetricsWriter | None,
@@ -36,11 +40,13 @@ class StepReporter:
     ) -> None:
         self._rank = rank
         self._data = data
+        self._epochs = epochs
         self._schedule = schedule
         self._speed = speed
         self._metrics = metrics
         self._progress = progress
         self._max_skipped_steps = max_skipped_steps
+        self._pace = Pace()
         self._unread: list[tuple[StepRows, int, Tensor]] = []
         self._skipped_in_a_row = 0
         self._skipped: set[int] = set()
@@ -80,10 +86,11 @@ class StepReporter:
         if (speed := self._speed.report()) is not None:
             for name, value in vars(speed).items():
                 setattr(last, name, value)
-            eta = speed.step_seconds * (self._schedule.max_steps - last.step)
+            seconds = self._pace.seconds_per_step(last.step, time.monotonic(), speed.step_seconds)
+            eta = seconds * (self._schedule.max_steps - last.step)
         if self._metrics is not None:
             self._metrics.write(lines)
-        self._progress.update(last, eta)
+        self._progress.update(last, self._epochs.now(last.step), eta)
         if self._skipped_in_a_row > self._max_skipped_steps:
             raise TrainingDiverged(
                 f"step {last.step}: {self._skipped_in_a_row} steps in a row had a gradient that is not "

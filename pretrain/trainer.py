@@ -17,13 +17,14 @@ from pretrain import parallel, run_folder
 from pretrain.checkpointing import Checkpointer
 from pretrain.dataloader import DataLoader, StepBatch, check_resumable
 from pretrain.datapoint_log import DatapointLog
+from pretrain.epochs import Epochs
 from pretrain.inputs import open_inputs
 from pretrain.metrics import MetricsWriter, ProgressLine
 from pretrain.optim import build_optimizer, guarded_step
 from pretrain.options import TrainOptions
 from pretrain.preemption import StopAgreement, StopRequest
 from pretrain.preflight import check_launch, connecting, preflight
-from pretrain.schedules import Schedule
+from pretrain.schedules import make_schedule
 from pretrain.speed_monitor import SpeedMonitor
 from pretrain.step_reporter import StepReporter
 from pretrain.validation import ValidationSample
@@ -38,6 +39,8 @@ class Trainer:
         self.out_dir = Path(options.out_dir)
         ranks = check_launch(options.devices, options.num_nodes, options.accelerator)
         self.data, validation, self.config = open_inputs(options)
+        self.epochs = Epochs.of(self.data, options.global_batch_size)
+        self.schedule = make_schedule(options, self.epochs.rows)
         with connecting(ranks):
             self.fabric = parallel.launch(options)
         self.device = self.fabric.device
@@ -72,14 +75,6 @@ class Trainer:
         self.optimizer = build_optimizer(
             self.model, options.learning_rate, options.weight_decay, options.beta1, options.beta2
         )
-        self.schedule = Schedule(
-            options.lr_schedule,
-            options.learning_rate,
-            options.min_lr,
-            options.warmup_steps,
-            options.max_steps,
-            options.decay_steps or max(options.max_steps // 10, 1),
-        )
         self.startup_lines += [
             f"model {self.config.name}: {self.config.n_parameters:,} parameters, vocabulary "
             f"{self.config.vocab_size}, rows of {self.config.block_size}",
@@ -90,6 +85,8 @@ class Trainer:
         ]
         for store in (packed.store for packed in self.data.stores):
             self.startup_lines += store.document_ends.warnings(store.path)
+        self.startup_lines += self.epochs.describe(self.schedule.max_steps)
+        self.startup_lines.append(self.schedule.describe(options))
         if precision == "bf16-true":
             self.startup_lines.append("warning: bf16-true keeps weights and Adam's moments in bf16")
 
@@ -113,7 +110,10 @@ class Trainer:
             state = self.checkpointer.load(folder, self.model, self.optimizer, expected=self._identity())
             check_resumable(state["data"], self.data, options.allow_changed_data)
             self.step, self.tokens = state["step"], state["tokens"]
-            self.startup_lines.append(f"resumed from {folder} at step {self.step}")
+            self.startup_lines.append(
+                f"resumed from {folder} at step {self.step}, {self.epochs.now(self.step)}, "
+                f"{self.tokens:,} tokens seen"
+            )
         elif options.initial_checkpoint_dir is not None:
             self.checkpointer.load(Path(options.initial_checkpoint_dir), self.model, None)
             self.startup_lines.append(f"weights from {options.initial_checkpoint_dir}, fresh optimizer")
@@ -135,10 +135,17 @@ class Trainer:
         self.datapoint_log = self._open_datapoint_log() if options.log_datapoints else None
         metrics = MetricsWriter(self.out_dir, self.step + 1, options.wandb_project) if rank == 0 else None
         self.metrics = metrics
-        self.progress = ProgressLine(self.step + 1, options.max_steps, enabled=rank == 0)
+        self.progress = ProgressLine(self.step + 1, self.schedule.max_steps, enabled=rank == 0)
         self.speed = SpeedMonitor(self.config, self.device, self.world_size)
         self.reporter = StepReporter(
-            rank, self.data, self.schedule, self.speed, metrics, self.progress, options.max_skipped_steps
+            rank,
+            self.data,
+            self.epochs,
+            self.schedule,
+            self.speed,
+            metrics,
+            self.progress,
+            options.max_skipped_steps,
         )
 
     def _open_datapoint_log(self) -> DatapointLog:
@@ -169,19 +176,20 @@ class Trainer:
         if self.rank == 0:
             for line in self.startup_lines:
                 self.progress.message(line)
-        if self.step >= self.options.max_steps:
-            self.progress.message(f"already complete: step {self.step} of {self.options.max_steps}")
+        if self.step >= self.schedule.max_steps:
+            self.progress.message(f"already complete: step {self.step} of {self.schedule.max_steps}")
         try:
             self._train()
         finally:
             self.loader.close()  # whatever happened: a thread that runs on would abort the interpreter's end
-        self._leave("done" if self.step >= self.options.max_steps else "requeue")
+        self._leave("done" if self.step >= self.schedule.max_steps else "requeue")
 
     def _train(self) -> None:
         """Step by step; not at all where all steps are done."""
         stopping = False
+        first_step = self.step + 1  # reported at once: on a slow machine the tenth comes late
         batches = iter(self.loader)
-        while self.step < self.options.max_steps and not stopping:
+        while self.step < self.schedule.max_steps and not stopping:
             waited = time.monotonic()
             batch = next(batches)
             waited = time.monotonic() - waited
@@ -190,7 +198,8 @@ class Trainer:
             # Who was asked to stop has no time for a validation.
             val_loss = self._validate() if self._due(self.options.eval_step_interval) else None
             save = stopping or self._due(self.options.save_step_interval)
-            if save or val_loss is not None or self._due(self.options.log_step_interval):
+            log = self.step == first_step or self._due(self.options.log_step_interval)
+            if save or val_loss is not None or log:
                 self.reporter.report(val_loss)
             if save:
                 self.save_checkpoint()
@@ -200,7 +209,7 @@ class Trainer:
 
     def _due(self, interval: int) -> bool:
         """At every so many steps, and at the last one."""
-        return self.step == self.options.max_steps or (interval > 0 and self.step % interval == 0)
+        return self.step == self.schedule.max_steps or (interval > 0 and self.step % interval == 0)
 
     def train_step(self, batch: StepBatch, waited: float) -> None:
         """Forward and backward over this rank's micro-batches, then one optimizer step."""
@@ -252,7 +261,7 @@ class Trainer:
                 "step": self.step,
                 "tokens": self.tokens,
                 "data": self.loader.state_dict(self.step),
-                "options": self.options.to_dict(),
+                "options": self.options.to_dict() | self.schedule.as_options(),
                 "tokenizer": self.data.stores[0].store.manifest.tokenizer,
                 "documents": self.data.document_ends._asdict(),
                 "versions": {"python": platform.python_version(), "torch": torch.__version__},

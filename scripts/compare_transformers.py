@@ -29,6 +29,7 @@ from lit_gpt.hf_mapping import hf_parts
 from pretrain.dataloader import StepBatch
 from pretrain.options import TrainOptions
 from pretrain.preemption import StopRequest
+from pretrain.schedules import Schedule
 from pretrain.snapshot import model_tensors
 from pretrain.trainer import Trainer
 
@@ -117,7 +118,7 @@ class _InStep(Trainer):
         their_loss = _loss_and_gradients(self.llama, batch)
         torch.nn.utils.clip_grad_norm_(self.llama.parameters(), self.options.grad_clip)
         for group in self.adamw.param_groups:
-            group["lr"] = _cosine(batch.step, self.options)
+            group["lr"] = _cosine(batch.step, self.schedule)
         self.adamw.step()
         self.adamw.zero_grad()
         super().train_step(batch, waited)
@@ -182,13 +183,13 @@ def _relative(ours: Tensor | None, theirs: Tensor | None) -> float:
     return ((ours - theirs).norm() / theirs.norm()).item()
 
 
-def _cosine(step: int, options: TrainOptions) -> float:
+def _cosine(step: int, schedule: Schedule) -> float:
     """Written anew on purpose: the schedule is compared too."""
-    if step <= options.warmup_steps:
-        return options.learning_rate * step / options.warmup_steps
-    progress = (step - options.warmup_steps) / (options.max_steps - options.warmup_steps)
+    if step <= schedule.warmup_steps:
+        return schedule.peak * step / schedule.warmup_steps
+    progress = (step - schedule.warmup_steps) / (schedule.max_steps - schedule.warmup_steps)
     cosine = (1 + math.cos(math.pi * progress)) / 2
-    return options.min_lr + (options.learning_rate - options.min_lr) * cosine
+    return schedule.final + (schedule.peak - schedule.final) * cosine
 
 
 if __name__ == "__main__":

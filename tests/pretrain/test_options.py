@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_gpt.cli import InputError
+from lit_gpt.cli import InputError, parse_options
 from lit_gpt.option_types import parse_duration
 from pretrain.options import TrainOptions
 
@@ -13,11 +13,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_all_mistakes_are_in_one_message():
-    options = TrainOptions(global_batch_size=10, devices=4, min_lr=1.0, warmup_steps=5000)
+    options = TrainOptions(global_batch_size=10, devices=4, max_steps=5, max_epochs=1)
     with pytest.raises(InputError) as error:
         options.check()
     message = str(error.value)
-    for part in ("--train_data_dir", "--out_dir", "8 and 12", "--min_lr", "--warmup_steps"):
+    for part in ("--train_data_dir", "--out_dir", "8 and 12", "--max_epochs"):
         assert part in message
     assert "\n" not in message
 
@@ -48,17 +48,26 @@ def test_a_batch_smaller_than_the_ranks_names_the_nearest_that_works():
         TrainOptions(train_data_dir=["x"], out_dir="y", global_batch_size=2, devices=4).check()
 
 
+def test_a_flag_wins_over_the_files_other_way_to_say_how_long(tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text("max_steps: 5\n")
+    options = parse_options(TrainOptions, ["--config", str(config), "--max_epochs", "0.5"])
+    assert (options.max_steps, options.max_epochs) == (None, 0.5)
+    config.write_text("max_epochs: 2\n")
+    options = parse_options(TrainOptions, ["--max_steps", "7", "--config", str(config)])
+    assert (options.max_steps, options.max_epochs) == (7, None)
+    both = parse_options(TrainOptions, ["--max_steps", "7", "--max_epochs", "1"])
+    with pytest.raises(InputError, match="give one of them"):
+        both.check()
+
+
 @pytest.mark.parametrize("config", sorted((ROOT / "pretrain/configs").glob("*.yaml")), ids=lambda p: p.stem)
 def test_shipped_configurations_are_valid(config):
-    from lit_gpt.cli import parse_options
-
     flags = ["--config", str(config), "--train_data_dir", "store", "--out_dir", "out"]
     parse_options(TrainOptions, flags).check()
 
 
 def test_the_7b_configuration_has_the_originals_values():
-    from lit_gpt.cli import parse_options
-
     options = parse_options(TrainOptions, ["--config", str(ROOT / "pretrain/configs/LLaMmlein_7B.yaml")])
     assert (options.global_batch_size, options.learning_rate, options.min_lr) == (1024, 2.5e-4, 4e-6)
     assert (options.warmup_steps, options.max_steps, options.save_step_interval) == (2000, 1430512, 10000)

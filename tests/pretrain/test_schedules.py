@@ -2,7 +2,9 @@ import math
 
 import pytest
 
-from pretrain.schedules import Schedule
+from lit_gpt.cli import InputError
+from pretrain.options import TrainOptions
+from pretrain.schedules import Schedule, make_schedule
 
 
 def make(name, **changes):
@@ -45,3 +47,42 @@ def test_after_the_last_step_it_stays_at_the_final_rate(name):
 
 def test_without_warm_up_the_first_step_has_a_finite_rate():
     assert make("linear", warmup_steps=0, max_steps=1).learning_rate(1) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("given", "steps", "warmup"),
+    [
+        ({}, 1000, 100),
+        ({"max_steps": 6}, 6, 0),
+        ({"max_steps": 466_509}, 466_509, 2000),
+        ({"max_steps": 6, "warmup_steps": 2000}, 6, 0),
+        ({"max_steps": 6, "warmup_steps": 6}, 6, 6),
+        ({"max_steps": 100, "warmup_steps": 0}, 100, 0),
+        ({"max_epochs": 1}, 25, 2),
+        ({"max_epochs": 0.1}, 3, 0),
+        ({"max_epochs": 2.1}, 53, 5),
+        ({"max_epochs": 3, "warmup_steps": 5}, 75, 5),
+    ],
+)
+def test_what_is_not_given_follows_from_the_length(given, steps, warmup):
+    schedule = make_schedule(TrainOptions(global_batch_size=40, **given), rows_per_epoch=1000)
+    assert (schedule.max_steps, schedule.warmup_steps) == (steps, warmup)
+    assert schedule.final == pytest.approx(schedule.peak / 10)
+
+
+def test_rounding_adds_no_step():
+    # 1.1 * 1000 is 1100.0000000000002.
+    assert make_schedule(TrainOptions(global_batch_size=10, max_epochs=1.1), 1000).max_steps == 110
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"min_lr": 1.0},
+        {"lr_schedule": "wsd", "max_steps": 100, "warmup_steps": 50, "decay_steps": 60},
+        {"lr_schedule": "wsd", "max_epochs": 1, "decay_steps": 26},
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(given):
+    with pytest.raises(InputError, match=r"--(min_lr|decay_steps) "):
+        make_schedule(TrainOptions(global_batch_size=40, **given), rows_per_epoch=1000)

@@ -99,7 +99,7 @@ def test_a_run_validates_on_all_sources_and_says_on_how_many(tmp_path, train_sto
     assert n_sources == 20
     assert "warning" not in result.stdout
 
-    assert "4 documents are few to validate on" in ValidationSample(packed, 2).describe()[1]
+    assert "3 documents are few to validate on" in ValidationSample(packed, 2).describe()[1]
     (complete,) = ValidationSample(packed, None).describe()
     assert complete == f"validation: {n_rows} of {n_rows} rows, all 600 documents, from 20 source(s)"
 

@@ -8,8 +8,10 @@ import pytest
 import yaml
 
 from lit_gpt.cli import EXIT_BAD_INPUT, InputError
+from pretrain.epochs import Epochs
 from pretrain.job_plan import examine
 from pretrain.options import TrainOptions
+from pretrain.training_data import DataOptions, TrainingData
 from scripts import submit
 from tests.pretrain.running import ROOT
 
@@ -49,7 +51,10 @@ def test_the_plan_counts(options):
     assert plan.hours(tokens_per_second=128.0) == pytest.approx(1000 * 64 / 8 / 3600)
     lines = dict(plan.lines(device_gib=80))
     assert "starts at step 1" in lines["run"]
-    assert f"{1000 * 64 * 128:,}" in lines["steps"]
+    epochs = Epochs.of(TrainingData.open(DataOptions(options.train_data_dir, 128)), 64)
+    assert plan.epochs.passes(1000) == epochs.passes(1000)  # of the packing, now that there is one
+    assert lines["steps"].startswith(f"1,000 steps of 64 rows, {epochs.tokens(1000):,} tokens, ")
+    assert "small" in lines["warning"] or "read" in lines["warning"]
     assert "weights split over 8; 8 row(s) a step and device, 4 at a time" in lines["job"]
 
 
