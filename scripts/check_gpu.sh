@@ -12,7 +12,7 @@ set -euo pipefail
 nvidia-smi >/dev/null 2>&1 || fail "nvidia-smi sees no GPU here"
 mkdir -p "$1"
 output=$(cd "$1" && pwd)
-use_environment
+use_environment all
 cd "$ROOT"
 
 status=0

@@ -1,6 +1,8 @@
 # shellcheck shell=bash
-# Sourced by quickstart.sh and test.sh. `use_environment` sets PYTHON to an interpreter with everything of
+# Sourced by quickstart.sh and test.sh. `use_environment` sets PYTHON to an interpreter with the packages of
 # requirements.txt: the one that PYTHON names, else that of .venv, which is made and kept up to date.
+# `use_environment all` wants all of them, `use_environment model` those that lead from text to a model: half the
+# download.
 #
 #   PYTHON        an interpreter whose environment is used as it is (a container, a cluster's module)
 #   TORCH_BUILD   cpu or cuda: which torch to install; by default cpu where nvidia-smi sees no GPU
@@ -20,10 +22,12 @@ fail() {
 }
 
 use_environment() {
+    local wanted
+    wanted=$(_requirements "$1")
     if [ -n "${PYTHON:-}" ]; then
         command -v "$PYTHON" >/dev/null || fail "PYTHON=$PYTHON: no such program; unset it to have .venv made"
         local missing
-        missing=$(cd "$ROOT" && _missing_packages "$PYTHON") || fail "PYTHON=$PYTHON does not run"
+        missing=$(_missing_packages "$PYTHON" <<<"$wanted") || fail "PYTHON=$PYTHON does not run"
         [ -z "$missing" ] ||
             fail "PYTHON=$PYTHON lacks $missing; install requirements.txt there, or unset PYTHON to have .venv made"
         return
@@ -35,20 +39,30 @@ use_environment() {
         echo "Making the environment $ENVIRONMENT with $("$base" --version)"
         "$base" -m venv --clear "$ENVIRONMENT"
     fi
-    # The copy is written after an install that succeeded: what it says is there.
-    cmp -s "$ROOT/requirements.txt" "$ENVIRONMENT/requirements.txt" && return
-    _install
-    cp "$ROOT/requirements.txt" "$ENVIRONMENT/requirements.txt"
+    # The copy is written after a successful install: it lists what is there.
+    local installed=$ENVIRONMENT/requirements.txt
+    { cmp -s "$ROOT/requirements.txt" "$installed" || cmp -s - "$installed" <<<"$wanted"; } && return
+    printf '%s\n' "$wanted" >"$installed.new"
+    _install "$installed.new"
+    mv "$installed.new" "$installed"
 }
 
-# The packages of requirements.txt that an interpreter does not have, as one line.
+# The lines of requirements.txt: all, or with `model` those above "Evaluation and development".
+_requirements() {
+    case $1 in
+        all) cat "$ROOT/requirements.txt" ;;
+        model) sed '/^# Evaluation and development/,$d' "$ROOT/requirements.txt" ;;
+    esac
+}
+
+# The packages on standard input that an interpreter does not have, as one line.
 _missing_packages() {
-    "$1" - requirements.txt <<'END'
+    "$1" -c '
 import importlib.metadata, re, sys
-names = [re.match(r"[\w.-]+", line) for line in open(sys.argv[1])]
+names = [re.match(r"[\w.-]+", line) for line in sys.stdin]
 have = {re.sub(r"[-_.]+", "-", d.metadata["Name"] or "").lower() for d in importlib.metadata.distributions()}
 print(*(name[0] for name in names if name and re.sub(r"[-_.]+", "-", name[0]).lower() not in have))
-END
+'
 }
 
 _is_current() {
@@ -76,6 +90,7 @@ _find_python() {
         "Ubuntu install them by 'apt-get install python$version-venv', then run this again"
 }
 
+# pip compiles every module it installs, most of which are never imported: Python does it at first use.
 _install() {
     local quiet=--quiet torch=''
     [ -t 1 ] && quiet=''
@@ -83,11 +98,11 @@ _install() {
     _install_cpu_torch "$torch+cpu" || true
     echo "Installing requirements.txt"
     # shellcheck disable=SC2086 # empty on a terminal
-    "$PYTHON" -m pip install $quiet -r "$ROOT/requirements.txt" ||
-        fail "pip could not install requirements.txt (see above); run this again when that is mended"
+    "$PYTHON" -m pip install $quiet --no-compile -r "$1" ||
+        fail "pip could not install requirements.txt (see above); run this again when that is fixed"
 }
 
-# Without a GPU a CPU build of torch saves some gigabytes; that none is to be had is no error.
+# Without a GPU a CPU build of torch saves some gigabytes; it is no error if there is none.
 _install_cpu_torch() {
     [ "$(uname -s)" = Linux ] || return
     if [ -n "${TORCH_BUILD:-}" ]; then
@@ -97,8 +112,8 @@ _install_cpu_torch() {
     fi
     local log=$ENVIRONMENT/cpu_torch.log
     echo "Installing $1 (no GPU here; TORCH_BUILD=cuda takes the CUDA build)"
-    "$PYTHON" -m pip install "$1" >"$log" 2>&1 && return
-    "$PYTHON" -m pip install "$1" --extra-index-url "$CPU_TORCH_INDEX" --timeout 10 --retries 0 \
+    "$PYTHON" -m pip install --no-compile "$1" >"$log" 2>&1 && return
+    "$PYTHON" -m pip install --no-compile "$1" --extra-index-url "$CPU_TORCH_INDEX" --timeout 10 --retries 0 \
         >>"$log" 2>&1 && return
-    echo "No CPU build of torch is to be had here (see $log): taking the standard one, a few gigabytes"
+    echo "No CPU build of torch found (see $log): installing the standard one, a few gigabytes"
 }

@@ -17,8 +17,15 @@ _PROGRAMS = ("lm_eval", "transformers", "datasets", "torch")
 
 
 def versions() -> dict[str, str]:
-    """Of the programs that results depend on."""
-    return {name: importlib.metadata.version(name) for name in _PROGRAMS}
+    """Of the programs that results depend on.
+
+    Raises:
+        InputError: one is not installed.
+    """
+    try:
+        return {name: importlib.metadata.version(name) for name in _PROGRAMS}
+    except importlib.metadata.PackageNotFoundError as error:
+        raise InputError(f"evaluation needs {error.name}: pip install -r requirements.txt") from None
 
 
 def load_model(folder: Path, *, dtype: str, device: str, batch_size: int) -> Any:

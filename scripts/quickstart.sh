@@ -10,7 +10,8 @@ usage() {
 bash scripts/quickstart.sh [--input FILE|GLOB...] [--vocab_size N] [--out DIR] [--config FILE] [--fresh]
 
 Pretrains a tiny Llama on the CPU, from text to a Hugging Face folder, in a few minutes. The first time it
-makes .venv and installs requirements.txt into it; it needs Python 3.11 or newer and nothing else.
+makes .venv and installs what it needs of requirements.txt into it, from the package index that pip uses (about
+500 MB); it needs Python 3.11 or newer.
 
   --input FILES  your own documents (.jsonl, .jsonl.gz, .jsonl.zst; quote a glob) in place of the sample corpus
   --vocab_size N tokens of the tokenizer; default 4096
@@ -182,7 +183,7 @@ END
 
 main() {
     open_out
-    use_environment
+    use_environment model
 
     if [ ${#INPUTS[@]} -eq 0 ]; then
         INPUTS=("$OUT/corpus.jsonl")

@@ -8,7 +8,7 @@ set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-use_environment
+use_environment all
 cd "$ROOT"
 
 failed=()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-TOOLS = ["basename", "bash", "cat", "cmp", "cp", "dirname", "env", "grep", "rm", "sed", "uname"]
+TOOLS = ["basename", "bash", "cat", "cmp", "cp", "dirname", "env", "grep", "mv", "rm", "sed", "uname"]
 
 
 @pytest.fixture
@@ -33,9 +33,9 @@ def install(machine: Path, name: str, script: str) -> None:
     program.chmod(0o755)
 
 
-def use_environment(machine: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+def use_environment(machine: Path, part: str = "all", **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {"PATH": str(machine.parent / "bin"), "HOME": str(machine.parent), **variables}
-    program = '. "scripts/environment.sh"; use_environment; echo "using $PYTHON"'
+    program = f'. "scripts/environment.sh"; use_environment {part}; echo "using $PYTHON"'
     return subprocess.run(
         ["bash", "-euc", program], cwd=machine, env=environment, capture_output=True, text=True, timeout=300
     )
@@ -103,7 +103,8 @@ def installed(machine: Path, name: str) -> str:
 def test_an_environment_is_made_kept_and_renewed(machine):
     install(machine, "python3", f'exec {sys.executable} "$@"')
     wheels = machine.parent / "wheels"
-    offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels)}
+    # The settings of this machine's pip must not decide: it may pin torch.
+    offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels), "PIP_CONFIG_FILE": os.devnull}
     requirements = machine / "requirements.txt"
     requirements.write_text("torch==9.1.0   # the heavy one\n")
     wheel(wheels, "torch", "9.1.0")
@@ -111,7 +112,7 @@ def test_an_environment_is_made_kept_and_renewed(machine):
     done = use_environment(machine, **offline)
     assert done.returncode == 0, done.stderr
     assert "Making the environment" in done.stdout
-    assert "No CPU build of torch" in done.stdout
+    assert "No CPU build of torch found" in done.stdout
     assert installed(machine, "torch") == "9.1.0"
 
     done = use_environment(machine, **offline)
@@ -128,6 +129,14 @@ def test_an_environment_is_made_kept_and_renewed(machine):
     wheel(wheels, "something", "1.0")
     assert use_environment(machine, **offline).returncode == 0
     assert (installed(machine, "torch"), installed(machine, "something")) == ("9.2.0+cpu", "1.0")
+
+    requirements.write_text("torch==9.2.0\nsomething==1.0\n# Evaluation and development: more\nlater==1.0\n")
+    assert use_environment(machine, "model", **offline).returncode == 0, "what is not asked for is not missed"
+    assert use_environment(machine, **offline).returncode == 2
+    wheel(wheels, "later", "1.0")
+    assert use_environment(machine, **offline).returncode == 0
+    assert installed(machine, "later") == "1.0"
+    assert "Installing" not in use_environment(machine, "model", **offline).stdout
 
     install(machine, "nvidia-smi", "echo GPU 0")
     requirements.write_text("torch==9.3.0\n")
