@@ -41,7 +41,7 @@ class Options:
 def main(options: Options) -> None:
     """Check everything, link, describe."""
     tokenizer = Tokenizer.load(options.tokenizer)
-    files = find_files(options.input)
+    files = find_files(options.input, (".idx",))
     if options.output.exists() and any(options.output.iterdir()):
         raise InputError(f"{options.output} is not empty; give another folder, or remove it")
     indices = [read_index(file, _data_bytes(file)) for file in files]
@@ -66,7 +66,7 @@ def main(options: Options) -> None:
 
 def _data_bytes(index_file: Path) -> int:
     data = index_file.with_suffix(".bin")
-    if index_file.suffix != ".idx" or not data.is_file():
+    if not data.is_file():
         raise InputError(f"--input {index_file} is not an .idx file with its .bin beside it")
     return data.stat().st_size
 

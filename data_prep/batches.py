@@ -12,12 +12,29 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
+import zstandard
 
 BATCH_BYTES = 1 << 20
 BATCH_ROWS = 64
 MAX_LINE_BYTES = 32 << 20
 TOO_LONG = f"longer than {MAX_LINE_BYTES >> 20} MiB"
+UNREADABLE = "unreadable"
+"""How the reason begins where the rest of a file, or of a row group, is lost."""
 _CODECS = {".gz": "gzip", ".zst": "zstd"}
+_STEP = 1 << 16  # what a truncated stream holds is given up to the last whole step
+_LINE_BYTES = 1000  # of a line, for an estimate, where none was read
+
+
+class Rejected(NamedTuple):
+    """What cannot be used."""
+
+    line: int
+    reason: str
+    """The same for all of its kind, so that they can be counted."""
+    lines: int = 1
+    """How many lines are lost; an estimate where the rest of a file is."""
+    detail: str = ""
+    """How much was read, and what is missing."""
 
 
 class Batch(NamedTuple):
@@ -30,12 +47,12 @@ class Batch(NamedTuple):
     n_lines: int
     data: bytes
     """The lines; of a Parquet file an Arrow stream of its rows."""
-    rejected: list[tuple[int, str]]
-    """(line, reason) of lines that are not in `data`."""
+    rejected: list[Rejected]
+    """Lines that are not in `data`."""
     position: int
     """Bytes of the file read so far."""
     file_hash: str | None
-    """xxh3_128 of the file's bytes, with its last batch."""
+    """xxh3_128 of the file's bytes, with its last batch; empty if not all of them can be read."""
 
     @property
     def next_line(self) -> int:
@@ -78,22 +95,19 @@ def _line_batches(raw: _HashedFile, file: Path) -> Iterator[Batch]:
     codec = _CODECS.get(file.suffix)
     stream = pa.CompressedInputStream(pa.PythonFile(raw, "r"), codec) if codec else raw
     line, held, too_long = 1, b"", False  # held: the beginning of a line whose end is still to come
+    n_bytes, error = 0, None
 
-    def batch(n_lines: int, data: bytes, reason: str | None = None, last: bool = False) -> Batch:
-        rejected = [] if reason is None else [(line, reason)]
+    def batch(n_lines: int, data: bytes, rejected: Rejected | None = None, last: bool = False) -> Batch:
         file_hash = _finish(raw) if last else None
-        return Batch(str(file), line, n_lines, data, rejected, raw.tell(), file_hash)
+        return Batch(str(file), line, n_lines, data, [rejected] if rejected else [], raw.tell(), file_hash)
 
-    while True:
-        try:
-            block = stream.read(BATCH_BYTES)
-        except OSError as error:
-            yield batch(1, b"", f"unreadable from here on: {_first_words(error)}", last=True)
-            return
+    while error is None:
+        block, error = _read_block(stream)
         if not block:
             break
+        n_bytes += len(block)
         if too_long and (end := block.find(b"\n") + 1):
-            yield batch(1, b"", TOO_LONG)
+            yield batch(1, b"", Rejected(line, TOO_LONG))
             line, block, too_long = line + 1, block[end:], False
         end = block.rfind(b"\n") + 1
         if end:
@@ -104,27 +118,76 @@ def _line_batches(raw: _HashedFile, file: Path) -> Iterator[Batch]:
             held += block
             too_long = len(held) > MAX_LINE_BYTES
             held = b"" if too_long else held
-    yield batch(1, held, TOO_LONG if too_long else None, last=True)
+    if error is not None:
+        yield batch(1, b"", _rest_lost(raw, file, line, n_bytes, error), last=True)
+    else:
+        yield batch(1, held, Rejected(line, TOO_LONG) if too_long else None, last=True)
+
+
+def _read_block(stream: io.RawIOBase | pa.NativeFile) -> tuple[bytes, OSError | None]:
+    """What can be read of the next BATCH_BYTES, and why no more."""
+    parts: list[bytes] = []
+    try:
+        while sum(map(len, parts)) < BATCH_BYTES and (part := stream.read(min(_STEP, BATCH_BYTES))):
+            parts.append(part)
+    except OSError as error:
+        return b"".join(parts), error
+    return b"".join(parts), None
+
+
+def _rest_lost(raw: _HashedFile, file: Path, line: int, n_bytes: int, error: OSError) -> Rejected:
+    """The rest of a file from `line` on, before which `n_bytes` were read, decompressed."""
+    size, position = file.stat().st_size, raw.tell()
+    whole = _decompressed_size(file)
+    if whole > n_bytes:
+        missing, said = whole - n_bytes, f"{whole - n_bytes:,} of {whole:,} bytes are missing"
+    elif position < size:
+        missing = n_bytes * (size - position) // max(position, 1) if n_bytes else size
+        said = f"{size - position:,} of the file's {size:,} bytes are lost"
+    else:
+        missing, said = n_bytes or size, "how much is missing cannot be told, perhaps as much again"
+    lines = max(1, missing * (line - 1) // n_bytes if line > 1 else missing // _LINE_BYTES)
+    detail = f"{line - 1:,} lines, {n_bytes:,} bytes of text, were read before; {said}, about {lines:,} lines"
+    return Rejected(line, f"{UNREADABLE} from here on: {_first_words(error)}", lines, detail)
+
+
+def _decompressed_size(file: Path) -> int:
+    """As the first frame of a .zst says, else 0."""
+    if file.suffix != ".zst":
+        return 0
+    try:
+        with file.open("rb") as stream:
+            return max(0, zstandard.frame_content_size(stream.read(32)))
+    except (OSError, zstandard.ZstdError):
+        return 0
 
 
 def _parquet_batches(raw: _HashedFile, file: Path) -> Iterator[Batch]:
-    row, size = 1, file.stat().st_size
-    rejected: list[tuple[int, str]] = []
+    row, size, n_rows = 1, file.stat().st_size, 0
+    rejected: list[Rejected] = []
+
+    def lost(what: str, n_lost: int, error: Exception) -> Rejected:
+        detail = (
+            f"{n_lost:,} of {n_rows:,} rows are lost" if n_rows else f"none of its {size:,} bytes was read"
+        )
+        return Rejected(row, f"{UNREADABLE} {what}: {_first_words(error)}", n_lost, detail)
+
     try:
         with pq.ParquetFile(file, pre_buffer=False) as table:
+            n_rows = table.metadata.num_rows
             for group in range(table.num_row_groups):
                 next_group = row + table.metadata.row_group(group).num_rows
                 try:
                     for rows in table.iter_batches(BATCH_ROWS, row_groups=[group]):
                         for part in _small_parts(rows):
-                            position = size * row // (table.metadata.num_rows + 1)
-                            yield _rows_batch(file, row, part, position)
+                            yield _rows_batch(file, row, part, size * row // (n_rows + 1))
                             row += len(part)
                 except (OSError, ValueError) as error:
-                    rejected.append((row, f"unreadable to the end of the row group: {_first_words(error)}"))
+                    rejected.append(lost("to the end of the row group", next_group - row, error))
                 row = next_group
     except (OSError, ValueError) as error:
-        rejected.append((row, f"unreadable from here on: {_first_words(error)}"))
+        n_lost = n_rows + 1 - row if n_rows else max(1, size // _LINE_BYTES)
+        rejected.append(lost("from here on", n_lost, error))
     yield Batch(str(file), row, 0, b"", rejected, size, _finish(raw))
 
 
@@ -140,7 +203,7 @@ def _small_parts(rows: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
 
 def _rows_batch(file: Path, row: int, rows: pa.RecordBatch, position: int) -> Batch:
     if rows.nbytes > MAX_LINE_BYTES:
-        return Batch(str(file), row, len(rows), b"", [(row, TOO_LONG)], position, None)
+        return Batch(str(file), row, len(rows), b"", [Rejected(row, TOO_LONG)], position, None)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, rows.schema) as writer:
         writer.write_batch(rows)
@@ -148,8 +211,11 @@ def _rows_batch(file: Path, row: int, rows: pa.RecordBatch, position: int) -> Ba
 
 
 def _finish(raw: _HashedFile) -> str:
-    while raw.read(1 << 22):
-        pass
+    try:
+        while raw.read(1 << 22):
+            pass
+    except OSError:
+        return ""
     return raw.digest.hexdigest()
 
 

@@ -9,10 +9,9 @@ from typing import Literal
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.clean_steps import FilterDocuments
-from data_prep.corpus import CorpusOptions, DescribeInputs, ReadFiles, WriteFiles
+from data_prep.corpus import CorpusOptions, DescribeInputs, ReadFiles, WriteFiles, fields_given, input_files
 from data_prep.filters import Limits, with_preset
 from data_prep.pipeline import ExecutionOptions, Stage, run_stages, settle
-from data_prep.sources import find_inputs
 from data_prep.summary import Summarise, in_short
 from lit_gpt.cli import InputError, run_command
 from lit_gpt.tokenizer import Tokenizer
@@ -49,13 +48,13 @@ def plan(files: list[Path], options: Options, folder: Path) -> list[Stage]:
     """
     settings = {
         "files": files,
-        "source": options.source,
+        **fields_given(options),
         "limits": dataclasses.asdict(limits_of(options)),
         "tokenizer": Tokenizer.load(options.tokenizer).fingerprint if options.tokenizer else None,
     }
     settle(folder, settings)
     pipeline = [
-        ReadFiles(files, options.source, folder, options.max_bad_lines),
+        ReadFiles(files, options.read_as(), folder, options.max_bad_lines),
         FilterDocuments(limits_of(options), options.tokenizer),
         WriteFiles(files, folder),
         DescribeInputs(files, folder),
@@ -68,7 +67,7 @@ def plan(files: list[Path], options: Options, folder: Path) -> list[Stage]:
 
 def main(options: Options) -> None:
     """Plan, run or submit."""
-    stages = plan(find_inputs(options.input, download=options.stage is None), options, options.output)
+    stages = plan(input_files(options, options.stage is not None), options, options.output)
     if run_stages(stages, options, options.output, Path(__file__)):
         print(in_short(options.output))
 

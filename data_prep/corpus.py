@@ -9,6 +9,7 @@ A file has its name when it is complete. A task takes consecutive input files, s
 depends on the number of tasks.
 """
 
+import dataclasses
 import hashlib
 import os
 from collections import Counter
@@ -25,8 +26,8 @@ from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
 from data_prep.pipeline import write_json
-from data_prep.readers import SetAside
-from data_prep.sources import SOURCES, read_source
+from data_prep.readers import SetAside, look_into
+from data_prep.sources import SOURCES, Source, find_inputs, read_source
 
 KEPT = "documents"
 
@@ -42,8 +43,36 @@ class CorpusOptions:
     """Folder for `documents/`, `excluded/`, stats.json, report.html, and the markers of finished tasks."""
     source: Literal["jsonl", "redpajama_v2", "oscar", "fineweb2"] = "jsonl"
     """Kind of corpus: the names of its fields, see data_prep/sources.py."""
+    text_fields: list[str] | None = None
+    """Field that holds the text: the first of these that a document has (default: as --source names it)."""
+    id_fields: list[str] | None = None
+    """Field that holds the id: the first of these that a document has (default: as --source names it)."""
     max_bad_lines: int = 1000
-    """Stop when a file has more unusable lines."""
+    """Stop when a file has more unusable lines; what is lost of a broken file counts by an estimate."""
+
+    def read_as(self) -> Source:
+        """The fields of the corpus."""
+        source = SOURCES[self.source]
+        return dataclasses.replace(
+            source, text=tuple(self.text_fields or source.text), id=tuple(self.id_fields or source.id)
+        )
+
+
+def input_files(options: CorpusOptions, in_job: bool) -> list[Path]:
+    """The files of --input; before the first stage they are downloaded where needed, and looked into.
+
+    Raises:
+        InputError: a file is not there or cannot be used.
+    """
+    files = find_inputs(options.input, download=not in_job)
+    if not in_job:
+        look_into(files, options.read_as().text, options.id_fields or ())
+    return files
+
+
+def fields_given(options: CorpusOptions) -> dict[str, Any]:
+    """Those settings of a stage that say how its input is read."""
+    return {"source": options.source, "text_fields": options.text_fields, "id_fields": options.id_fields}
 
 
 @dataclass(slots=True)
@@ -81,10 +110,10 @@ class ReadFiles(PipelineStep):
 
     type, name = "READ", "files"
 
-    def __init__(self, files: Sequence[Path], source: str, folder: Path, max_bad_lines: int) -> None:
+    def __init__(self, files: Sequence[Path], source: Source, folder: Path, max_bad_lines: int) -> None:
         super().__init__()
         self.files = list(files)
-        self.source = SOURCES[source]
+        self.source = source
         self.folder = folder
         self.max_bad_lines = max_bad_lines
 
@@ -103,7 +132,7 @@ class ReadFiles(PipelineStep):
                 yield CorpusDocument(document.text, document.id, [], document.metadata, file)
             self.stat_update("documents", value=n_documents)
             self.stat_update("text_bytes", value=n_bytes)
-            for reason, count in set_aside.counts().items():
+            for reason, count in set_aside.counts.items():
                 self.stat_update(f"set_aside/{reason}", value=count)
             if set_aside.places:
                 places = [{"place": place, "reason": reason} for place, reason in set_aside.places]
@@ -125,10 +154,17 @@ class DescribeInputs(PipelineStep):
         yield from data
         for file in task_files(self.files, rank, world_size):
             path = self.files[file]
-            with path.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            described = {"path": str(path), "bytes": path.stat().st_size, "sha256": digest}
+            described = {"path": str(path), "bytes": path.stat().st_size, "sha256": _sha256(path)}
             write_json(self.folder / "inputs" / f"{file:06d}.json", described)
+
+
+def _sha256(path: Path) -> str | None:
+    """None where the file cannot be read to its end."""
+    with path.open("rb") as stream:
+        try:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError:
+            return None
 
 
 class WriteFiles(PipelineStep):

@@ -11,10 +11,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_prep.corpus import CorpusOptions, ReadFiles, WriteFiles
+from data_prep.corpus import CorpusOptions, ReadFiles, WriteFiles, fields_given, input_files
 from data_prep.dedup_steps import DropRepeats, FindRepeats, SignParagraphs
 from data_prep.pipeline import ExecutionOptions, Stage, run_stages, settle
-from data_prep.sources import find_inputs
 from data_prep.summary import Summarise, in_short
 from lit_gpt.cli import run_command
 
@@ -36,12 +35,12 @@ def plan(files: list[Path], options: Options, folder: Path) -> list[Stage]:
     tasks = options.n_tasks(len(files))
     settings = {
         "files": files,
-        "source": options.source,
+        **fields_given(options),
         "min_paragraph_bytes": options.min_paragraph_bytes,
         "tasks": tasks,
     }
     settle(folder, settings)
-    read = ReadFiles(files, options.source, folder, options.max_bad_lines)
+    read = ReadFiles(files, options.read_as(), folder, options.max_bad_lines)
     sign = SignParagraphs(folder, options.min_paragraph_bytes)
     drop = DropRepeats(folder, options.min_paragraph_bytes, tasks)
     names = ["dedup-signatures", "dedup-repeats", "dedup-drop"]
@@ -55,7 +54,7 @@ def plan(files: list[Path], options: Options, folder: Path) -> list[Stage]:
 
 def main(options: Options) -> None:
     """Plan, run or submit."""
-    stages = plan(find_inputs(options.input, download=options.stage is None), options, options.output)
+    stages = plan(input_files(options, options.stage is not None), options, options.output)
     if run_stages(stages, options, options.output, Path(__file__)):
         print(in_short(options.output))
 

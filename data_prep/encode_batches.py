@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import xxhash
 
-from data_prep.batches import Batch
+from data_prep.batches import Batch, Rejected
 from data_prep.readers import Document, parse_batch
 from lit_gpt.tokenizer import Tokenizer
 
@@ -48,8 +48,7 @@ class EncodedBatch(NamedTuple):
     """Without its data."""
     shares: tuple[Share, Share]
     """Training, validation."""
-    rejected: list[tuple[int, str]]
-    """(line, reason)"""
+    rejected: list[Rejected]
     n_empty: int
     """Documents dropped because their text is empty."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.pipeline import write_json
-from data_prep.readers import TEXT_FIELDS, SetAside, find_files
+from data_prep.readers import TEXT_FIELDS, SetAside, find_files, look_into
 from data_prep.train_tokenizer import sample
 from lit_gpt.cli import InputError, progress, run_command
 from lit_gpt.tokenizer import Tokenizer
@@ -53,6 +53,7 @@ class Measures:
 def main(options: Options) -> None:
     """Measure every tokenizer on the same texts; print and write the comparison."""
     files = find_files(options.input)
+    look_into(files, options.text_fields)
     texts = list(sample(files, options.sample_mb * 1e6, SetAside(), options.text_fields))
     if not any(text.split() for text in texts):
         raise InputError("no words in the sample: give other --input")

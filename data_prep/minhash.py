@@ -13,10 +13,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupBuckets, MinhashDedupCluster
 
-from data_prep.corpus import CorpusOptions, ReadFiles, WriteFiles
+from data_prep.corpus import CorpusOptions, ReadFiles, WriteFiles, fields_given, input_files
 from data_prep.minhash_steps import MarkNearDuplicates, RunWhole, SignDocuments
 from data_prep.pipeline import ExecutionOptions, Stage, run_stages, settle
-from data_prep.sources import find_inputs
 from data_prep.summary import Summarise, in_short
 from lit_gpt.cli import run_command
 
@@ -42,7 +41,7 @@ def plan(files: list[Path], options: Options, folder: Path) -> list[Stage]:
     tasks = options.n_tasks(len(files))
     settings = {
         "files": files,
-        "source": options.source,
+        **fields_given(options),
         "words": options.words,
         "bands": options.bands,
         "hashes_per_band": options.hashes_per_band,
@@ -55,7 +54,7 @@ def plan(files: list[Path], options: Options, folder: Path) -> list[Stage]:
     work = folder / "minhash"
     pairs = MinhashDedupBuckets(str(work / "signatures"), str(work / "pairs"), config=config)
     cluster = MinhashDedupCluster(str(work / "pairs"), str(work / "removed"), config=config)
-    read = ReadFiles(files, options.source, folder, options.max_bad_lines)
+    read = ReadFiles(files, options.read_as(), folder, options.max_bad_lines)
     names = ["minhash-signatures", "minhash-pairs", "minhash-cluster", "minhash-drop"]
     drop = [read, MarkNearDuplicates(work / "removed"), WriteFiles(files, folder)]
     return [
@@ -69,7 +68,7 @@ def plan(files: list[Path], options: Options, folder: Path) -> list[Stage]:
 
 def main(options: Options) -> None:
     """Plan, run or submit."""
-    stages = plan(find_inputs(options.input, download=options.stage is None), options, options.output)
+    stages = plan(input_files(options, options.stage is not None), options, options.output)
     if run_stages(stages, options, options.output, Path(__file__)):
         print(in_short(options.output))
 

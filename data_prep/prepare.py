@@ -18,10 +18,9 @@ from typing import Literal
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep import clean, dedup, minhash, pack, tokenize_corpus, train_tokenizer
-from data_prep.corpus import kept_files
+from data_prep.corpus import input_files, kept_files
 from data_prep.pipeline import Stage, run_stages, settle
 from data_prep.prepare_steps import RecordOrigin, RunCommand
-from data_prep.sources import find_inputs
 from data_prep.summary import in_short
 from lit_gpt.cli import run_command
 
@@ -110,7 +109,7 @@ def _store_stages(documents: list[str], options: Options) -> list[Stage]:
 
 def main(options: Options) -> None:
     """Plan, run or submit."""
-    files = find_inputs(options.input, download=options.stage is None)
+    files = input_files(options, options.stage is not None)
     settings = {
         "files": files,
         "near_duplicates": options.near_duplicates,

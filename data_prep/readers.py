@@ -1,7 +1,7 @@
 """Documents out of files: one reader, bounded and strict, for every command that reads text.
 
-Read are .jsonl, .jsonl.gz, .jsonl.zst and .parquet. What cannot be used is set aside with its place and the
-reason, and the rest is read.
+Read are .jsonl (.ndjson, .json: an object a line), also as .gz or .zst, and .parquet. What cannot be used is
+set aside with its place and the reason, and the rest is read.
 """
 
 import glob
@@ -17,11 +17,15 @@ from typing import Any, NamedTuple
 import orjson
 import pyarrow as pa
 
-from data_prep.batches import MAX_LINE_BYTES, TOO_LONG, Batch, read_batches
+from data_prep.batches import MAX_LINE_BYTES, TOO_LONG, UNREADABLE, Batch, Rejected, read_batches
 from lit_gpt.cli import InputError
 
 TEXT_FIELDS = ("text", "raw_content", "content")
 ID_FIELDS = ("id", "doc_id", "document_id")
+SUFFIXES = tuple(name + end for name in (".jsonl", ".ndjson", ".json") for end in ("", ".gz", ".zst"))
+SUFFIXES += (".parquet",)
+_LOOKED_INTO = 200
+_LOSSES_SHOWN = 10
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -47,46 +51,68 @@ class SetAside:
     """More than so many stop the command."""
     places: list[tuple[str, str]] = field(default_factory=list)
     """(file:line, reason)"""
+    counts: dict[str, int] = field(default_factory=dict)
+    """Lines by reason; more than there are places where the rest of a file cannot be read."""
 
-    def add(self, place: str, reason: str) -> None:
+    def __post_init__(self) -> None:
+        if not self.counts:
+            self.counts = dict(Counter(reason for _, reason in self.places))
+
+    def add(self, file: Path | str, rejected: Rejected) -> None:
         """Note one place.
 
         Raises:
             InputError: the limit is passed.
         """
+        reason = f"{rejected.reason} ({rejected.detail})" if rejected.detail else rejected.reason
+        place = f"{file}:{rejected.line}"
         self.places.append((place, reason))
-        if len(self.places) > self.limit:
+        self.counts[rejected.reason] = self.counts.get(rejected.reason, 0) + rejected.lines
+        if sum(self.counts.values()) > self.limit:
             hint = "mend the input or raise --max_bad_lines"
             raise InputError(f"more than {self.limit} unusable lines, the last {place}: {reason}; {hint}")
 
-    def counts(self) -> dict[str, int]:
-        """Number of places by reason."""
-        return dict(Counter(reason for _, reason in self.places))
+    def losses(self) -> list[str]:
+        """Where the rest of a file is lost, and how much of it."""
+        return [f"{place}: {reason}" for place, reason in self.places if reason.startswith(UNREADABLE)]
+
+
+def losses_in_short(losses: list[str]) -> list[str]:
+    """A line each; of very many the first ones."""
+    shown = [f"lost: {loss}" for loss in losses[:_LOSSES_SHOWN]]
+    return shown + [f"lost: parts of {len(losses) - _LOSSES_SHOWN:,} more files"] * (
+        len(losses) > _LOSSES_SHOWN
+    )
 
 
 class Parsed(NamedTuple):
     """What a batch holds."""
 
     documents: list[Document]
-    rejected: list[tuple[int, str]]
-    """(line, reason)"""
+    rejected: list[Rejected]
 
 
-def find_files(patterns: Sequence[str]) -> list[Path]:
+def find_files(patterns: Sequence[str], suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
     """The files that paths and globs name, in the order given, each glob sorted.
 
     Raises:
-        InputError: a pattern matches no file, two match the same, a file is empty.
+        InputError: a pattern matches no file, two match the same, a file is empty or of another kind.
     """
     files: list[Path] = []
     for pattern in patterns:
         matches = sorted(glob.glob(pattern, recursive=True)) if glob.has_magic(pattern) else [pattern]
         found = [Path(match) for match in matches if Path(match).is_file()]
         if not found:
+            what = "is a folder" if Path(pattern).is_dir() else "names no file"
             raise InputError(
-                f"--input {pattern} names no file; give .jsonl, .jsonl.gz, .jsonl.zst or .parquet files"
+                f"--input {pattern} {what}; give files or a glob of files: {', '.join(suffixes)}"
             )
         files += found
+    for file in files:
+        if not file.name.endswith(tuple(suffixes)):
+            raise InputError(f"--input {file} is none of {', '.join(suffixes)}; convert it or leave it out")
+        if not str(file).isprintable():  # it would not go into the records of where a document comes from
+            raise InputError(f"--input {str(file)!r} has a name that is not printable UTF-8; rename it")
     for file, count in Counter(files).items():
         if count > 1:
             raise InputError(f"--input names {file} {count} times; name it once")
@@ -106,7 +132,7 @@ def read_documents(
 
     Args:
         set_aside: receives what cannot be used.
-        text_fields: the first of them that an object has is its text.
+        text_fields: the first of them that an object has is its text; `a.b` is a field of a field.
         id_fields: the first of them that an object has, and not as null or "", is its id.
 
     Raises:
@@ -116,8 +142,37 @@ def read_documents(
         for batch in read_batches(file):
             documents, rejected = parse_batch(batch, text_fields, id_fields)
             yield from documents
-            for line, reason in rejected:
-                set_aside.add(f"{file}:{line}", reason)
+            for each in rejected:
+                set_aside.add(file, each)
+
+
+def look_into(files: Sequence[Path], text_fields: Sequence[str], id_fields: Sequence[str] = ()) -> None:
+    """Read each file, of very many a share, up to its first document, before anything is made of them.
+
+    Args:
+        id_fields: one of them must be there; none: they may be missing.
+
+    Raises:
+        InputError: a file has no usable line, or its objects have other fields.
+    """
+    for file in files[:: len(files) // _LOOKED_INTO + 1]:
+        set_aside = SetAside()
+        document = next(read_documents([file], set_aside, text_fields, ()), None)
+        if document is None and set_aside.places:
+            place, reason = set_aside.places[0]
+            raise InputError(
+                f"{file} has no document that can be used, {place}: {reason}; leave it out or mend it"
+            )
+        if (
+            document is not None
+            and id_fields
+            and all(look_up(document.metadata, name) in (None, "") for name in id_fields)
+        ):
+            given, wanted = ", ".join(document.metadata), ", ".join(id_fields)
+            raise InputError(
+                f"{file} has beside its text the fields {given[:200] or '(none)'}, none of {wanted}; name "
+                "one by --id_fields, or leave that out to name documents by file and line"
+            )
 
 
 def parse_batch(batch: Batch, text_fields: Sequence[str], id_fields: Sequence[str]) -> Parsed:
@@ -135,7 +190,7 @@ def parse_batch(batch: Batch, text_fields: Sequence[str], id_fields: Sequence[st
                 strangers = strangers or list(values)
             parsed.documents.append(_document(values, batch.source, number, text_fields, id_fields))
         except ValueError as error:
-            parsed.rejected.append((number, str(error)))
+            parsed.rejected.append(Rejected(number, str(error)))
     if batch.first_line == 1 and strangers and not parsed.documents:
         wanted, given = ", ".join(text_fields), ", ".join(strangers)[:200]
         raise InputError(
@@ -153,7 +208,7 @@ def _rows(
             return
         for number, line in enumerate(batch.data.split(b"\n"), batch.first_line):
             if line and not line.isspace():
-                yield number, partial(_json_object, line, number, fields)
+                yield number, partial(_json_object, line, fields)
     elif batch.data:
         with pa.ipc.open_stream(batch.data) as stream:
             rows = stream.read_next_batch()
@@ -161,11 +216,10 @@ def _rows(
             yield batch.first_line + row, partial(_parquet_row, rows, row)
 
 
-def _json_object(line: bytes, number: int, fields: tuple[Sequence[str], Sequence[str]]) -> dict[str, Any]:
+def _json_object(line: bytes, fields: tuple[Sequence[str], Sequence[str]]) -> dict[str, Any]:
     if len(line) > MAX_LINE_BYTES:
         raise ValueError(TOO_LONG)
-    if number == 1:
-        line = line.removeprefix(_BYTE_ORDER_MARK)
+    line = line.removeprefix(_BYTE_ORDER_MARK)  # also where files were put one after another
     try:
         values = orjson.loads(line)
     except orjson.JSONDecodeError as error:
@@ -206,8 +260,27 @@ def _parquet_row(rows: pa.RecordBatch, row: int) -> dict[str, Any]:
         raise ValueError("a value that Python cannot hold") from None
 
 
+def look_up(values: Any, name: str) -> Any:
+    """The value of a field, None if there is none; `a.b` is the field `b` of the object `a`."""
+    if name in values or "." not in name:
+        return values.get(name)
+    for part in name.split("."):
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
+
+
+def _take(values: dict[str, Any], name: str) -> Any:
+    """Take a field that is there out of an object."""
+    if name in values:
+        return values.pop(name)
+    *outer, last = name.split(".")
+    for part in outer:
+        values = values[part]
+    return values.pop(last)
+
+
 def _first(names: Sequence[str], values: dict[str, Any]) -> str | None:
-    return next((name for name in names if values.get(name) not in (None, "")), None) or next(
+    return next((name for name in names if look_up(values, name) not in (None, "")), None) or next(
         (name for name in names if name in values), None
     )
 
@@ -219,10 +292,10 @@ def _document(
     text_field, id_field = _first(text_fields, values), _first(id_fields, values)
     if text_field is None:
         raise ValueError(f"no field {' or '.join(text_fields)}")
-    text = values.pop(text_field)
+    text = _take(values, text_field)
     if not isinstance(text, str):
         raise ValueError(f"field {text_field} is no string")
-    document_id = values.pop(id_field) if id_field is not None else None
+    document_id = _take(values, id_field) if id_field is not None else None
     if document_id in (None, ""):
         document_id = f"{source}:{number}"
     elif isinstance(document_id, bool) or not isinstance(document_id, str | int):

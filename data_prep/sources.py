@@ -14,7 +14,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.readers import ID_FIELDS, TEXT_FIELDS, Document, SetAside, find_files, read_documents
+from data_prep.batches import Rejected
+from data_prep.readers import (
+    ID_FIELDS,
+    TEXT_FIELDS,
+    Document,
+    SetAside,
+    find_files,
+    look_up,
+    read_documents,
+)
 from lit_gpt.cli import InputError
 
 
@@ -123,8 +132,7 @@ def read_source(file: Path, source: Source, set_aside: SetAside) -> Iterator[Doc
     Raises:
         InputError: more lines than `set_aside` allows, or a RedPajama file outside its layout.
     """
-    flat_ids = [name for name in source.id if "." not in name]
-    documents = read_documents([file], set_aside, source.text, flat_ids)
+    documents = read_documents([file], set_aside, source.text, source.id)
     if source.redpajama:
         documents = _with_annotations(documents, file, set_aside)
     for document in documents:
@@ -132,18 +140,10 @@ def read_source(file: Path, source: Source, set_aside: SetAside) -> Iterator[Doc
 
 
 def _renamed(document: Document, source: Source) -> Document:
-    found = ((name, _look_up(document.metadata, path)) for name, path in source.fields.items())
+    found = ((name, look_up(document.metadata, path)) for name, path in source.fields.items())
     metadata = {name: value for name, value in found if value is not None}
     metadata |= {name: document.metadata[name] for name in ANNOTATIONS if name in document.metadata}
-    nested_ids = (_look_up(document.metadata, path) for path in source.id if "." in path)
-    document_id = next((str(value) for value in nested_ids if value), document.id)
-    return document._replace(id=document_id, metadata=metadata)
-
-
-def _look_up(values: Any, path: str) -> Any:
-    for name in path.split("."):
-        values = values.get(name) if isinstance(values, dict) else None
-    return values
+    return document._replace(metadata=metadata)
 
 
 ANNOTATIONS = ("signals", "source_duplicate")
@@ -187,7 +187,7 @@ def _signals(file: Path, set_aside: SetAside) -> Iterator[tuple[int, dict[str, f
         spans = line.metadata.get("quality_signals")
         row = line.text.rpartition("/")[2]
         if not isinstance(spans, dict) or not row.isdecimal():
-            set_aside.add(f"{file}:{line.source_line}", "no quality signals")
+            set_aside.add(file, Rejected(line.source_line, "no quality signals"))
             continue
         values = {name: span[0][2] for name, span in spans.items() if _is_one_span(span)}
         yield int(row), values
@@ -205,5 +205,5 @@ def _duplicate_rows(file: Path, set_aside: SetAside) -> set[int]:
         ids = pq.read_table(file, columns=["doc_id"])["doc_id"].to_pylist()
         return {int(document_id.rpartition("/")[2]) for document_id in ids}
     except (pa.ArrowException, OSError, KeyError, ValueError, AttributeError) as error:
-        set_aside.add(str(file), f"unreadable list of duplicates: {type(error).__name__}")
+        set_aside.add(file, Rejected(1, f"list of duplicates does not load: {type(error).__name__}"))
         return set()

@@ -11,7 +11,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from data_prep.corpus import KEPT
 from data_prep.pipeline import write_json
-from data_prep.readers import SetAside, read_documents
+from data_prep.readers import SetAside, losses_in_short, read_documents
 
 EXAMPLES = 3
 EXAMPLE_CHARACTERS = 400
@@ -52,6 +52,7 @@ def collect(folder: Path, stages: list[str]) -> dict[str, Any]:
             for name, count in last.items()
             if name.startswith("set_aside/")
         },
+        "losses": _losses(folder / "set_aside"),
         "kept": {unit: last[f"{KEPT}/{unit}"] for unit in UNITS},
         "excluded": {
             place.removeprefix("excluded/"): {unit: last[f"{place}/{unit}"] for unit in UNITS}
@@ -62,6 +63,15 @@ def collect(folder: Path, stages: list[str]) -> dict[str, Any]:
             for stage, sums in counts.items()
         },
     }
+
+
+def _losses(folder: Path) -> list[str]:
+    """The input files that could not be read to their end, and how much of each is lost."""
+    set_aside = SetAside()
+    for path in sorted(folder.glob("*.json")):
+        places = json.loads(path.read_text(encoding="utf-8"))
+        set_aside.places += [(each["place"], each["reason"]) for each in places]
+    return set_aside.losses()
 
 
 def _stage_counts(folder: Path) -> Counter[str]:
@@ -87,6 +97,7 @@ def in_short(folder: Path) -> str:
     ]
     lines += [f"  {count['documents']:>12,}  {reason}" for reason, count in _by_size(stats["excluded"])]
     lines += [f"  {count:>12,}  lines set aside: {reason}" for reason, count in stats["set_aside"].items()]
+    lines += losses_in_short(stats["losses"])
     return "\n".join([*lines, f"counts and examples: {folder / 'report.html'}"])
 
 
@@ -103,6 +114,7 @@ def report(folder: Path, title: str, stats: dict[str, Any]) -> str:
         "<p>Read: {documents:,} documents, {text_bytes:,} bytes of text.</p>".format(**stats["read"]),
         _table(rows, stats["read"]),
         _counts("Lines set aside", stats["set_aside"]) if stats["set_aside"] else "",
+        *(f"<p>{html.escape(loss)}</p>" for loss in losses_in_short(stats["losses"])),
         *(_examples(name, folder / place) for name, place, _ in rows),
         *(_counts(f"Stage {stage}", counts) for stage, counts in stats["stages"].items()),
         f"<h2>Settings</h2><pre>{html.escape(_settings(stats['settings']))}</pre>",

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from data_prep.pipeline import write_json
-from data_prep.readers import TEXT_FIELDS, SetAside, find_files
+from data_prep.readers import TEXT_FIELDS, SetAside, find_files, look_into
 from data_prep.train_tokenizer import sample
 from lit_gpt.cli import InputError, progress, run_command
 from lit_gpt.tokenizer import Tokenizer
@@ -57,6 +57,7 @@ def main(options: Options) -> None:
     """Measure, propose, plot."""
     tokenizer = Tokenizer.load(options.tokenizer)
     files = find_files(options.input)
+    look_into(files, options.text_fields)
     texts = sample(files, options.sample_mb * 1e6, SetAside(), options.text_fields)
     ratios, sizes, examples = [], [], []
     for text in progress(texts, description="encode", unit=" documents"):

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data_prep.batches import Batch, read_batches
 from data_prep.encode_batches import Encoding, encode_batch
 from data_prep.parallel import n_cores, ordered_map
-from data_prep.readers import ID_FIELDS, TEXT_FIELDS, find_files
+from data_prep.readers import ID_FIELDS, TEXT_FIELDS, find_files, look_into, losses_in_short
 from data_prep.tokenize_state import SNAPSHOT, State, claimed
 from lit_gpt.cli import InputError, progress, run_command
 from lit_gpt.files import read_json, write_atomically
@@ -51,7 +51,7 @@ class Options:
     max_shard_tokens: int = MAX_SHARD_TOKENS
     """A shard ends before it would hold more."""
     max_bad_lines: int = 1000
-    """Stop after so many unusable lines."""
+    """Stop after so many unusable lines; what is lost of a broken file counts by an estimate."""
     snapshot_seconds: float = 30.0
     """How much work a kill may cost."""
     made_from: Path | None = None
@@ -63,6 +63,7 @@ def main(options: Options) -> None:
     _check(options)
     tokenizer = Tokenizer.load(options.tokenizer)
     files = find_files(options.input)
+    look_into(files, options.text_fields, [] if options.id_fields == list(ID_FIELDS) else options.id_fields)
     folders = [folder for folder in (options.output, options.val_output) if folder is not None]
     with claimed(options.output):
         state = _begin(options, tokenizer, files)
@@ -173,6 +174,8 @@ def _summarize(folder: Path) -> None:
     if done["part"] == "training":
         reasons = "".join(f", {count:,} {reason}" for reason, count in done["set_aside"].items())
         print(f"skipped: {done['empty_documents']:,} empty documents{reasons}")
+        for line in losses_in_short(done.get("losses", [])):
+            print(line)
         if reasons:
             print(f"each is named in {folder / SET_ASIDE}")
 

@@ -130,8 +130,8 @@ class State:
         for counts, share in zip(self.counts, encoded.shares, strict=True):
             counts.add(share)
         self.n_empty += encoded.n_empty
-        for line, reason in encoded.rejected:
-            self.set_aside.add(f"{batch.source}:{line}", reason)
+        for rejected in encoded.rejected:
+            self.set_aside.add(batch.source, rejected)
         self.line, self.position = batch.next_line, batch.position
         if batch.file_hash is not None:
             self.file_hashes.append(batch.file_hash)
@@ -147,7 +147,8 @@ class State:
             "settings": self.settings,
             "counts": self.counts[part].describe(),
             "empty_documents": self.n_empty,
-            "set_aside": self.set_aside.counts(),
+            "set_aside": self.set_aside.counts,
+            "losses": self.set_aside.losses(),
         }
 
     @property

@@ -13,7 +13,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from data_prep import sentencepiece_bpe
-from data_prep.readers import TEXT_FIELDS, SetAside, find_files, read_documents
+from data_prep.readers import TEXT_FIELDS, SetAside, find_files, look_into, losses_in_short, read_documents
 from lit_gpt.cli import InputError, progress, run_command
 from lit_gpt.files import write_atomically
 from lit_gpt.tokenizer import begin_with_bos, for_transformers
@@ -52,6 +52,7 @@ def main(options: Options) -> None:
         raise InputError(f"{options.output} holds a tokenizer already; give another --output or remove it")
     set_aside = SetAside(options.max_bad_lines)
     files = find_files(options.input)
+    look_into(files, options.text_fields)
     with progress(description="read", unit="B") as bar:
         texts = sample(files, options.sample_mb * 1e6, set_aside, options.text_fields)
         vocab_size = -(-options.vocab_size // options.vocab_multiple) * options.vocab_multiple
@@ -59,8 +60,10 @@ def main(options: Options) -> None:
         learn(_counted(texts, bar.update), vocab_size, options.output, options.special_tokens)
         n_bytes = bar.n
     print(f"{options.output}: {vocab_size:,} tokens learned from {n_bytes / 1e6:,.1f} MB of text")
-    for reason, count in set_aside.counts().items():
+    for reason, count in set_aside.counts.items():
         print(f"skipped: {count:,} {reason}")
+    for line in losses_in_short(set_aside.losses()):
+        print(line)
 
 
 def sample(files: list[Path], n_bytes: float, set_aside: SetAside, text_fields: list[str]) -> Iterator[str]:

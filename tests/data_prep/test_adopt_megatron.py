@@ -93,7 +93,7 @@ def test_what_does_not_fit_is_one_line(options: Options, tmp_path: Path):
         with pytest.raises(InputError, match=says):
             main(options)
         assert not options.output.exists()
-    with pytest.raises(InputError, match=r"not an \.idx file"):
+    with pytest.raises(InputError, match=r"is none of \.idx"):
         main(Options([str(tmp_path / "b_text_document.bin")], options.tokenizer, options.output))
     options.output.mkdir()
     (options.output / "x").touch()

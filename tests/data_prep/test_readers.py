@@ -1,8 +1,10 @@
 """Whatever a file holds: memory stays bounded, what is unusable is named with a reason, the rest is read."""
 
+import errno
 import gzip
 import json
 import multiprocessing
+import os
 import re
 from collections.abc import Callable
 from itertools import chain
@@ -16,7 +18,7 @@ import zstandard
 
 from data_prep import batches
 from data_prep.batches import MAX_LINE_BYTES, read_batches
-from data_prep.readers import SetAside, find_files, parse_batch, read_documents
+from data_prep.readers import SetAside, find_files, look_into, parse_batch, read_documents
 from lit_gpt.cli import InputError
 
 GOOD = [b'{"id": "a", "text": "eins"}', '{"id": "ß", "text": "zwei\\nZeilen ☃"}'.encode()]
@@ -139,7 +141,7 @@ def test_a_broken_stream_gives_what_comes_before(tmp_path: Path, suffix: str, da
     broken, good = tmp_path / f"broken.jsonl{suffix}", tmp_path / f"good.jsonl{suffix}"
     broken.write_bytes(data)
     good.write_bytes(COMPRESS[suffix](GOOD[0]))
-    set_aside = SetAside()
+    set_aside = SetAside(limit=len(lines))
     documents = [each.id for each in read_documents([broken, good], set_aside)]
     assert documents[-1] == "a"
     assert documents[:-1] == [str(n) for n in range(len(documents) - 1)]
@@ -147,6 +149,55 @@ def test_a_broken_stream_gives_what_comes_before(tmp_path: Path, suffix: str, da
         (f"{broken}:{len(documents)}", "unreadable")
     ]
     assert damage != "truncated" or len(documents) > 80_000
+    with pytest.raises(
+        InputError, match=r"more than 1000 unusable lines, the last .* lines, .* were read before"
+    ):
+        list(read_documents([broken, good], SetAside()))
+
+
+def test_what_is_lost_of_a_file_is_said_and_counted_by_an_estimate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    lines = [json.dumps({"id": str(n), "text": f"{n} {n * 7919 % 10007} Wörter"}) for n in range(30_000)]
+    whole = "\n".join(lines).encode()
+    zst, gz, plain = tmp_path / "x.jsonl.zst", tmp_path / "x.jsonl.gz", tmp_path / "x.jsonl"
+    compressed = COMPRESS[".zst"](whole)
+    zst.write_bytes(compressed[: len(compressed) // 2])
+    compressed = COMPRESS[".gz"](whole)
+    gz.write_bytes(compressed[: len(compressed) // 2])
+    plain.write_bytes(whole)
+
+    def lost(file: Path) -> tuple[int, int, str]:
+        """(documents read, lines that count as lost, what is said)"""
+        set_aside = SetAside(limit=10**9)
+        n_documents = sum(1 for _ in read_documents([file], set_aside))
+        [loss], [n_lines] = set_aside.losses(), set_aside.counts.values()
+        assert loss.startswith(f"{file}:{n_documents + 1}: unreadable from here on")
+        return n_documents, n_lines, loss
+
+    # A .zst may say how much it held; what a .gz held is not known.
+    n_documents, n_lines, loss = lost(zst)
+    assert n_lines == pytest.approx(30_000 - n_documents, rel=0.05)
+    assert f"of {len(whole):,} bytes are missing" in loss
+    n_documents, n_lines, loss = lost(gz)
+    assert n_lines == pytest.approx(n_documents, rel=0.05)
+    assert "how much is missing cannot be told" in loss
+
+    good = len(whole) // 3
+    read = batches._HashedFile.read
+
+    def fail(self: batches._HashedFile, size: int | None = -1) -> bytes:
+        if self.tell() >= good:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(self, min(size or good, good - self.tell()))
+
+    monkeypatch.setattr(batches._HashedFile, "read", fail)
+    n_documents, n_lines, loss = lost(plain)
+    assert n_documents == pytest.approx(10_000, rel=0.05)
+    assert n_lines == pytest.approx(20_000, rel=0.05)
+    assert "Input/output error" in loss
+    assert f"{len(whole) - good:,} of the file's {len(whole):,} bytes are lost" in loss
+    assert [batch.file_hash for batch in read_batches(plain)][-1] == ""
 
 
 def test_parquet_is_read_like_lines(tmp_path: Path):
@@ -175,6 +226,7 @@ def test_broken_parquet_gives_the_row_groups_that_are_whole(tmp_path: Path):
         str(n) for n in range(1, 1001) if not 500 < n <= 750
     ]
     assert (place, reason[:10]) == ("501", "unreadable")
+    assert "250 of 1,000 rows are lost" in reason
     for content in (whole[: len(whole) // 2], b"PAR1", b"x" * 500):
         file.write_bytes(content)
         documents, [(place, reason)] = read(file)
@@ -218,12 +270,17 @@ def test_mistakes_in_the_input_are_one_line(tmp_path: Path):
     file.write_bytes(GOOD[0])
     empty.touch()
     other.write_bytes(b'{"body": "x", "id": 1}\n' * 3)
+    (tmp_path / "paper.pdf").write_bytes(b"%PDF-1.7\n")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/b\xfccher.jsonl")).write_bytes(GOOD[0])
     for patterns, says in [
         ([str(tmp_path / "nowhere.jsonl")], "names no file"),
         ([str(tmp_path / "*.gz")], "names no file"),
-        ([str(tmp_path)], "names no file"),
+        ([str(tmp_path)], "is a folder"),
         ([str(file), str(tmp_path / "x*")], "2 times"),
         ([str(empty)], "is empty"),
+        ([str(tmp_path / "paper.pdf")], "paper.pdf is none of .jsonl"),
+        ([str(tmp_path / "p*")], "paper.pdf is none of .jsonl"),
+        ([os.fsdecode(os.fsencode(tmp_path) + b"/b\xfccher.jsonl")], "rename it"),
     ]:
         with pytest.raises(InputError, match=says):
             find_files(patterns)
@@ -232,6 +289,40 @@ def test_mistakes_in_the_input_are_one_line(tmp_path: Path):
     assert [text for _, text in read(other, text_fields=["body"])[0]] == ["x"] * 3
     with pytest.raises(InputError, match=r"none of body"):
         read(file, text_fields=["body"])
+
+
+def test_a_file_is_looked_into_before_anything_is_made_of_it(tmp_path: Path):
+    good, nested, blank = tmp_path / "good.jsonl", tmp_path / "nested.jsonl", tmp_path / "blank.jsonl"
+    good.write_bytes(b"{\n" * 20 + GOOD[0])
+    nested.write_bytes(b'{"page": {"body": "x", "url": "u"}, "n": 1}')
+    blank.write_bytes(b"\n\n")  # nothing is lost of it
+    look_into([good, blank], ["text"])
+    look_into([nested], ["page.body"], ["page.url"])
+    [document] = read_documents([nested], SetAside(), ["page.body"], ["page.url"])
+    assert (document.id, document.text, document.metadata) == ("u", "x", {"page": {}, "n": 1})
+    with pytest.raises(
+        InputError, match=r"beside its text the fields page, n, none of url; name one by --id_f"
+    ):
+        look_into([nested], ["page.body"], ["url"])
+    disguised = tmp_path / "disguised.jsonl"
+    for content, says in [
+        (b"%PDF-1.7\n%\xe2\xe3\n1 0 obj\n", r"disguised.jsonl:1: not JSON"),
+        (b"id,text\n1,eins\n", r"disguised.jsonl:1: not JSON"),
+        (json.dumps([{"text": "eins"}]).encode(), r":1: not a JSON object"),
+        (b"\n".join(GOOD).decode().encode("utf-16"), r":1: not UTF-8"),
+        (b"\r".join(GOOD), r":1: not JSON"),
+    ]:
+        disguised.write_bytes(content)
+        with pytest.raises(
+            InputError, match=rf"has no document that can be used.*{says}.*leave it out or mend"
+        ):
+            look_into([good, disguised], ["text"])
+
+
+def test_byte_order_marks_of_files_put_one_after_another(tmp_path: Path):
+    file = tmp_path / "x.jsonl"
+    file.write_bytes(b"".join(b"\xef\xbb\xbf" + line + b"\n" for line in GOOD))
+    assert read(file) == ([("a", "eins"), ("ß", "zwei\nZeilen ☃")], [])
 
 
 def test_too_many_bad_lines_stop(tmp_path: Path):

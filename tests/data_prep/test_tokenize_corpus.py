@@ -276,14 +276,16 @@ def test_a_document_of_ten_million_bytes(options: Options, tmp_path: Path, monke
 
 def test_mistakes_are_one_line(options: Options, tmp_path: Path):
     (tmp_path / "bad.jsonl").write_text("{\n" * 5)
+    (tmp_path / "some.jsonl").write_text('{"text": "gut"}\n' + "{\n" * 5)
     (tmp_path / "blank.jsonl").write_text("\n\n")
     (tmp_path / "body.jsonl").write_text('{"body": "x"}\n')
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").touch()
     cases: list[tuple[dict[str, Any], str]] = [
         ({"input": [str(tmp_path / "nowhere*")]}, "names no file"),
-        ({"input": [str(tmp_path / "bad.jsonl")], "max_bad_lines": 4}, "more than 4 unusable lines"),
-        ({"input": [str(tmp_path / "bad.jsonl")]}, r"unusable lines, the first .*bad.jsonl:1: not JSON"),
+        ({"input": [str(tmp_path / "some.jsonl")], "max_bad_lines": 4}, "more than 4 unusable lines"),
+        ({"input": [str(tmp_path / "bad.jsonl")]}, r"no document that can be used, .*bad.jsonl:1: not JSON"),
+        ({"id_fields": ["url"]}, "the fields id, none of url; name one by --id_fields"),
         ({"input": [str(tmp_path / "blank.jsonl")]}, "no document"),
         ({"input": [str(tmp_path / "body.jsonl")]}, "none of text"),
         ({"tokenizer": tmp_path}, "tokenizer.json is missing"),
