@@ -19,6 +19,8 @@ from lit_gpt.sdpa_attention import sdpa_attention
 
 FLASH_DTYPES = (torch.bfloat16, torch.float16)
 KERNELS = ("fa3", "fa2", "sdpa")
+# FlashAttention-2 as torch is built with it, FlashAttention-3 as llammlein.def builds it.
+WIDEST_HEAD = {"fa3": 128, "fa2": 256}
 
 _Kernel = Callable[[Tensor, Tensor, Tensor, Documents], Tensor]
 # FlashAttention once it is chosen; SDPA serves what it does not take.
@@ -42,13 +44,16 @@ def attention(q_TNH: Tensor, k_TGH: Tensor, v_TGH: Tensor, documents: Documents)
     return sdpa_attention(q_TNH, k_TGH, v_TGH, documents)
 
 
-def choose_attention(requested: str, device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
+def choose_attention(
+    requested: str, device: torch.device, dtype: torch.dtype, head_dim: int
+) -> tuple[str, str]:
     """Decide and activate, for this process, the kernel behind `attention`; until then it is SDPA.
 
     Args:
         requested: "auto" takes the first of fa3, fa2, sdpa that works; else one of them by name.
         device: where the model runs.
         dtype: of queries, keys and values, that is the compute dtype.
+        head_dim: width of one head.
 
     Returns:
         The kernel's name, and why it is this one.
@@ -61,7 +66,9 @@ def choose_attention(requested: str, device: torch.device, dtype: torch.dtype) -
         raise InputError(f"--attention {requested}: unknown; known: auto, {', '.join(KERNELS)}")
     obstacles: list[str] = []
     for name in KERNELS if requested == "auto" else (requested,):
-        obstacle = None if name == "sdpa" else _flash_obstacle(device, dtype) or _activation_obstacle(name)
+        obstacle = None if name == "sdpa" else _flash_obstacle(name, device, dtype, head_dim)
+        if obstacle is None and name != "sdpa":
+            obstacle = _activation_obstacle(name)
         if obstacle is None:
             _flash = None if name == "sdpa" else _load_flash()
             return name, "; ".join(obstacles) or ("asked for" if requested != "auto" else "the fastest")
@@ -75,13 +82,15 @@ def _load_flash() -> _Kernel:
     return flash_attention
 
 
-def _flash_obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
+def _flash_obstacle(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
     if device.type != "cuda":
         return f"FlashAttention needs a CUDA device, not {device.type}"
     if dtype not in FLASH_DTYPES:
         return f"FlashAttention takes bf16 or fp16, not {str(dtype).removeprefix('torch.')}"
     if torch.cuda.get_device_capability(device) < (8, 0):
         return f"FlashAttention needs an Ampere GPU or newer, not {torch.cuda.get_device_name(device)}"
+    if head_dim > (widest := WIDEST_HEAD[name]) or head_dim % 8:
+        return f"its heads are a multiple of 8 and at most {widest} wide, this model's {head_dim}"
     return None
 
 

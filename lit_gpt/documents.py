@@ -10,13 +10,14 @@ from torch import Tensor
 from lit_gpt.packing import RowTokens
 
 IGNORE_INDEX = -100
+SHORT_DOCUMENTS = 512
 
 
 class Documents(NamedTuple):
     """Which positions of a flattened batch belong together; attention never crosses these bounds.
 
-    `cu_seqlens`: int32 (n_documents + 1,), from 0 to B*T. `max_seqlen`: no document is longer; the block
-    size and not the longest of the batch, so that it never changes and nothing compiles again.
+    `cu_seqlens`: int32 (n_documents + 1,), from 0 to B*T. `max_seqlen`: no document is longer; see
+    `max_seqlen_bucket`.
     """
 
     cu_seqlens: Tensor
@@ -35,9 +36,9 @@ class Batch(NamedTuple):
     positions: Tensor
     documents: Documents
 
-    def pin_memory(self) -> "Batch":
-        """A copy in page-locked memory, from which `to` copies without blocking."""
-        return self._map(Tensor.pin_memory)
+    def pinned_for(self, device: torch.device | str) -> "Batch":
+        """The batch in memory from which `to` copies without blocking: page-locked if `device` is CUDA."""
+        return self._map(Tensor.pin_memory) if torch.device(device).type == "cuda" else self
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on `device`; from pinned memory the copy does not block."""
@@ -47,6 +48,15 @@ class Batch(NamedTuple):
         cu_seqlens, max_seqlen = self.documents
         documents = Documents(function(cu_seqlens), max_seqlen)
         return Batch(function(self.input_ids), function(self.labels), function(self.positions), documents)
+
+
+def max_seqlen_bucket(longest: int, block_size: int) -> int:
+    """The `max_seqlen` of a batch whose longest document has `longest` tokens: one of two values.
+
+    Kernels launch blocks for `max_seqlen` tokens of every document: many short documents are slow under the
+    row's length. Compiled blocks are specialised on the value, so it must not follow every batch.
+    """
+    return min(SHORT_DOCUMENTS, block_size) if longest <= SHORT_DOCUMENTS else block_size
 
 
 def assemble(rows: Sequence[RowTokens], block_size: int, filler: int) -> Batch:
@@ -86,5 +96,7 @@ def assemble(rows: Sequence[RowTokens], block_size: int, filler: int) -> Batch:
         torch.from_numpy(input_ids).view(shape),
         torch.from_numpy(labels).view(shape),
         torch.from_numpy(positions).view(shape),
-        Documents(torch.from_numpy(bounds.astype(np.int32)), block_size),
+        Documents(
+            torch.from_numpy(bounds.astype(np.int32)), max_seqlen_bucket(int(length.max()), block_size)
+        ),
     )

@@ -15,6 +15,23 @@ from lit_gpt.documents import IGNORE_INDEX
 CHUNK_TOKENS = {"cpu": 512, "cuda": 8192}
 """Tokens whose logits exist at a time: small where caches count, large where products must fill a device.
 With 32,064 ids the logits of a chunk are 66 MB (fp32) and 525 MB (bf16)."""
+LARGE_CARD_BYTES = 60e9
+
+
+def cuda_chunk_tokens(memory_bytes: float) -> int:
+    """Tokens of a chunk on a CUDA device with so much memory.
+
+    The gradient of 8,192 x 768 hidden states is 192 tiles of 128 x 256: 132 multiprocessors compute them in
+    two waves, the second half empty. 16,384 tokens make three waves, nearly full.
+    """
+    return CHUNK_TOKENS["cuda"] * (2 if memory_bytes >= LARGE_CARD_BYTES else 1)
+
+
+def chunk_tokens(device: torch.device) -> int:
+    """Tokens of a chunk on this device."""
+    if device.type == "cuda":
+        return cuda_chunk_tokens(torch.cuda.get_device_properties(device).total_memory)
+    return CHUNK_TOKENS["cpu"]
 
 
 def chunked_cross_entropy(hidden_TC: Tensor, weight_VC: Tensor, labels_T: Tensor) -> Tensor:
@@ -40,8 +57,7 @@ class _HeadLoss(torch.autograd.Function):
     def forward(
         ctx: Any, hidden_TC: Tensor, weight_VC: Tensor, labels_T: Tensor, with_gradients: bool
     ) -> Tensor:
-        device = hidden_TC.device.type
-        loss_and_gradient = _compiled() if device == "cuda" else _loss_and_gradient
+        loss_and_gradient = _compiled() if hidden_TC.is_cuda else _loss_and_gradient
         accumulate = torch.promote_types(hidden_TC.dtype, torch.float32)
         weight = weight_VC.to(hidden_TC.dtype)
         counts_T1 = (labels_T != IGNORE_INDEX)[:, None]
@@ -49,7 +65,7 @@ class _HeadLoss(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden_TC) if with_gradients else hidden_TC
         grad_weight = torch.zeros_like(weight, dtype=accumulate) if with_gradients else weight
         whole = (hidden_TC, labels_T.where(counts_T1[:, 0], 0)[:, None], counts_T1, grad_hidden)
-        for chunk in zip(*(x.split(CHUNK_TOKENS.get(device, 512)) for x in whole), strict=True):
+        for chunk in zip(*(x.split(chunk_tokens(hidden_TC.device)) for x in whole), strict=True):
             hidden, targets, counts, grad = chunk
             losses, grad_logits = loss_and_gradient(hidden @ weight.T, targets, accumulate, with_gradients)
             total += losses.mul_(counts).sum()
@@ -89,5 +105,7 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
     """total += left @ right, where `total` may be of a wider dtype."""
     if total.dtype == left.dtype:
         total.addmm_(left, right)
+    elif total.is_cuda:  # CUDA alone has a product that adds to fp32 without rounding to bf16 first
+        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
     else:
         total += left @ right

@@ -123,14 +123,14 @@ class Transformer(nn.Module):
         self._compiled = False
 
     def compile_blocks(self, **options: Any) -> None:
-        """Compile each block (one graph serves all), static but for the number of documents.
+        """Compile each block (one graph serves all) and the last norm.
 
-        Without the marking in `forward` a new number of documents would compile again, and a smaller last
-        batch would make every shape dynamic, which costs speed from then on.
+        All is static but the number of documents. Without the marking in `forward` a new one would compile
+        again, and a smaller last batch would make every shape dynamic, which costs speed from then on.
         """
         self._compiled = True
-        for block in self.h:
-            block.compile(dynamic=False, **options)
+        for module in (*self.h, self.ln_f):
+            module.compile(dynamic=False, **options)
 
     def forward(self, input_ids: Tensor, positions: Tensor, documents: Documents) -> Tensor:
         if self._compiled:

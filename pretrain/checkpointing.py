@@ -72,6 +72,10 @@ class Checkpointer:
 
     # ---- saving
 
+    def reserve(self, model: nn.Module) -> None:
+        """Allocate the memory that `save` copies to."""
+        self._staging.reserve(model)
+
     def save(
         self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
     ) -> None:

@@ -130,7 +130,7 @@ class DataLoader:
 
     def _make_batch(self, reader: RowReader, first: int, last: int) -> Batch:
         batch = assemble(reader.read(first, last), self._data.options.block_size, self._data.filler)
-        return batch.pin_memory() if self._device.type == "cuda" else batch
+        return batch.pinned_for(self._device)
 
 
 class _Prefetcher:

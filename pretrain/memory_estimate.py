@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from lit_gpt.config import ModelConfig
 from lit_gpt.flops import matmul_parameters
-from lit_gpt.loss import CHUNK_TOKENS
+from lit_gpt.loss import cuda_chunk_tokens
 from pretrain.options import TrainOptions
 
 
@@ -15,7 +15,7 @@ class MemoryEstimate:
     state: int
     """Weights, gradients and AdamW's two moments, as far as they lie on this device."""
     unsharded: int
-    """Copies of weights in the compute dtype: all of them, or two blocks and the head."""
+    """Copies of weights in the compute dtype: all of them, or two blocks, the embedding and the head."""
     activations: int
     """What the forward pass keeps for the backward pass."""
     head: int
@@ -27,30 +27,35 @@ class MemoryEstimate:
         return self.state + self.unsharded + self.activations + self.head
 
 
-def estimate_memory(options: TrainOptions, config: ModelConfig, compute_bytes: int = 2) -> MemoryEstimate:
+def estimate_memory(
+    options: TrainOptions, config: ModelConfig, compute_bytes: int = 2, device_bytes: float = 80e9
+) -> MemoryEstimate:
     """Add up a compiled step's memory.
 
     Args:
         options: precision, sharding, micro-batch and checkpointing count.
         config: With its vocabulary known.
         compute_bytes: Of a number in matrix products: 2 for bf16, 4 for 32-true.
+        device_bytes: Memory of a device, which the chunks of the loss go by.
     """
     master_bytes = 2 if options.precision == "bf16-true" else 4
     n_parameters = config.n_parameters
     block = (matmul_parameters(config) - config.vocab_rows * config.n_embd) // config.n_layer
     head = config.vocab_rows * config.n_embd
-    weights_are_in_compute_dtype = options.world_size == 1 and master_bytes == compute_bytes
-    whole_weights = options.world_size == 1 or options.sharding_strategy in ("NO_SHARD", "SHARD_GRAD_OP")
+    weights_are_in_compute_dtype = not options.sharded and master_bytes == compute_bytes
+    whole_weights = not options.sharded or options.sharding_strategy in ("NO_SHARD", "SHARD_GRAD_OP")
     rows = min(options.micro_batch_size, options.global_batch_size // options.world_size)
     tokens = rows * config.block_size
     return MemoryEstimate(
         state=4 * master_bytes * n_parameters // shards(options),
         unsharded=0
         if weights_are_in_compute_dtype
-        else compute_bytes * (n_parameters if whole_weights else 2 * block + head),
+        else compute_bytes
+        * (n_parameters if whole_weights else 2 * block + (1 if config.tie_embeddings else 2) * head),
         activations=tokens * compute_bytes * _kept_per_token(options, config),
         # A logit, its gradient, and log-softmax, softmax and one-hot in fp32; then the head's gradient.
-        head=min(tokens, CHUNK_TOKENS["cuda"]) * config.vocab_rows * (2 * compute_bytes + 12) + 4 * head,
+        head=min(tokens, cuda_chunk_tokens(device_bytes)) * config.vocab_rows * (2 * compute_bytes + 12)
+        + 4 * head,
     )
 
 

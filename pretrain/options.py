@@ -90,6 +90,8 @@ class TrainOptions:
     moments in bf16."""
     sharding_strategy: Literal["FULL_SHARD", "SHARD_GRAD_OP", "HYBRID_SHARD", "NO_SHARD"] = "FULL_SHARD"
     """With more than one device, what FSDP2 splits over them."""
+    force_sharding: bool = False
+    """Use sharding_strategy, and a process group, with a single device too: to try that path on one GPU."""
     shard_group_size: PositiveInt | None = None
     """HYBRID_SHARD: devices that share one copy of the model; those of a node when not given."""
     activation_checkpointing: Literal["none", "selective", "full"] = "none"
@@ -148,6 +150,11 @@ class TrainOptions:
     def world_size(self) -> int:
         """Processes of the job."""
         return self.devices * self.num_nodes
+
+    @property
+    def sharded(self) -> bool:
+        """Whether FSDP2 lays the model over the devices, by sharding_strategy."""
+        return self.world_size > 1 or self.force_sharding
 
     @property
     def max_seconds(self) -> float:

@@ -1,7 +1,7 @@
 """Devices, processes and how the model is laid over them.
 
-One process trains a plain module. More use FSDP2 through Fabric's ModelParallelStrategy, on GPUs over NCCL
-and on CPUs over gloo alike:
+One process trains a plain module. More (or one, with `--force_sharding`) use FSDP2 through Fabric's
+ModelParallelStrategy, on GPUs over NCCL and on CPUs over gloo alike:
 
     FULL_SHARD     parameters, gradients and moments are split over all ranks
     SHARD_GRAD_OP  the same, but parameters stay whole between forward and backward
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pretrain.options import TrainOptions
 
 PROCESS_GROUP_TIMEOUT = timedelta(minutes=10)
+FLOAT8_RECIPE = "tensorwise"
 # The saving threads wait for the slowest writer, which may be one rank with the whole model on a slow disk. A
 # rank that dies is noticed at once, whatever the timeout.
 SAVE_TIMEOUT = timedelta(hours=4)
@@ -45,9 +46,11 @@ def launch(options: "TrainOptions") -> Fabric:
     if options.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses to be repeatable without
         torch.use_deterministic_algorithms(True)
+        # Nothing here reads memory that was not written: filling every new tensor would cost a pass over it.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.set_float32_matmul_precision("highest" if precision == "32-true" else "high")
     strategy: Strategy
-    if options.world_size == 1:
+    if not options.sharded:
         strategy = SingleDeviceStrategy(torch.device(device_type, 0) if device_type == "cuda" else "cpu")
         fabric_precision = precision
     else:
@@ -105,12 +108,12 @@ def build_model(fabric: Fabric, options: "TrainOptions", config: ModelConfig, co
     _checkpoint_activations(model, options.activation_checkpointing)
     if compiled:
         model.transformer.compile_blocks()
-    if options.world_size == 1:
+    if not options.sharded:
         model = model.to_empty(device=fabric.device)
         if options.precision == "bf16-true":
             model = model.to(torch.bfloat16)
         model.init_weights(options.seed)
-    # With several processes the sharding function initialises, after it has sharded.
+    # A sharded model is initialised by the sharding function, after it has sharded.
     return fabric.setup_module(model)
 
 
@@ -166,8 +169,11 @@ def _sharding_function(
             gpt = gpt.to(torch.bfloat16)
         mesh, policy = _mesh(options, device_mesh), _mixed_precision(precision)
         reshard = options.sharding_strategy in ("FULL_SHARD", "HYBRID_SHARD")
-        for module in (*_blocks(gpt), gpt):
-            fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
+        for block in _blocks(gpt):
+            fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
+        # The backward pass begins with what the root holds: head, norm and embedding, given up after the
+        # forward pass, would be gathered again at once.
+        fully_shard(gpt, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
         gpt.to_empty(device=_this_device(device_mesh))
         gpt.init_weights(options.seed)
         return gpt
@@ -196,12 +202,11 @@ def _mesh(options: "TrainOptions", device_mesh: DeviceMesh) -> DeviceMesh:
 
 
 def _mixed_precision(precision: str) -> MixedPrecisionPolicy:
-    """bf16 arithmetic, fp32 weights and gradient sums; inputs are not cast, RoPE tables stay fp32."""
-    if precision == "bf16-mixed":
-        return MixedPrecisionPolicy(
-            param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
-        )
-    return MixedPrecisionPolicy(cast_forward_inputs=False)
+    """What is computed in bf16. Gradients are summed over ranks in fp32; RoPE tables are not cast."""
+    param_dtype = torch.bfloat16 if precision == "bf16-mixed" else None
+    return MixedPrecisionPolicy(
+        param_dtype=param_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
 
 
 def _checkpoint_activations(model: GPT, which: str) -> None:
@@ -224,4 +229,4 @@ def _use_float8(model: GPT, device: torch.device) -> None:
         from torchao.float8 import Float8LinearConfig, convert_to_float8_training
     except ImportError as error:
         raise InputError("--float8 needs the package torchao: pip install torchao==0.18.0") from error
-    convert_to_float8_training(_blocks(model), config=Float8LinearConfig.from_recipe_name("tensorwise"))
+    convert_to_float8_training(_blocks(model), config=Float8LinearConfig.from_recipe_name(FLOAT8_RECIPE))

@@ -3,12 +3,16 @@
 The same for plain tensors, FSDP2's DTensors and any placement of those: a rank owns a box of each tensor.
 """
 
+import contextlib
 import math
+import sys
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.cuda._pin_memory_utils import pin_memory, unpin_memory
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
@@ -31,7 +35,7 @@ class Snapshot(NamedTuple):
 
 
 class Staging:
-    """CPU memory for one snapshot, allocated at the first and used again for every later one.
+    """CPU memory for one snapshot, allocated by `reserve` and used again for every one.
 
     Its size is exactly this rank's share of weights and moments: for AdamW in fp32 12 bytes a parameter,
     divided by the number of ranks that share a copy (`full`: all of it on rank 0, nothing elsewhere).
@@ -42,6 +46,15 @@ class Staging:
         self._ranks = ranks
         self._full = full
         self._buffer = torch.empty(0, dtype=torch.uint8)
+        self._unlock = lambda: None
+
+    def reserve(self, model: nn.Module) -> None:
+        """Allocate what AdamW's snapshots will need, so that too little memory shows at the start."""
+        weights = model_tensors(model)
+        moments = [(name, tensor) for name, tensor in weights.items() for _ in range(2)]
+        specs = [self._spec(index, *item) for index, item in enumerate([*weights.items(), *moments])]
+        page_lock = next(iter(weights.values())).device.type == "cuda"
+        self._grow(sum(_aligned(spec) for spec in specs if spec), page_lock)
 
     @torch.no_grad()
     def take(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Snapshot:
@@ -72,17 +85,48 @@ class Staging:
             return None  # copies take turns; a dimension shorter than the number of ranks leaves some empty
         return TensorSpec(name, tensor.dtype, shape, offset if shape != tuple(tensor.shape) else None)
 
-    def _views(self, specs: list[TensorSpec], page_locked: bool) -> Iterator[Tensor]:
+    def _views(self, specs: list[TensorSpec], page_lock: bool) -> Iterator[Tensor]:
         """Memory for each spec, in one buffer."""
-        sizes = [-(-spec.n_bytes // 8) * 8 for spec in specs]
-        if len(self._buffer) < sum(sizes):
-            self._buffer = torch.empty(sum(sizes), dtype=torch.uint8)
-            if page_locked:  # torch's own pinned memory is rounded up to a power of two
-                torch.cuda.cudart().cudaHostRegister(self._buffer.data_ptr(), len(self._buffer), 1)
+        self._grow(sum(map(_aligned, specs)), page_lock)
         start = 0
-        for spec, size in zip(specs, sizes, strict=True):
+        for spec in specs:
             yield self._buffer[start : start + spec.n_bytes].view(spec.dtype).view(spec.shape)
-            start += size
+            start += _aligned(spec)
+
+    def _grow(self, n_bytes: int, page_lock: bool) -> None:
+        """Make the buffer at least so large; where it cannot be page-locked, say so."""
+        if n_bytes <= len(self._buffer):
+            return
+        self._unlock()
+        self._buffer = torch.empty(n_bytes, dtype=torch.uint8)
+        if not page_lock:
+            return
+        address = self._buffer.data_ptr()
+        try:  # torch's own pinned tensors are rounded up to a power of two
+            pin_memory(address, n_bytes)
+        except RuntimeError as error:
+            _clear_cuda_error()
+            reason = str(error).partition(".")[0]
+            print(
+                f"warning: rank {self._ranks.rank}: {n_bytes / 1e9:.1f} GB of memory for checkpoints could "
+                f"not be page-locked ({reason}); copying to it takes longer",
+                file=sys.stderr,
+                flush=True,
+            )
+            return
+        self._unlock = weakref.finalize(self, unpin_memory, address)
+        self._unlock.atexit = False
+
+
+def _aligned(spec: TensorSpec) -> int:
+    """Bytes that a tensor takes in the buffer."""
+    return -(-spec.n_bytes // 8) * 8
+
+
+def _clear_cuda_error() -> None:
+    """A failed call leaves its error behind for the next kernel launch to raise: launch one here."""
+    with contextlib.suppress(RuntimeError):
+        torch.ones(1, device="cuda")
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:

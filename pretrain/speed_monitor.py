@@ -59,8 +59,13 @@ class SpeedMonitor:
         self._data_wait += data_wait
 
     def pause(self) -> "_Pause":
-        """A context whose time does not count: validation, saving."""
+        """A context whose time does not count: validation, saving. Waits for the device at both ends."""
         return _Pause(self)
+
+    def synchronize(self) -> None:
+        """Wait for what is queued on the device."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
 
     def report(self) -> Speed | None:
         """Means since the last report, which it begins anew; None when no step has passed."""
@@ -96,9 +101,11 @@ class _Pause:
         self._monitor = monitor
 
     def __enter__(self) -> None:
+        self._monitor.synchronize()  # or the steps still queued would count as paused
         self._began = time.monotonic()
 
     def __exit__(self, *exception: object) -> None:
+        self._monitor.synchronize()
         self._monitor._since += time.monotonic() - self._began
 
 

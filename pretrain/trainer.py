@@ -70,7 +70,7 @@ class Trainer:
         compiled = options.compile == "true" or (options.compile == "auto" and self.device.type == "cuda")
         precision = parallel.resolve_precision(options.precision, self.device.type)
         dtype = torch.float32 if precision == "32-true" else torch.bfloat16
-        attention, reason = choose_attention(options.attention, self.device, dtype)
+        attention, reason = choose_attention(options.attention, self.device, dtype, self.config.head_dim)
         self.model = parallel.build_model(self.fabric, options, self.config, compiled)
         self.optimizer = build_optimizer(
             self.model, options.learning_rate, options.weight_decay, options.beta1, options.beta2
@@ -79,7 +79,7 @@ class Trainer:
             f"model {self.config.name}: {self.config.n_parameters:,} parameters, vocabulary "
             f"{self.config.vocab_size}, rows of {self.config.block_size}",
             f"{self.world_size} process(es) on {self.device.type}, {precision}, "
-            f"{options.sharding_strategy if self.world_size > 1 else 'not sharded'}, "
+            f"{options.sharding_strategy if options.sharded else 'not sharded'}, "
             f"{'compiled' if compiled else 'not compiled'}",
             f"attention: {attention} ({reason})",
         ]
@@ -104,6 +104,7 @@ class Trainer:
             asynchronous=options.async_save,
             on_save_error=options.on_save_error,
         )
+        self.checkpointer.reserve(self.model)
         self.step = 0
         self.tokens = 0
         if options.resume and (folder := self.checkpointer.find(options.resume)) is not None:

@@ -48,7 +48,8 @@ class ValidationSample:
             table = self._data.table(self._data.rows(samples))
             rows = RowReader(self._data, table).read(0, len(samples))
             rows += [empty] * (micro_batch_size - len(samples))
-            yield assemble(rows, self._packed.block_size, self._data.filler).to(device)
+            batch = assemble(rows, self._packed.block_size, self._data.filler)
+            yield batch.pinned_for(device).to(device)
 
     def describe(self) -> list[str]:
         """What it is, for the first lines of a run: rows, documents and sources, and a warning if few.

@@ -18,6 +18,7 @@ from lit_gpt.cli import InputError
 from lit_gpt.documents import Documents
 
 T = 96
+OPS = torch.ops
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +107,7 @@ def test_operators_are_well_formed(dtype):
 
 
 def test_the_cpu_takes_sdpa_and_says_why():
-    name, reason = choose_attention("auto", torch.device("cpu"), torch.bfloat16)
+    name, reason = choose_attention("auto", torch.device("cpu"), torch.bfloat16, 64)
     assert name == "sdpa"
     assert "CUDA" in reason
 
@@ -117,7 +118,7 @@ def test_the_cpu_takes_sdpa_and_says_why():
 )
 def test_a_choice_that_cannot_work_is_refused(requested, message):
     with pytest.raises(InputError, match=message):
-        choose_attention(requested, torch.device("cpu"), torch.bfloat16)
+        choose_attention(requested, torch.device("cpu"), torch.bfloat16, 64)
 
 
 @pytest.fixture
@@ -128,42 +129,65 @@ def hopper(monkeypatch):
     return torch.device("cuda", 0)
 
 
-def test_without_flash_attention_3_hopper_takes_2(hopper):
-    name, reason = choose_attention("auto", hopper, torch.bfloat16)
+def test_without_flash_attention_3_hopper_takes_2(hopper, monkeypatch):
+    monkeypatch.setitem(sys.modules, "flash_attn_interface", None)  # cannot be imported, wherever this runs
+    name, reason = choose_attention("auto", hopper, torch.bfloat16, 64)
     assert name == "fa2"
     assert "flash_attn_interface" in reason
     with pytest.raises(InputError, match="flash_attn_interface"):
-        choose_attention("fa3", hopper, torch.bfloat16)
+        choose_attention("fa3", hopper, torch.bfloat16, 64)
 
 
 def test_with_flash_attention_3_hopper_takes_it(hopper, monkeypatch):
     activated = []
     monkeypatch.setattr(attention_module, "activate_flash_attention_impl", activated.append)
-    assert choose_attention("auto", hopper, torch.bfloat16)[0] == "fa3"
+    assert choose_attention("auto", hopper, torch.bfloat16, 64)[0] == "fa3"
     assert activated == ["FA3"]
 
 
 def test_older_gpus_are_told_what_they_lack(hopper, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (8, 0))
-    chosen = choose_attention("auto", hopper, torch.bfloat16)
+    chosen = choose_attention("auto", hopper, torch.bfloat16, 64)
     assert chosen == ("fa2", "no fa3: FlashAttention-3 needs a Hopper GPU")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (7, 0))
     with pytest.raises(InputError, match="Ampere"):
-        choose_attention("fa2", hopper, torch.float16)
+        choose_attention("fa2", hopper, torch.float16, 64)
+
+
+def test_heads_that_flash_attention_does_not_take(hopper, monkeypatch):
+    monkeypatch.setattr(attention_module, "activate_flash_attention_impl", lambda name: None)
+    assert choose_attention("auto", hopper, torch.bfloat16, 128)[0] == "fa3"
+    name, reason = choose_attention("auto", hopper, torch.bfloat16, 192)
+    assert name == "fa2"
+    assert "no fa3: its heads are a multiple of 8 and at most 128 wide, this model's 192" in reason
+    with pytest.raises(InputError, match="--attention fa3 cannot work: its heads are"):
+        choose_attention("fa3", hopper, torch.bfloat16, 192)
+    for width in (264, 20):
+        assert choose_attention("auto", hopper, torch.bfloat16, width)[0] == "sdpa"
 
 
 def test_fp32_is_refused_by_flash_and_falls_back_by_itself(hopper):
-    name, reason = choose_attention("auto", hopper, torch.float32)
+    name, reason = choose_attention("auto", hopper, torch.float32, 64)
     assert name == "sdpa"
     assert "float32" in reason
     with pytest.raises(InputError, match="bf16 or fp16, not float32"):
-        choose_attention("fa2", hopper, torch.float32)
+        choose_attention("fa2", hopper, torch.float32, 64)
+
+
+class NoKernels:
+    """`torch.ops` of a process that has loaded no FlashAttention-3."""
+
+    def __getattr__(self, name):
+        if name == "flash_attn_3":
+            raise AttributeError(name)
+        return getattr(OPS, name)
 
 
 def test_a_broken_flash_attention_3_is_named_not_loaded(hopper, monkeypatch):
     monkeypatch.setitem(sys.modules, "flash_attn_interface", ModuleType("flash_attn_interface"))
+    monkeypatch.setattr(torch, "ops", NoKernels())
     with pytest.raises(InputError, match="does not expose FA3"):
-        choose_attention("fa3", hopper, torch.bfloat16)
+        choose_attention("fa3", hopper, torch.bfloat16, 64)
 
 
 needs_gpu = pytest.mark.skipif(
@@ -179,7 +203,7 @@ needs_gpu = pytest.mark.skipif(
 def test_gpu_kernels_equal_the_naive_loop(kernel, bounds, groups, width):
     device = torch.device("cuda", 0)
     try:
-        choose_attention(kernel, device, torch.bfloat16)
+        choose_attention(kernel, device, torch.bfloat16, width)
     except InputError as error:
         pytest.skip(str(error))
     check_against_naive(bounds, 8, groups, width, device, torch.bfloat16, tolerance=2e-2)
@@ -193,7 +217,7 @@ def test_fp32_on_a_gpu_goes_per_document():
 
 def test_on_a_gpu_torchs_variable_length_attention_is_called_causally(hopper):
     """Shapes and signature only: fake tensors need neither a GPU nor its kernels."""
-    choose_attention("fa2", hopper, torch.bfloat16)
+    choose_attention("fa2", hopper, torch.bfloat16, 64)
     called = []
 
     class Record(TorchDispatchMode):

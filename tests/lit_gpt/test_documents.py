@@ -1,6 +1,7 @@
 """Batches against a builder that goes through the pieces one token at a time."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,6 +60,21 @@ def test_equals_token_by_token(case):
     assert batch.documents.cu_seqlens.dtype == torch.int32
     assert batch.documents.cu_seqlens.tolist() == bounds
     assert batch.documents.max_seqlen == block_size
+
+
+@pytest.mark.parametrize(
+    ("lengths", "block_size", "expected"),
+    [
+        ([512, 300], 2048, 2048),
+        ([512, 512, 512, 512], 2048, 512),
+        ([513, 512, 511, 512], 2048, 2048),
+        ([9], 9, 9),
+    ],
+)
+def test_no_document_is_longer_than_max_seqlen_which_has_two_values(lengths, block_size, expected):
+    """In the first case the slots left over are a document of 1,236 tokens."""
+    row = RowTokens(np.zeros(sum(lengths) + len(lengths), np.uint16), np.array(lengths, np.int32))
+    assert assemble([row], block_size, FILLER).documents.max_seqlen == expected
 
 
 def test_neighbours_do_not_see_each_other():

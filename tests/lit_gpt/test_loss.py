@@ -1,5 +1,7 @@
 """The chunked head and loss against the plain formula in float64."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lit_gpt import loss as loss_module
-from lit_gpt.loss import chunked_cross_entropy
+from lit_gpt.loss import chunk_tokens, chunked_cross_entropy
 
 
 def plain(hidden, weight, labels):
@@ -104,6 +106,18 @@ def test_never_are_all_logits_there_at_once(monkeypatch):
     monkeypatch.setattr(loss_module, "_loss_and_gradient", spy)
     chunked_cross_entropy(*example(1200))
     assert sizes == [(512, 50), (512, 50), (176, 50)]
+
+
+@pytest.mark.parametrize(("gigabytes", "expected"), [(24, 8192), (40, 8192), (80, 16384), (141, 16384)])
+def test_chunks_on_a_gpu_go_by_its_memory(monkeypatch, gigabytes, expected):
+    properties = SimpleNamespace(total_memory=gigabytes * 10**9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    assert chunk_tokens(torch.device("cuda", 0)) == expected
+
+
+def test_torch_has_the_product_that_adds_to_fp32():
+    """CUDA only; where it runs, `test_on_a_gpu` covers it."""
+    assert "dtype_out" in torch.ops.aten.addmm.overloads()
 
 
 def test_compiled_as_on_a_gpu_it_is_the_same(monkeypatch):

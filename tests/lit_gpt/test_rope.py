@@ -60,6 +60,15 @@ def test_equals_transformers(scaling, base):
     torch.testing.assert_close(ours, expected[0].transpose(0, 1), rtol=0, atol=1e-5)
 
 
+def test_it_is_bitwise_the_rotation_written_with_roll():
+    """Chunk and cat only compile to wider loads."""
+    frequencies, factor = inverse_frequencies(ModelConfig.load("tiny_100K", vocab_size=8))
+    cos, sin = rotary_tables(frequencies, factor, torch.arange(50))
+    x = torch.randn(50, 3, 2 * len(frequencies)).bfloat16()
+    swapped = x.roll(len(frequencies), dims=-1)
+    assert torch.equal(rotate(x, cos, sin), torch.addcmul(x * cos, swapped, sin).to(x.dtype))
+
+
 def test_scores_depend_on_distance_only():
     frequencies, factor = inverse_frequencies(ModelConfig.load("tiny_100K", vocab_size=8))
     q, k = torch.randn(2, 1, 1, 2 * len(frequencies))

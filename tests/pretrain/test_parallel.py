@@ -1,9 +1,34 @@
 """Several processes on gloo train what one process trains."""
 
-import pytest
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
+import pytest
+import torch
+
+from lit_gpt.checkpoint import folder_name
+from pretrain import parallel
 from pretrain.metrics import read_metrics
-from tests.pretrain.running import losses, train
+from pretrain.options import TrainOptions
+from tests.pretrain.running import assert_same_checkpoint, losses, train
+
+
+def test_deterministic_does_not_fill_memory_that_is_written_anyway(monkeypatch):
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    try:
+        parallel.launch(TrainOptions(accelerator="cpu", deterministic=True))
+        assert torch.are_deterministic_algorithms_enabled()
+        with torch.profiler.profile() as profiler:
+            torch.empty(10)
+        assert "aten::fill_" not in {event.key for event in profiler.key_averages()}
+    finally:
+        torch.use_deterministic_algorithms(False)
+
 
 # One document a row, most slots masked: ranks have very different numbers of targets.
 FLAGS = {
@@ -50,3 +75,42 @@ def test_losses_equal_those_of_one_process(
         assert [value is None for value in ours] == [value is None for value in theirs]
         pairs = [(a, b) for a, b in zip(ours, theirs, strict=True) if a is not None]
         assert [a for a, _ in pairs] == pytest.approx([b for _, b in pairs], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_gradients_are_summed_in_fp32_and_nothing_is_gathered_twice():
+    """Four ranks: of fewer, sums in bf16 would round no more often."""
+    script = Path(__file__).with_name("sharded_rank.py")
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = str(held.getsockname()[1])
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    ranks = [
+        subprocess.Popen([sys.executable, script, str(rank), "4", port], env=environment) for rank in range(4)
+    ]
+    assert [process.wait(300) for process in ranks] == [0] * 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["FULL_SHARD", "NO_SHARD"])
+def test_one_device_sharded_by_force_is_the_same_run(tmp_path, train_store_dir, val_store_dir, strategy):
+    """Process group, mesh, staging, the gloo group beside it, validation, resuming: bitwise the same."""
+    plain, forced = tmp_path / "plain", tmp_path / "forced"
+    flags = {
+        "max_steps": 20,
+        "save_step_interval": 10,
+        "eval_step_interval": 10,
+        "val_data_dir": val_store_dir,
+    }
+    result = train(plain, train_store_dir, **flags)
+    assert "not sharded" in result.stdout, result.stderr
+    flags |= {"force_sharding": "true", "sharding_strategy": strategy}
+    result = train(forced, train_store_dir, **flags)
+    assert f"{strategy}, not compiled" in result.stdout, result.stderr
+    assert losses(forced) == losses(plain)
+    assert_same_checkpoint(forced, plain, 20)
+
+    shutil.rmtree(forced / folder_name(20))
+    result = train(forced, train_store_dir, resume="auto", **flags)
+    assert "at step 10" in result.stdout, result.stderr
+    assert losses(forced) == losses(plain)
+    assert_same_checkpoint(forced, plain, 20)

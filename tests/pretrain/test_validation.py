@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from data_prep import tokenize_corpus
-from lit_gpt.documents import IGNORE_INDEX
+from lit_gpt.documents import IGNORE_INDEX, Batch
 from lit_gpt.packing import PackedStore
 from lit_gpt.sample_order import validation_rows
 from lit_gpt.token_store import TokenStore
@@ -34,6 +34,14 @@ def targets_of_rows(packed):
                 targets += tokens[1 : packing.length[piece] + 1].tolist()
             rows.append(targets)
     return rows
+
+
+def test_for_a_gpu_batches_are_page_locked_so_that_copying_does_not_wait(packed, monkeypatch):
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+    monkeypatch.setattr(Batch, "to", lambda batch, device: batch)
+    batch = next(ValidationSample(packed, 7).batches(4, device="cuda"))
+    assert {id(tensor) for tensor in pinned} == {id(x) for x in (*batch[:3], batch.documents.cu_seqlens)}
 
 
 @pytest.mark.parametrize("world", [1, 3])
