@@ -164,6 +164,14 @@ NAMED_SHAPES: dict[str, dict[str, Any]] = {
     "LLaMmlein_120M": {**_shape(12, 12, 4, 768, 2048, 2048), "vocab_size": 32064},
     "LLaMmlein_1B": {**_shape(22, 32, 4, 2048, 5632, 2048), "vocab_size": 32064},
     "LLaMmlein_7B": {**_shape(32, 32, 32, 4096, 11008, 2048), "vocab_size": 32064},
+    # For one device: tied embeddings, the store's vocabulary; the name is the size with 32,000 ids.
+    "llama_15M": {**_shape(8, 4, 2, 256, 704, 512), "tie_embeddings": True},
+    "llama_25M": {**_shape(8, 6, 2, 384, 1024, 1024), "tie_embeddings": True},
+    "llama_50M": {**_shape(12, 8, 4, 512, 1408, 1024), "tie_embeddings": True},
+    "llama_100M": {**_shape(12, 12, 4, 768, 2048, 2048), "tie_embeddings": True},
+    "llama_300M": {**_shape(24, 16, 4, 1024, 2816, 2048), "tie_embeddings": True},
+    "llama_500M": {**_shape(28, 20, 4, 1280, 3456, 2048), "tie_embeddings": True},
+    "llama_1B": {**_shape(16, 32, 8, 2048, 8192, 2048), "tie_embeddings": True},
     # For tests and trials on a CPU; the name is the size of the blocks without embeddings.
     "tiny_100K": _shape(2, 4, 2, 64, 176, 128),
     "tiny_3M": _shape(4, 8, 4, 256, 688, 256),

@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -23,8 +25,8 @@ from lit_gpt.token_store import TokenStore
 from pretrain.dataloader import DataLoader, StepBatch
 from pretrain.options import TrainOptions
 from pretrain.preemption import StopRequest
-from pretrain.trainer import Trainer
 from pretrain.training_data import DataOptions, TrainingData
+from scripts.timed_trainer import TimedTrainer
 
 VariantName = Literal[
     "ours", "ours-fa2", "ours-sdpa", "ours-float8", "ours-deterministic", "bare", "transformers", "litgpt"
@@ -75,13 +77,6 @@ def main(options: VariantOptions) -> None:
     print(json.dumps({"seconds": seconds, "peak_memory_gb": peak}), flush=True)
 
 
-class _TimedTrainer(Trainer):
-    """The trainer without the checkpoint at the end, which is not part of a step."""
-
-    def save_checkpoint(self) -> None:
-        """Write nothing."""
-
-
 def _ours(options: VariantOptions) -> list[float]:
     with tempfile.TemporaryDirectory() as folder:
         train = TrainOptions(
@@ -98,22 +93,13 @@ def _ours(options: VariantOptions) -> list[float]:
             **OURS[options.variant],
         )
         train.check()
-        trainer = _TimedTrainer(train, StopRequest())
-        ends: list[float] = []
-        train_step = trainer.train_step
-
-        def timed(batch: StepBatch, waited: float) -> None:
-            train_step(batch, waited)
-            _synchronize()
-            ends.append(time.perf_counter())
-
-        trainer.train_step = timed  # type: ignore[method-assign]
+        trainer = TimedTrainer(train, StopRequest())
         if options.profile:
             _profile(trainer.fit, len_steps=options.warmup + options.steps)
         else:
             trainer.fit()
-    first = options.warmup - 1
-    return [after - before for before, after in zip(ends[first:-1], ends[first + 1 :], strict=True)]
+    ends = trainer.ends[options.warmup :]
+    return [after - before for before, after in itertools.pairwise(ends)]
 
 
 def _time(step: Callable[[], None], options: VariantOptions) -> list[float]:

@@ -27,6 +27,7 @@ from lit_gpt.cli import InputError, run_command
 from lit_gpt.option_types import Duration, PositiveFloat, PositiveInt, parse_duration
 from pretrain.job_plan import JobPlan, examine
 from pretrain.options import TrainOptions
+from scripts.measurement import measure
 
 SITE_SETTINGS = ROOT / "cluster/exec/env.sh"
 SCRIPT = ROOT / "cluster/exec/train_fabric.sh"
@@ -65,19 +66,26 @@ class SubmitOptions(TrainOptions):
     """Of one device, as measured: gives the hours that the run will take."""
     sbatch_options: str = ""
     """More options for sbatch, in one string: --sbatch_options='--qos=long --exclude=node07'."""
+    measure: bool = False
+    """Train for a minute on this machine to find out tokens_per_second; packs the data if need be."""
     dry_run: bool = False
-    """Check and show the plan; write and submit nothing."""
+    """Check and show the plan; write and submit nothing. Needs no cluster."""
 
 
 def main(options: SubmitOptions) -> None:
     """Check, show, submit."""
     limit = parse_duration(options.time)
-    check_environment()
+    on_cluster = not options.dry_run or shutil.which("sbatch") is not None
+    if on_cluster:
+        check_environment()
     plan = examine(options)
-    for name, text in [*plan.lines(options.device_memory), ("time", time_needed(plan, limit))]:
-        print(f"{name:<8} {text}")
+    for name, text in plan.lines(options.device_memory):
+        print(f"{name:<8} {text}", flush=True)
+    print(f"{'time':<8} {time_needed(plan, limit)}")
     command = shlex.join(sbatch_command(options))
     print(f"{'submits' if options.chain == 1 else f'{options.chain} x':<8} {command}")
+    if not on_cluster:
+        print(f"{'or here':<8} {shlex.join(training_command(options))}")
     if not options.dry_run:
         submit(options, command)
 
@@ -106,11 +114,20 @@ def time_needed(plan: JobPlan, limit: float) -> str:
     """Hours and jobs that the run will take."""
     options = plan.options
     assert isinstance(options, SubmitOptions)
-    if options.tokens_per_second is None:
-        return f"jobs of {options.time}; give --tokens_per_second of one device for the hours"
-    speed, hours = options.tokens_per_second, plan.hours(options.tokens_per_second)
+    if options.measure:
+        measured = measure(options)
+        speed, origin = measured.tokens_per_second, measured.describe()
+    elif options.tokens_per_second is not None:
+        speed = options.tokens_per_second
+        origin = f"{speed:,.0f} tokens/s a device"
+    else:
+        return (
+            f"jobs of {options.time}; for the hours give --tokens_per_second of one device, or --measure "
+            "where there is one"
+        )
+    hours = plan.hours(speed)
     jobs = math.ceil(hours * 3600 / limit)
-    return f"{hours:.1f} h at {speed:,.0f} tokens/s a device: {jobs} start(s) of {options.time}"
+    return f"{hours:.1f} h at {origin}: {jobs} start(s) of {options.time}"
 
 
 def sbatch_command(options: SubmitOptions) -> list[str]:
@@ -132,6 +149,17 @@ def sbatch_command(options: SubmitOptions) -> list[str]:
         "--config",
         str(out_dir / "submitted.yaml"),
     ]
+
+
+def training_command(options: SubmitOptions) -> list[str]:
+    """The command that trains on this machine."""
+    words = ["python", "pretrain/tinyllama_fabric.py", "--resume", "auto"]
+    for entry in dataclasses.fields(TrainOptions):
+        value = getattr(options, entry.name)
+        default = entry.default if entry.default_factory is dataclasses.MISSING else entry.default_factory()
+        if value != default and entry.name != "resume":
+            words += [f"--{entry.name}", *map(str, value if isinstance(value, list) else [value])]
+    return words
 
 
 def submit(options: SubmitOptions, command: str) -> None:

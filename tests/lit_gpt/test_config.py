@@ -25,6 +25,15 @@ def test_named_shapes(name, parameters):
     assert (config.block_size, config.vocab_size) == (2048, 32064)
 
 
+@pytest.mark.parametrize("name", [name for name in NAMED_SHAPES if name.startswith("llama_")])
+def test_shapes_for_one_device_have_the_size_of_their_name(name):
+    config = ModelConfig.load(name).with_vocab_of(32_000)
+    digits, unit = name.removeprefix("llama_")[:-1], name[-1]
+    size = int(digits) * {"M": 1e6, "B": 1e9}[unit]
+    assert config.n_parameters == pytest.approx(size, rel=0.1)
+    assert config.head_dim == 64
+
+
 def test_every_named_shape_is_valid_and_survives_json():
     for name in NAMED_SHAPES:
         config = ModelConfig.load(name)

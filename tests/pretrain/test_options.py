@@ -8,6 +8,7 @@ import pytest
 from lit_gpt.cli import InputError, parse_options
 from lit_gpt.option_types import parse_duration
 from pretrain.options import TrainOptions
+from pretrain.schedules import make_schedule
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -70,7 +71,8 @@ def test_shipped_configurations_are_valid(config):
 def test_the_7b_configuration_has_the_originals_values():
     options = parse_options(TrainOptions, ["--config", str(ROOT / "pretrain/configs/LLaMmlein_7B.yaml")])
     assert (options.global_batch_size, options.learning_rate, options.min_lr) == (1024, 2.5e-4, 4e-6)
-    assert (options.warmup_steps, options.max_steps, options.save_step_interval) == (2000, 1430512, 10000)
+    schedule = make_schedule(options, None)
+    assert (schedule.warmup_steps, schedule.max_steps, options.save_step_interval) == (2000, 1430512, 10000)
     assert (options.weight_decay, options.beta1, options.beta2, options.grad_clip) == (0.1, 0.9, 0.95, 1.0)
     assert options.lr_schedule == "cosine"
 

@@ -1,18 +1,21 @@
 """scripts/submit.py without a cluster: its checks, its plan, and what it would submit."""
 
 import dataclasses
+import re
+import resource
+import shlex
 import subprocess
 import sys
 
 import pytest
 import yaml
 
-from lit_gpt.cli import EXIT_BAD_INPUT, InputError
+from lit_gpt.cli import EXIT_BAD_INPUT, InputError, parse_options
 from pretrain.epochs import Epochs
 from pretrain.job_plan import examine
 from pretrain.options import TrainOptions
 from pretrain.training_data import DataOptions, TrainingData
-from scripts import submit
+from scripts import measurement, submit
 from tests.pretrain.running import ROOT
 
 
@@ -45,16 +48,18 @@ def submission(options: TrainOptions, **more) -> submit.SubmitOptions:
 
 
 def test_the_plan_counts(options):
+    estimate = examine(options)
+    epochs = Epochs.of(TrainingData.open(DataOptions(options.train_data_dir, 128)), 64)
     plan = examine(options)
+    assert estimate.epochs.passes(1000) == pytest.approx(epochs.passes(1000), rel=0.02)
+    assert plan.epochs.passes(1000) == epochs.passes(1000)  # of the packing, now that there is one
     assert plan.tokens_per_step == 64 * 128
     assert plan.checkpoints_kept == 4  # keep_last 3 and the one being written
     assert plan.hours(tokens_per_second=128.0) == pytest.approx(1000 * 64 / 8 / 3600)
     lines = dict(plan.lines(device_gib=80))
     assert "starts at step 1" in lines["run"]
-    epochs = Epochs.of(TrainingData.open(DataOptions(options.train_data_dir, 128)), 64)
-    assert plan.epochs.passes(1000) == epochs.passes(1000)  # of the packing, now that there is one
     assert lines["steps"].startswith(f"1,000 steps of 64 rows, {epochs.tokens(1000):,} tokens, ")
-    assert "small" in lines["warning"] or "read" in lines["warning"]
+    assert "is read 51.1 times" in lines["warning"]
     assert "weights split over 8; 8 row(s) a step and device, 4 at a time" in lines["job"]
 
 
@@ -123,4 +128,41 @@ def test_a_missing_environment_is_named(options, monkeypatch, place, message):
     for name, value in place.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=message):
-        submit.main(submission(options, dry_run=True))
+        submit.main(submission(options))
+
+
+def test_without_a_cluster_the_plan_has_hours_of_a_measured_step(tmp_path, train_store_dir):
+    """The real command, with neither sbatch nor container: the step is run here, and nothing is written."""
+    flags = ["--model_name", "tiny_100K", "--accelerator", "cpu", "--max_epochs", "0.5"]
+    flags += ["--global_batch_size", "64", "--micro_batch_size", "4", "--out_dir", str(tmp_path / "run")]
+    flags += ["--train_data_dir", str(train_store_dir)]
+    command = [sys.executable, str(ROOT / "scripts/submit.py"), *flags, "--dry_run", "--measure"]
+    environment = {"PATH": str(tmp_path), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    lines = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
+    assert re.search(r"0\.5\d epochs; one epoch = [\d.]+ steps", lines["steps"])
+    found = re.fullmatch(
+        r"(.*) h at ([\d,]+) tokens/s on CPU, 1 thread\(s\), measured over 12 step\(s\), peak memory .*",
+        lines["time"].partition(":")[0],
+    )
+    assert found is not None, lines["time"]
+    assert "GiB a device" in lines["memory"]
+    assert "checkpoint(s) of" in lines["disk"]
+    assert not (tmp_path / "run").exists()
+    here = shlex.split(lines["or"].removeprefix("here "))
+    trained = parse_options(TrainOptions, here[2:])
+    assert trained == dataclasses.replace(parse_options(TrainOptions, flags), resume="auto")
+
+
+def test_what_cannot_be_measured_is_said(options, monkeypatch):
+    """The measuring process runs out of memory."""
+    monkeypatch.setattr(measurement, "TIME_LIMIT", "00:00:20")
+    limited = dataclasses.replace(options, devices=1, num_nodes=1, accelerator="cpu")
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 30, hard))
+    try:
+        with pytest.raises(measurement.NotMeasured, match="did not run here"):
+            measurement.measure(limited)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

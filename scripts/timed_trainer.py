@@ -1,0 +1,28 @@
+"""The trainer with a clock, for commands that measure a step."""
+
+import time
+
+import torch
+
+from pretrain.dataloader import StepBatch
+from pretrain.options import TrainOptions
+from pretrain.preemption import StopRequest
+from pretrain.trainer import Trainer
+
+
+class TimedTrainer(Trainer):
+    """Notes when each step ends; saves nothing, since a checkpoint is no part of a step."""
+
+    def __init__(self, options: TrainOptions, stop_request: StopRequest) -> None:
+        super().__init__(options, stop_request)
+        self.ends = [time.perf_counter()]
+
+    def save_checkpoint(self) -> None:
+        """Write nothing."""
+
+    def train_step(self, batch: StepBatch, waited: float) -> None:
+        """Wait for the device after each step."""
+        super().train_step(batch, waited)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.ends.append(time.perf_counter())
