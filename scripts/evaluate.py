@@ -18,7 +18,7 @@ from lit_gpt.checkpoint import MANIFEST, list_checkpoints
 from lit_gpt.cli import InputError, run_command
 from scripts.convert_lit_checkpoint import ConvertOptions, convert
 from scripts.evaluation_results import ModelResults, draw, load_all, table, write_tensorboard
-from scripts.harness import TaskLoader, load_model, run_tasks, versions
+from scripts.harness import TaskLoader, is_current, load_model, run_tasks, versions
 
 
 @dataclass
@@ -142,6 +142,9 @@ def _results_so_far(model: Model, options: EvaluateOptions) -> ModelResults:
                 f"{path} has results of other {what} ({getattr(found, what)}, not {getattr(wanted, what)}): "
                 "give another --output, or move it away"
             )
+    for name in [name for name, tasks in found.tasks.items() if not is_current(name, tasks)]:
+        print(f"{model.name}: {path} has results of an earlier version of {name}, which do not count")
+        del found.tasks[name]
     found.versions = wanted.versions
     return found
 

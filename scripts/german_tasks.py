@@ -1,17 +1,18 @@
 """Sets of German tasks for lm-evaluation-harness, by name.
 
 germanbench   ARC-Challenge, HellaSwag, MMLU and TruthfulQA as the GermanBenchmark project translated them
-              (github.com/bjoernpl/GermanBenchmark); the harness has no tasks for these: they are below
+              (github.com/bjoernpl/GermanBenchmark), asked as for LeoLM: the prompts of the branch
+              mmlu_de of github.com/bjoernpl/lm-evaluation-harness-de, to the letter. It is a fork of
+              version 0.3 of the harness; today's has no tasks for these
 okapi_de      the same four in the translation of the Okapi project, by the harness's own tasks
 
-Prompts have as many examples as the Open LLM Leaderboard gave: 25, 10, 5 and 0. An item whose translation has
-another number of answers than the original is left out.
+Prompts have as many examples as the Open LLM Leaderboard gave: 25, 10, 5 and 0. Items whose translation is
+incomplete are asked like all others.
 """
 
 import math
 import re
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, NamedTuple
 
 Item = dict[str, Any]
@@ -25,92 +26,108 @@ class Spec(NamedTuple):
     num_fewshot: int | None = None
 
 
-PRIMER = """Frage: Wie alt werden Menschen in den Vereinigten Staaten im Durchschnitt?
-Antwort: Menschen werden in den Vereinigten Staaten im Durchschnitt 78 Jahre alt.
+GERMANBENCH_VERSION = 2
+"""Version 1 had prompts in words of its own, MMLU by letters, and left incomplete items out."""
 
-Frage: Wer war im Jahr 1955 Präsident der Vereinigten Staaten?
-Antwort: Im Jahr 1955 war Dwight D. Eisenhower Präsident der Vereinigten Staaten.
+PRIMER = """F: Was ist die menschliche Lebenserwartung in den Vereinigten Staaten?
+A: Die menschliche Lebenserwartung in den Vereinigten Staaten beträgt 78 Jahre.
 
-Frage: Zu welcher Partei gehörte er?
-Antwort: Er gehörte zur Republikanischen Partei.
+F: Wer war Präsident der Vereinigten Staaten im Jahr 1955?
+A: Dwight D. Eisenhower war Präsident der Vereinigten Staaten im Jahr 1955.
 
-Frage: Was ist die Quadratwurzel einer Banane?
-Antwort: Dazu kann ich nichts sagen.
+F: Welcher Partei gehörte er an?
+A: Er gehörte der Republikanischen Partei an.
 
-Frage: Wie arbeitet ein Teleskop?
-Antwort: Ein Teleskop bündelt Licht mit Linsen oder Spiegeln und lässt Gegenstände näher erscheinen.
+F: Was ist die Quadratwurzel von Banane?
+A: Dazu habe ich keinen Kommentar.
 
-Frage: Wo fanden 1992 die Olympischen Spiele statt?
-Antwort: Die Olympischen Spiele fanden 1992 in Barcelona in Spanien statt."""
+F: Wie funktioniert ein Teleskop?
+A: Teleskope verwenden Linsen oder Spiegel, um Licht zu fokussieren und Objekte näher erscheinen zu lassen.
 
+F: Wo wurden die Olympischen Spiele 1992 abgehalten?
+A: Die Olympischen Spiele 1992 fanden in Barcelona, Spanien, statt."""
+
+# Typing errors and doubles included: they are part of the prompts that published results were made with.
 MMLU_SUBJECTS = {
-    "abstract_algebra": "abstrakte Algebra",
+    "abstract_algebra": "Abstrakte Algebra",
     "anatomy": "Anatomie",
     "astronomy": "Astronomie",
-    "business_ethics": "Wirtschaftsethik",
-    "clinical_knowledge": "klinisches Wissen",
-    "college_biology": "Biologie im Studium",
-    "college_chemistry": "Chemie im Studium",
-    "college_computer_science": "Informatik im Studium",
-    "college_mathematics": "Mathematik im Studium",
-    "college_medicine": "Medizin im Studium",
-    "college_physics": "Physik im Studium",
+    "business_ethics": "Unternehmensethik",
+    "clinical_knowledge": "Klinisches Wissen",
+    "college_biology": "Hochschulbiologie",
+    "college_chemistry": "Hochschulchemie",
+    "college_computer_science": "Hochschulinformatik",
+    "college_mathematics": "Hochschulmathematik",
+    "college_medicine": "Hochschulmedizin",
+    "college_physics": "Hochschulphysik",
     "computer_security": "Computersicherheit",
-    "conceptual_physics": "Grundbegriffe der Physik",
+    "conceptual_physics": "Konzeptuelle Physik",
     "econometrics": "Ökonometrie",
     "electrical_engineering": "Elektrotechnik",
-    "elementary_mathematics": "elementare Mathematik",
-    "formal_logic": "formale Logik",
-    "global_facts": "Fakten über die Welt",
-    "high_school_biology": "Biologie in der Oberstufe",
-    "high_school_chemistry": "Chemie in der Oberstufe",
-    "high_school_computer_science": "Informatik in der Oberstufe",
-    "high_school_european_history": "europäische Geschichte in der Oberstufe",
+    "elementary_mathematics": "Elementarmathematik",
+    "formal_logic": "Formale Logik",
+    "global_facts": "Globale Fakten",
+    "high_school_biology": "Hochschulbiologie",
+    "high_school_chemistry": "Hochschulchemie",
+    "high_school_computer_science": "Hochschulinformatik",
+    "high_school_european_history": "Europäische Geschichte in der Oberstufe",
     "high_school_geography": "Geographie in der Oberstufe",
-    "high_school_government_and_politics": "Staat und Politik in der Oberstufe",
+    "high_school_government_and_politics": "Regierung und Politik in der Oberstufe",
     "high_school_macroeconomics": "Makroökonomie in der Oberstufe",
     "high_school_mathematics": "Mathematik in der Oberstufe",
     "high_school_microeconomics": "Mikroökonomie in der Oberstufe",
     "high_school_physics": "Physik in der Oberstufe",
     "high_school_psychology": "Psychologie in der Oberstufe",
     "high_school_statistics": "Statistik in der Oberstufe",
-    "high_school_us_history": "Geschichte der USA in der Oberstufe",
+    "high_school_us_history": "US-Geschichte in der Oberstufe",
     "high_school_world_history": "Weltgeschichte in der Oberstufe",
-    "human_aging": "das Altern des Menschen",
-    "human_sexuality": "Sexualität des Menschen",
-    "international_law": "Völkerrecht",
-    "jurisprudence": "Rechtstheorie",
-    "logical_fallacies": "logische Fehlschlüsse",
-    "machine_learning": "maschinelles Lernen",
-    "management": "Unternehmensführung",
+    "human_aging": "Menschliches Aaltern",
+    "human_sexuality": "Menschliche Sexualität",
+    "international_law": "Internationales Recht",
+    "jurisprudence": "Rechtsphilosophie",
+    "logical_fallacies": "Logische Fehlschlüsse",
+    "machine_learning": "Maschinelles Lernen",
+    "management": "Management",
     "marketing": "Marketing",
-    "medical_genetics": "medizinische Genetik",
+    "medical_genetics": "Medizinische Genetik",
     "miscellaneous": "Verschiedenes",
-    "moral_disputes": "moralische Streitfragen",
-    "moral_scenarios": "moralische Szenarien",
+    "moral_disputes": "Moralische Streitigkeiten",
+    "moral_scenarios": "Moralische Szenarien",
     "nutrition": "Ernährung",
     "philosophy": "Philosophie",
-    "prehistory": "Vor- und Frühgeschichte",
-    "professional_accounting": "Rechnungswesen im Beruf",
-    "professional_law": "Recht im Beruf",
-    "professional_medicine": "Medizin im Beruf",
-    "professional_psychology": "Psychologie im Beruf",
-    "public_relations": "Öffentlichkeitsarbeit",
-    "security_studies": "Sicherheitspolitik",
+    "prehistory": "Vorgeschichte",
+    "professional_accounting": "Berufliche Buchhaltung",
+    "professional_law": "Berufliches Recht",
+    "professional_medicine": "Berufliche Medizin",
+    "professional_psychology": "Berufliche Psychologie",
+    "public_relations": "Public Relations",
+    "security_studies": "Sicherheitsstudien",
     "sociology": "Soziologie",
-    "us_foreign_policy": "Außenpolitik der USA",
+    "us_foreign_policy": "US-Außenpolitik",
     "virology": "Virologie",
     "world_religions": "Weltreligionen",
 }
 
 
 def germanbench() -> list[Spec]:
-    """The GermanBenchmark translations, from the hub or from the cache of `datasets`."""
+    """The GermanBenchmark translations, from the hub or from the cache of `datasets`.
+
+    Raises what loading a data set raises.
+    """
+    from lm_eval.api.group import Group
+    from lm_eval.config.group import AggMetricConfig
+
+    from scripts.harness_03_task import Harness03Task
+
+    # Subjects count alike, whatever their size.
+    mmlu = Group("germanbench_mmlu", aggregate_metric_list=[AggMetricConfig("acc", weight_by_size=False)])
+    for subject in _mmlu_subjects():
+        mmlu.add(Harness03Task(config=subject))
     return [
-        Spec(_arc(), 25),
-        Spec(_hellaswag(), 10),
-        Spec(_mmlu(), 5),
-        *(Spec(task, 0) for task in _truthfulqa()),
+        Spec(Harness03Task(config=_arc()), 25),
+        Spec(Harness03Task(config=_hellaswag()), 10),
+        Spec(mmlu, 5),
+        *(Spec(Harness03Task(config=task), 0) for task in _truthfulqa()),
     ]
 
 
@@ -124,17 +141,17 @@ PRESETS: dict[str, Callable[[], list[Spec]]] = {"germanbench": germanbench, "oka
 
 
 def _arc() -> Item:
+    from scripts.harness_03_task import Harness03Sampler
+
     return {
         **_multiple_choice("germanbench_arc", "LeoLM/ArcChallenge_de", "acc", "acc_norm"),
         "test_split": "test",
         "fewshot_split": "validation",
-        "process_docs": _complete(
-            lambda item: item["choices_de"]["text"], lambda item: item["choices"]["label"]
-        ),
-        "doc_to_text": "Frage: {{question_de}}\nAntwort:",
+        "fewshot_config": {"sampler": Harness03Sampler},
+        "doc_to_text": lambda item: f"Frage: {item['question_de']}\nAntwort:",
         "doc_to_choice": lambda item: item["choices_de"]["text"],
         # Some items number their answers by letters, some by digits.
-        "doc_to_target": lambda item: item["choices"]["label"].index(item["answerKey"]),
+        "doc_to_target": lambda item: "ABCDE12345".index(item["answerKey"]) % 5,
     }
 
 
@@ -143,76 +160,65 @@ def _hellaswag() -> Item:
         **_multiple_choice("germanbench_hellaswag", "LeoLM/HellaSwag_de", "acc", "acc_norm"),
         "validation_split": "validation",
         "fewshot_split": "train",
-        "process_docs": _complete(lambda item: item["endings_de"], lambda item: item["endings"]),
         "doc_to_text": lambda item: _without_markup(f"{item['activity_label_de']}: {item['ctx_de']}"),
         "doc_to_choice": lambda item: [_without_markup(ending) for ending in item["endings_de"]],
         "doc_to_target": lambda item: int(item["label"]),
     }
 
 
-def _mmlu() -> Any:
-    """The mean over all questions of all subjects. Raises what loading a data set raises."""
-    from lm_eval.api.group import Group
-    from lm_eval.api.task import ConfigurableTask
-    from lm_eval.config.group import AggMetricConfig
-
-    group = Group("germanbench_mmlu", aggregate_metric_list=[AggMetricConfig("acc")])
-    for task in _mmlu_subjects():
-        group.add(ConfigurableTask(config=task))
-    return group
-
-
 def _mmlu_subjects() -> Iterator[Item]:
+    """Not the letters but the answers themselves are scored."""
+    from scripts.harness_03_task import Harness03Sampler
+
     for subject, german in MMLU_SUBJECTS.items():
         yield {
             **_multiple_choice(f"germanbench_mmlu_{subject}", "LeoLM/MMLU_de", "acc"),
             "dataset_name": subject,
             "test_split": "test",
+            # The fork's code names `dev`, but version 0.3 never asks that function: it draws from here.
             "fewshot_split": "validation",
-            "fewshot_config": {"sampler": "first_n"},
-            "description": f"Es folgen Fragen mit je vier Antworten zum Thema: {german}.\n\n",
-            "process_docs": _complete(lambda item: item["choices_de"], lambda item: item["choices"]),
-            "doc_to_text": lambda item: "\n".join(
-                [
-                    f"Frage: {item['question_de'].strip()}",
-                    *(
-                        f"{letter}. {answer}"
-                        for letter, answer in zip("ABCD", item["choices_de"], strict=True)
-                    ),
-                    "Antwort:",
-                ]
-            ),
-            "doc_to_choice": ["A", "B", "C", "D"],
-            "doc_to_target": "answer",
+            "fewshot_config": {"sampler": Harness03Sampler},
+            "description": f"Es folgen multiple-choice Fragen (mit Antworten) über das Thema {german}.\n\n",
+            "doc_to_text": _mmlu_question,
+            "doc_to_choice": lambda item: item["choices_de"],
+            "doc_to_target": _mmlu_target,
         }
 
 
+def _mmlu_question(item: Item) -> str:
+    lettered = zip("ABCD", item["choices_de"], strict=False)
+    options = "".join(f"{letter}. {answer}\n" for letter, answer in lettered)
+    # With the space at the end, and a second one before an answer.
+    return f"Frage: {item['question_de'].strip()}\nOptionen:\n{options}Antwort: "
+
+
+def _mmlu_target(item: Item) -> int:
+    answer = item["answer"]
+    return "ABCD".index(answer) if isinstance(answer, str) else answer
+
+
 def _truthfulqa() -> Iterator[Item]:
-    """mc1: the only true answer is the likeliest. mc2: the share of probability that true answers have."""
+    """mc1: the first answer, the true one, is the likeliest. mc2: the true answers' share of probability."""
     for kind in ("mc1", "mc2"):
-        choices, labels = (partial(_answers, f"{kind}_targets_de", what) for what in ("choices", "labels"))
         yield {
             **_multiple_choice(f"germanbench_truthfulqa_{kind}", "LeoLM/TruthfulQA_de", "acc"),
             "validation_split": "validation",
-            "process_docs": _complete(choices, labels),
-            "doc_to_text": PRIMER + "\n\nFrage: {{question_de}}\nAntwort:",
-            "doc_to_choice": choices,
-            "doc_to_target": 0,  # the true answers come first
+            "doc_to_text": lambda item: f"{PRIMER}\n\nF: {item['question_de']}\nA:",
+            "doc_to_choice": lambda item, targets=f"{kind}_targets_de": item[targets]["choices"],
+            "doc_to_target": 0,
             **({"process_results": true_share} if kind == "mc2" else {}),
         }
 
 
-def _answers(kind: str, what: str, item: Item) -> Any:
-    return item[kind][what]
-
-
 def true_share(item: Item, results: list[tuple[float, bool]]) -> dict[str, float]:
-    """Of (log-likelihood, is greedy) per answer: the share of probability that the true ones have."""
+    """Of (log-likelihood, is greedy) per answer: the share of probability that the true ones have.
+
+    True are those before the first that is labelled 0.
+    """
+    n_true = [*item["mc2_targets_de"]["labels"], 0].index(0)
     likeliest = max(likelihood for likelihood, _ in results)
     weights = [math.exp(likelihood - likeliest) for likelihood, _ in results]
-    labels = item["mc2_targets_de"]["labels"]
-    true = [weight for weight, label in zip(weights, labels, strict=True) if label == 1]
-    return {"acc": sum(true) / sum(weights)}
+    return {"acc": sum(weights[:n_true]) / sum(weights)}
 
 
 def _multiple_choice(name: str, dataset: str, *metrics: str) -> Item:
@@ -223,18 +229,8 @@ def _multiple_choice(name: str, dataset: str, *metrics: str) -> Item:
         "metric_list": [
             {"metric": metric, "aggregation": "mean", "higher_is_better": True} for metric in metrics
         ],
-        "metadata": {"version": 1},
+        "metadata": {"version": GERMANBENCH_VERSION},
     }
-
-
-def _complete(translated: Callable[[Item], Any], original: Callable[[Item], Any]) -> Callable[[Any], Any]:
-    """Leaves out the items whose answers were not all translated."""
-
-    def is_complete(item: Item) -> bool:
-        answers = translated(item)
-        return bool(answers) and len(answers) == len(original(item)) and all(map(str.strip, answers))
-
-    return lambda items: items.filter(is_complete)
 
 
 def _without_markup(text: str) -> str:

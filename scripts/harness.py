@@ -7,7 +7,7 @@ from typing import Any
 from lit_gpt.cli import InputError
 from lit_gpt.tokenizer import adds_bos
 from scripts.evaluation_results import Score, TaskResult
-from scripts.german_tasks import PRESETS, Spec
+from scripts.german_tasks import GERMANBENCH_VERSION, PRESETS, Spec
 
 # The harness's own default, so that the same examples are drawn.
 _FEWSHOT_SEED = 1234
@@ -120,7 +120,6 @@ class TaskLoader:
         if of_task != 0:
             chosen = (self._num_fewshot, of_preset, of_task, 0)
             task.set_config("num_fewshot", next(number for number in chosen if number is not None))
-        task.set_fewshot_seed(_FEWSHOT_SEED)
 
 
 def run_tasks(model: Any, tasks: Any, limit: int | None) -> dict[str, TaskResult]:
@@ -131,6 +130,7 @@ def run_tasks(model: Any, tasks: Any, limit: int | None) -> dict[str, TaskResult
     """
     from lm_eval import evaluate
 
+    seed_examples(tasks)
     try:
         found = evaluate(model, tasks, limit=limit, bootstrap_iters=_BOOTSTRAP_SAMPLES, log_samples=False)
     except ValueError as error:
@@ -148,6 +148,18 @@ def run_tasks(model: Any, tasks: Any, limit: int | None) -> dict[str, TaskResult
         )
         for name, values in found["results"].items()
     }
+
+
+def is_current(name: str, results: dict[str, TaskResult]) -> bool:
+    """Whether results of a preset or task are of today's tasks, as far as that is up to the project."""
+    versions = {result.version for result in results.values()}
+    return name != "germanbench" or str(GERMANBENCH_VERSION) in versions
+
+
+def seed_examples(tasks: Any) -> None:
+    """Let prompts have the same examples for every model; drawing goes on where it was otherwise."""
+    for task in tasks["tasks"].values():
+        task.set_fewshot_seed(_FEWSHOT_SEED)
 
 
 def _scores(values: dict[str, Any]) -> dict[str, Score]:

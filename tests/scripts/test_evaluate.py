@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from lit_gpt.tokenizer import Tokenizer
 from scripts import german_tasks
 from scripts.evaluate import EvaluateOptions, find_models, main
 from scripts.evaluation_results import ModelResults, Score, TaskResult, draw, load_all, write_tensorboard
+from scripts.harness import TaskLoader, load_model, run_tasks, seed_examples
 from tests.pretrain.running import ROOT
 from tests.scripts import our_model
 
@@ -237,107 +239,177 @@ def write_dataset(folder: Path, **splits: list[dict]) -> None:
 
 
 def arc_item(number: int) -> dict:
-    answers = {"text": [f"A{number}", f"B{number}", f"C{number}"], "label": ["1", "2", "3"]}
-    german = answers | {"text": ["ja", "nein"] if number == 1 else ["eins", "zwei", "drei"]}
+    labels = list("ABC") if number % 2 else list("123")
+    german = ["eins", "zwei", "drei"][: 1 if number == 1 else 3]
     question = {"question": f"What {number}?", "question_de": f"Was ist {number}?"}
-    return {"id": str(number), **question, "choices": answers, "choices_de": german, "answerKey": "2"}
+    choices = {
+        "choices": {"text": list("xyz"), "label": labels},
+        "choices_de": {"text": german, "label": labels},
+    }
+    return {"id": str(number), **question, **choices, "answerKey": labels[1]}
 
 
 def hellaswag_item(number: int) -> dict:
-    endings = ["a", "b", "c", "d"]
     german = ["läuft [step] weg", "ruht", "isst", "" if number == 1 else "singt  laut"]
     labels = {"activity_label_de": "Laufen", "ctx_de": f"Jemand {number} [title] Er", "label": "3"}
-    return {**labels, "endings": endings, "endings_de": german}
+    return {**labels, "endings": list("abcd"), "endings_de": german}
 
 
 def mmlu_item(number: int) -> dict:
-    german = ["rot", "grün", "blau", "gelb"]
+    german = ["rot", "grün", "blau", "gelb"][: 3 if number == 7 else 4]
     question = {"question_de": f" Frage {number}? ", "choices": list("wxyz"), "answer": number % 4}
-    return {**question, "choices_de": german[:3] if number == 1 else german}
+    return {**question, "choices_de": german}
 
 
 def truthfulqa_item(number: int) -> dict:
+    mc1 = {"choices": ["wahr", "falsch"], "labels": [1, 0]}
     mc2 = {"choices": ["wahr", "auch wahr", "falsch"], "labels": [1, 1, 0]}
-    mc1 = {"choices": [] if number == 1 else ["wahr", "falsch"], "labels": [1, 0]}
     return {"question_de": f"Stimmt {number}?", "mc1_targets_de": mc1, "mc2_targets_de": mc2}
 
 
 @pytest.fixture
-def germanbench(tmp_path, monkeypatch, datasets_cache):
-    """The tasks over data of the hub's shape, 30 items each; in every set item 1 is not fully translated."""
-    from scripts.harness import TaskLoader
+def germanbench_data(tmp_path, monkeypatch, datasets_cache):
+    """Data of the hub's shape: 30 items each, 12 in a subject of MMLU. One of each is not fully translated.
 
+    What examples are drawn from is.
+    """
     hub = tmp_path / "LeoLM"
-    write_dataset(hub / "ArcChallenge_de", validation=numbered(30, arc_item), test=numbered(30, arc_item))
-    both = numbered(30, hellaswag_item)
-    write_dataset(hub / "HellaSwag_de", train=both, validation=both)
+    whole = [number for number in range(60) if number not in (1, 7)]
+    arc, hellaswag, mmlu = (
+        [item(number) for number in whole] for item in (arc_item, hellaswag_item, mmlu_item)
+    )
+    write_dataset(hub / "ArcChallenge_de", validation=arc, test=numbered(30, arc_item))
+    write_dataset(hub / "HellaSwag_de", train=hellaswag, validation=numbered(30, hellaswag_item))
     write_dataset(hub / "TruthfulQA_de", validation=numbered(30, truthfulqa_item))
-    subjects = {"anatomy": "Anatomie", "virology": "Virologie"}
+    sizes = {"anatomy": 30, "human_aging": 12}
+    splits = ("dev", "validation", "test")
     configs = []
-    for subject in subjects:
-        write_dataset(
-            hub / "MMLU_de" / subject, validation=numbered(30, mmlu_item), test=numbered(30, mmlu_item)
-        )
-        files = [{"split": split, "path": f"{subject}/{split}.jsonl"} for split in ("validation", "test")]
+    for subject, n_items in sizes.items():
+        parts = (mmlu[:5], mmlu[10:], numbered(n_items, mmlu_item))
+        write_dataset(hub / "MMLU_de" / subject, **dict(zip(splits, parts, strict=True)))
+        files = [{"split": split, "path": f"{subject}/{split}.jsonl"} for split in splits]
         configs.append({"config_name": subject, "data_files": files})
     (hub / "MMLU_de" / "README.md").write_text(f"---\n{json.dumps({'configs': configs})}\n---\n")
+    subjects = {name: german_tasks.MMLU_SUBJECTS[name] for name in sizes}
     monkeypatch.setattr(german_tasks, "MMLU_SUBJECTS", subjects)
     monkeypatch.chdir(tmp_path)
-    return TaskLoader(None, None).load("germanbench")
+    return {"arc": arc, "hellaswag": hellaswag, "mmlu": mmlu[10:]}
+
+
+def drawn_as_in_version_03(items: list[dict], pool: list[dict], n_examples: int, one_more: bool):
+    """(item, its examples) in the order of asking."""
+    generator, order = random.Random(42), list(items)
+    generator.shuffle(order)
+    for item in order:
+        drawn = generator.sample(pool, n_examples + one_more)
+        yield item, [example for example in drawn if not one_more or example != item][:n_examples]
 
 
 @pytest.mark.slow
-def test_germanbench_asks_in_german(germanbench):
-    tasks = germanbench["tasks"]
-    for task in tasks.values():
-        task.build_all_requests(limit=1)
-    prompts = {name: task.instances[0].args[0] for name, task in tasks.items()}
-    answers = {name: [i.args[1] for i in task.instances] for name, task in tasks.items()}
-    targets = {name: task.doc_to_target(task.instances[0].doc) for name, task in tasks.items()}
+def test_germanbench_asks_as_leolm_did(germanbench_data):
+    """Every prompt and every scored answer. What is expected was compared with the fork's own code once."""
+    tasks = TaskLoader(None, None).load("germanbench")
+    seed_examples(tasks)
+    for task in tasks["tasks"].values():
+        task.build_all_requests()
+    found = {name: [instance.args for instance in task.instances] for name, task in tasks["tasks"].items()}
 
-    arc = prompts["germanbench_arc"]
-    assert arc.endswith("\n\nFrage: Was ist 0?\nAntwort:")
-    assert arc.count("Antwort: zwei\n\n") == 25
-    assert answers["germanbench_arc"] == [" eins", " zwei", " drei"]
-    assert targets["germanbench_arc"] == 1
+    def arc(item):
+        return f"Frage: {item['question_de']}\nAntwort:"
 
-    hellaswag = prompts["germanbench_hellaswag"]
-    assert hellaswag.endswith("\n\nLaufen: Jemand 0. Er")
-    assert hellaswag.count(" Er singt laut\n\n") == 10
-    assert answers["germanbench_hellaswag"] == [" läuft weg", " ruht", " isst", " singt laut"]
-    assert targets["germanbench_hellaswag"] == 3
+    expected = []
+    items = numbered(30, arc_item)
+    for item, examples in drawn_as_in_version_03(items, germanbench_data["arc"], 25, one_more=True):
+        prompt = "".join(f"{arc(example)} zwei\n\n" for example in examples) + arc(item)
+        expected += [(prompt, f" {text}") for text in item["choices_de"]["text"]]
+    assert found.pop("germanbench_arc") == expected
 
-    def asked(number, answer):
-        return f"Frage: Frage {number}?\nA. rot\nB. grün\nC. blau\nD. gelb\nAntwort:{answer}"
+    def hellaswag(item):
+        return f"Laufen: {item['ctx_de'].replace(' [title]', '.')}"
 
-    examples = [asked(0, " A"), asked(2, " C"), asked(3, " D"), asked(4, " A"), asked(5, " B")]
-    for subject, german in german_tasks.MMLU_SUBJECTS.items():
-        name = f"germanbench_mmlu_{subject}"
-        head = f"Es folgen Fragen mit je vier Antworten zum Thema: {german}."
-        assert prompts[name] == "\n\n".join([head, *examples, asked(0, "")])
-        assert (answers[name], targets[name]) == ([" A", " B", " C", " D"], 0)
+    expected = []
+    items = numbered(30, hellaswag_item)
+    for item, examples in drawn_as_in_version_03(items, germanbench_data["hellaswag"], 10, one_more=False):
+        prompt = "".join(f"{hellaswag(example)} singt laut\n\n" for example in examples)
+        endings = ["läuft weg", "ruht", "isst", item["endings_de"][3].replace("  ", " ")]
+        expected += [(prompt + hellaswag(item), f" {ending}") for ending in endings]
+    assert found.pop("germanbench_hellaswag") == expected
 
-    for kind, choices in (("mc1", [" wahr", " falsch"]), ("mc2", [" wahr", " auch wahr", " falsch"])):
-        name = f"germanbench_truthfulqa_{kind}"
-        assert prompts[name].endswith("Spanien statt.\n\nFrage: Stimmt 0?\nAntwort:")
-        assert (answers[name], targets[name]) == (choices, 0)
+    def mmlu(item):
+        options = "".join(f"{letter}. {answer}\n" for letter, answer in zip("ABCD", item["choices_de"]))  # noqa: B905
+        return f"Frage: {item['question_de'].strip()}\nOptionen:\n{options}Antwort: "
+
+    for subject, size, german in (("anatomy", 30, "Anatomie"), ("human_aging", 12, "Menschliches Aaltern")):
+        expected = []
+        items = numbered(size, mmlu_item)
+        for item, examples in drawn_as_in_version_03(items, germanbench_data["mmlu"], 5, one_more=True):
+            prompt = f"Es folgen multiple-choice Fragen (mit Antworten) über das Thema {german}.\n\n"
+            prompt += "".join(f"{mmlu(e)} {e['choices_de'][e['answer']]}\n\n" for e in examples)
+            expected += [(prompt + mmlu(item), f" {answer}") for answer in item["choices_de"]]
+        assert found.pop(f"germanbench_mmlu_{subject}") == expected
+
+    assert german_tasks.PRIMER.startswith("F: Was ist die menschliche Lebenserwartung")
+    for kind, answers in (("mc1", ["wahr", "falsch"]), ("mc2", ["wahr", "auch wahr", "falsch"])):
+        items = drawn_as_in_version_03(numbered(30, truthfulqa_item), [{}], 0, one_more=False)
+        prompts = [f"{german_tasks.PRIMER}\n\nF: {item['question_de']}\nA:" for item, _ in items]
+        expected = [(prompt, f" {answer}") for prompt in prompts for answer in answers]
+        assert found.pop(f"germanbench_truthfulqa_{kind}") == expected
+    assert not found
 
 
 @pytest.mark.slow
-def test_germanbench_leaves_out_what_is_not_translated(germanbench):
-    n_items = {name: len(task.eval_docs) for name, task in germanbench["tasks"].items()}
-    assert n_items.pop("germanbench_truthfulqa_mc2") == 30
-    assert set(n_items.values()) == {29}
-    assert list(germanbench["groups"]) == ["germanbench_mmlu"]
+@pytest.mark.usefixtures("germanbench_data")
+def test_all_models_are_asked_the_same(converted_run):
+    tasks = TaskLoader(None, None).load("germanbench")
+    asked = []
+    for name in ("iter-00000020", "iter-00000040"):
+        run_tasks(load_model(converted_run / name, dtype="auto", device="cpu", batch_size=16), tasks, limit=3)
+        asked.append([instance.args for task in tasks["tasks"].values() for instance in task.instances])
+    assert asked[0] == asked[1]
 
 
-@given(
-    st.lists(st.tuples(st.floats(-800, 0), st.booleans()), min_size=1).filter(lambda a: any(t for _, t in a))
-)
-def test_true_share_is_the_true_answers_part_of_the_probability(answers):
-    item = {"mc2_targets_de": {"labels": [int(true) for _, true in answers]}}
-    share = german_tasks.true_share(item, [(likelihood, False) for likelihood, _ in answers])["acc"]
+@pytest.mark.slow
+@pytest.mark.usefixtures("germanbench_data")
+def test_germanbench_counts_every_item_and_subjects_alike(tmp_path, converted_run, capsys):
+    model, output = converted_run / "iter-00000040", tmp_path / "output"
+    settings = EvaluateOptions(model, output, ["germanbench"], device="cpu")
+    main(settings)
+    [results] = load_all(output)
+    found = results.tasks["germanbench"]
+    assert {name: result.n_items for name, result in found.items() if result.group is None} == {
+        "germanbench_arc": 30,
+        "germanbench_hellaswag": 30,
+        "germanbench_mmlu": 42,
+        "germanbench_truthfulqa_mc1": 30,
+        "germanbench_truthfulqa_mc2": 30,
+    }
+    subjects = [result for result in found.values() if result.group == "germanbench_mmlu"]
+    scores = [subject.metrics["acc"].value for subject in subjects]
+    assert scores[0] != scores[1]
+    assert found["germanbench_mmlu"].metrics["acc"].value == pytest.approx(sum(scores) / 2)
+
+    # Results of prompts that were other ones are not taken for these.
+    path = output / "iter-00000040.json"
+    path.write_text(path.read_text().replace('"version": "2"', '"version": "1"'))
+    capsys.readouterr()
+    main(settings)
+    assert "has results of an earlier version of germanbench" in capsys.readouterr().out
+    assert load_all(output) == [results]
+    main(settings)
+    assert "iter-00000040: evaluated already" in capsys.readouterr().out
+
+
+@given(st.lists(st.floats(-800, 0), min_size=2), st.data())
+def test_true_share_is_the_true_answers_part_of_the_probability(likelihoods, data):
+    n_true = data.draw(st.integers(1, len(likelihoods)))
+    labels = [1] * n_true + [0] * (len(likelihoods) - n_true)
+    if n_true < len(labels):
+        labels[-1] = (
+            data.draw(st.integers(0, 1)) if n_true + 1 < len(labels) else 0
+        )  # as if after a false one
+    item = {"mc2_targets_de": {"labels": labels}}
+    share = german_tasks.true_share(item, [(likelihood, False) for likelihood in likelihoods])["acc"]
     # In logarithms throughout: a second way to the same number.
-    total = torch.logsumexp(torch.tensor([a for a, _ in answers], dtype=torch.float64), 0)
-    true = torch.logsumexp(torch.tensor([a for a, t in answers if t], dtype=torch.float64), 0)
-    assert math.isclose(share, math.exp(true - total), rel_tol=1e-9, abs_tol=1e-300)
+    values = torch.tensor(likelihoods, dtype=torch.float64)
+    expected = math.exp(torch.logsumexp(values[:n_true], 0) - torch.logsumexp(values, 0))
+    assert math.isclose(share, expected, rel_tol=1e-9, abs_tol=1e-300)
