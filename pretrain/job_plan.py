@@ -89,7 +89,10 @@ class JobPlan:
         ]
 
     def _memory(self, device_gib: float) -> str:
-        estimate = estimate_memory(self.options, self.config, device_bytes=device_gib * GIB)
+        full_precision = self.options.accelerator == "cpu" or self.options.precision == "32-true"
+        estimate = estimate_memory(
+            self.options, self.config, compute_bytes=4 if full_precision else 2, device_bytes=device_gib * GIB
+        )
         parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in vars(estimate).items())
         text = f"about {estimate.total / GIB:.1f} GiB a device ({parts})"
         if self.options.accelerator != "cpu" and estimate.total > 1.25 * device_gib * GIB:

@@ -55,7 +55,7 @@ class TrainOptions:
     micro_batch_size: PositiveInt = 8
     """Rows per device and forward pass, at most."""
     max_steps: PositiveInt | None = None
-    """Optimizer steps in the whole run; 1000 when not given."""
+    """Optimizer steps in the whole run; when not given as before (resumed) or 1000."""
     max_epochs: PositiveFloat | None = None
     """In place of max_steps: passes over the data, also a fraction of one."""
     learning_rate: PositiveFloat = 4e-4

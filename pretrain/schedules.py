@@ -1,9 +1,10 @@
 """The learning rate as a function of the step: nothing to save, nothing to restore."""
 
+import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lit_gpt.cli import InputError
 
@@ -55,6 +56,24 @@ class Schedule:
     def as_options(self) -> dict[str, int | float]:
         """The trainer's options whose values it decides."""
         return {"max_steps": self.max_steps, "warmup_steps": self.warmup_steps, "min_lr": self.final}
+
+
+def keep_schedule(options: "TrainOptions", before: Mapping[str, Any]) -> "TrainOptions":
+    """The options of a resumed run: what they leave open of its schedule stays as it was.
+
+    Args:
+        before: Options in the checkpoint.
+
+    Raises:
+        InputError: what stays does not fit what is given anew.
+    """
+    open_names = [name for name in ("warmup_steps", "min_lr") if getattr(options, name) is None]
+    if options.max_steps is None and options.max_epochs is None:
+        open_names.append("max_steps" if before.get("max_epochs") is None else "max_epochs")
+    values: dict[str, Any] = {name: before.get(name) for name in open_names}
+    kept = dataclasses.replace(options, **values)
+    kept.check()
+    return kept
 
 
 def make_schedule(options: "TrainOptions", rows_per_epoch: int | None) -> Schedule:

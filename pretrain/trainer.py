@@ -24,7 +24,7 @@ from pretrain.optim import build_optimizer, guarded_step
 from pretrain.options import TrainOptions
 from pretrain.preemption import StopAgreement, StopRequest
 from pretrain.preflight import check_launch, connecting, preflight
-from pretrain.schedules import make_schedule
+from pretrain.schedules import keep_schedule, make_schedule
 from pretrain.speed_monitor import SpeedMonitor
 from pretrain.step_reporter import StepReporter
 from pretrain.validation import ValidationSample
@@ -85,8 +85,6 @@ class Trainer:
         ]
         for store in (packed.store for packed in self.data.stores):
             self.startup_lines += store.document_ends.warnings(store.path)
-        self.startup_lines += self.epochs.describe(self.schedule.max_steps)
-        self.startup_lines.append(self.schedule.describe(options))
         if precision == "bf16-true":
             self.startup_lines.append("warning: bf16-true keeps weights and Adam's moments in bf16")
 
@@ -111,6 +109,8 @@ class Trainer:
             state = self.checkpointer.load(folder, self.model, self.optimizer, expected=self._identity())
             check_resumable(state["data"], self.data, options.allow_changed_data)
             self.step, self.tokens = state["step"], state["tokens"]
+            self.options = keep_schedule(options, state.get("options", {}))
+            self.schedule = make_schedule(self.options, self.epochs.rows)
             self.startup_lines.append(
                 f"resumed from {folder} at step {self.step}, {self.epochs.now(self.step)}, "
                 f"{self.tokens:,} tokens seen"
@@ -120,6 +120,8 @@ class Trainer:
             self.startup_lines.append(f"weights from {options.initial_checkpoint_dir}, fresh optimizer")
         else:
             self.startup_lines.append("starting at step 1")
+        self.startup_lines += self.epochs.describe(self.schedule.max_steps)
+        self.startup_lines.append(self.schedule.describe(self.options))
 
     def _open_logs(self) -> None:
         """The loader and all that is written, from the step after the one resumed from."""

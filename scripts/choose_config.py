@@ -153,7 +153,7 @@ def _fit(options: TrainOptions, config: ModelConfig, memory: int | None) -> Trai
     for recompute in ("none", "full"):
         for rows in (32, 16, 8, 4, 2, 1):
             fitted = dataclasses.replace(options, micro_batch_size=rows, activation_checkpointing=recompute)
-            if estimate_memory(fitted, config).total < GPU_SHARE * memory:
+            if estimate_memory(fitted, config, device_bytes=memory).total < GPU_SHARE * memory:
                 return fitted
     return fitted
 

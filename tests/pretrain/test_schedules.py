@@ -4,7 +4,7 @@ import pytest
 
 from lit_gpt.cli import InputError
 from pretrain.options import TrainOptions
-from pretrain.schedules import Schedule, make_schedule
+from pretrain.schedules import Schedule, keep_schedule, make_schedule
 
 
 def make(name, **changes):
@@ -86,3 +86,25 @@ def test_rounding_adds_no_step():
 def test_parts_that_do_not_fit_are_refused(given):
     with pytest.raises(InputError, match=r"--(min_lr|decay_steps) "):
         make_schedule(TrainOptions(global_batch_size=40, **given), rows_per_epoch=1000)
+
+
+@pytest.mark.parametrize(
+    ("given", "before", "expected"),
+    [
+        # Of an earlier revision, whose defaults were 100 steps of warm-up, whatever the length, and 4e-5.
+        ({}, {"max_steps": 400, "warmup_steps": 100, "min_lr": 4e-5}, (400, 100, 4e-5)),
+        ({"max_steps": 9000}, {"max_steps": 400, "warmup_steps": 40, "min_lr": 4e-5}, (9000, 40, 4e-5)),
+        ({"max_steps": 9000, "warmup_steps": 7, "min_lr": 0.0}, {"warmup_steps": 40}, (9000, 7, 0.0)),
+        ({}, {"max_steps": 50, "max_epochs": 2.0, "warmup_steps": 5, "min_lr": 1e-5}, (50, 5, 1e-5)),
+        ({"max_epochs": 4}, {"max_steps": 50, "max_epochs": 2.0, "warmup_steps": 5}, (100, 5, 1e-4)),
+    ],
+)
+def test_a_resumed_run_keeps_what_is_not_given(given, before, expected):
+    options = TrainOptions(["store"], "out", global_batch_size=40, learning_rate=1e-3, **given)
+    schedule = make_schedule(keep_schedule(options, before), rows_per_epoch=1000)
+    assert (schedule.max_steps, schedule.warmup_steps, schedule.final) == pytest.approx(expected)
+
+
+def test_a_checkpoints_nonsense_is_refused():
+    with pytest.raises(InputError, match="max_steps"):
+        keep_schedule(TrainOptions(["store"], "out"), {"max_steps": "../../x"})
