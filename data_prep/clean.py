@@ -4,13 +4,13 @@ import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.clean_steps import FilterDocuments
 from data_prep.corpus import CorpusOptions, DescribeInputs, ReadFiles, WriteFiles, fields_given, input_files
-from data_prep.filters import Limits, with_preset
+from data_prep.filters import Limits, preset_values, with_preset
 from data_prep.pipeline import ExecutionOptions, Stage, run_stages, settle
 from data_prep.summary import Summarise, in_short
 from lit_gpt.cli import InputError, run_command
@@ -23,6 +23,8 @@ class Options(Limits, ExecutionOptions, CorpusOptions):
 
     preset: Literal["german", "fineweb2_german", "none"] = "german"
     """Limits where none are given."""
+    SHOWN_DEFAULTS: ClassVar = preset_values()
+
     tokenizer: Path | None = None
     """Folder of the tokenizer whose tokens are counted."""
 

@@ -28,6 +28,7 @@ from datatrove.pipeline.base import PipelineStep
 from data_prep.pipeline import write_json
 from data_prep.readers import SetAside, look_into
 from data_prep.sources import SOURCES, Source, find_inputs, read_source
+from lit_gpt.option_types import NonNegativeInt
 
 KEPT = "documents"
 
@@ -47,7 +48,7 @@ class CorpusOptions:
     """Field that holds the text: the first of these that a document has (default: as --source names it)."""
     id_fields: list[str] | None = None
     """Field that holds the id: the first of these that a document has (default: as --source names it)."""
-    max_bad_lines: int = 1000
+    max_bad_lines: NonNegativeInt = 1000
     """Stop when a file has more unusable lines; what is lost of a broken file counts by an estimate."""
 
     def read_as(self) -> Source:

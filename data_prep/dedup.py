@@ -16,13 +16,14 @@ from data_prep.dedup_steps import DropRepeats, FindRepeats, SignParagraphs
 from data_prep.pipeline import ExecutionOptions, Stage, run_stages, settle
 from data_prep.summary import Summarise, in_short
 from lit_gpt.cli import run_command
+from lit_gpt.option_types import NonNegativeInt
 
 
 @dataclass(kw_only=True)
 class Options(ExecutionOptions, CorpusOptions):
     """Drop paragraphs that occur earlier in the input."""
 
-    min_paragraph_bytes: int = 0
+    min_paragraph_bytes: NonNegativeInt = 0
     """Shorter paragraphs are left alone, repeated or not."""
 
 

@@ -11,6 +11,7 @@ from data_prep.pipeline import write_json
 from data_prep.readers import TEXT_FIELDS, SetAside, find_files, look_into
 from data_prep.train_tokenizer import sample
 from lit_gpt.cli import InputError, progress, run_command
+from lit_gpt.option_types import PositiveFloat
 from lit_gpt.tokenizer import Tokenizer
 
 
@@ -24,7 +25,7 @@ class Options:
     """Folders of the tokenizers."""
     output: Path
     """Folder for tokenizers.json, tokenizers.md and tokenizers.png."""
-    sample_mb: float = 20.0
+    sample_mb: PositiveFloat = 20.0
     """Million bytes of text, of each file's beginning a share by its size."""
     text_fields: list[str] = field(default_factory=lambda: list(TEXT_FIELDS))
     """Field that holds the text: the first of these that a document has."""

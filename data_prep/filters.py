@@ -16,6 +16,8 @@ from typing import Any
 
 from datatrove.pipeline.filters.gopher_repetition_filter import find_duplicates
 
+from lit_gpt.option_types import NonNegativeFloat, NonNegativeInt, PositiveInt, show
+
 # Marks that begin a word or stand in it are part of it (--hilfe, und/oder), as is the point of a number.
 _UNITS = re.compile(r"[-/\\~@|+=]*\w(?:\S*\w)?(?:(?<=\d)\.)?|[-/\\~@|+=]+|\.+|[^\w\s]")
 _WORD_CHAR = re.compile(r"\w")
@@ -29,43 +31,43 @@ class Limits:
 
     min_language_score: float | None = None
     """Language score that came with the document; without one it passes."""
-    min_words: int | None = None
+    min_words: NonNegativeInt | None = None
     """Words, marks not counted."""
-    max_words: int | None = None
+    max_words: NonNegativeInt | None = None
     """Words, marks not counted."""
-    min_tokens_per_word: float | None = None
+    min_tokens_per_word: NonNegativeFloat | None = None
     """Tokens of --tokenizer for each white-space word."""
-    max_tokens_per_word: float | None = None
+    max_tokens_per_word: NonNegativeFloat | None = None
     """Tokens of --tokenizer for each white-space word: chords, tables, code and noise have many."""
-    max_bad_chars_frac: float | None = None
+    max_bad_chars_frac: NonNegativeFloat | None = None
     """Share of characters that are control, private use or the sign for an undecodable byte."""
-    min_letters_frac: float | None = None
+    min_letters_frac: NonNegativeFloat | None = None
     """Share of letters in the characters that are not white space."""
-    min_alpha_words_frac: float | None = None
+    min_alpha_words_frac: NonNegativeFloat | None = None
     """Share of words and marks that have a letter (FineWeb2 calls it max_non_alpha_words_ratio)."""
-    max_avg_word_length: float | None = None
+    max_avg_word_length: NonNegativeFloat | None = None
     """Characters in a word on average."""
     stop_words: list[str] = field(default_factory=list)
     """Words that running text of the language has."""
-    min_stop_words: int | None = None
+    min_stop_words: NonNegativeInt | None = None
     """Different stop words."""
-    min_stop_words_frac: float | None = None
+    min_stop_words_frac: NonNegativeFloat | None = None
     """Share of the words that are stop words, however capitalised."""
-    max_symbols_frac: float | None = None
+    max_symbols_frac: NonNegativeFloat | None = None
     """Number signs, and ellipses, for each word or mark."""
-    max_bullet_lines_frac: float | None = None
+    max_bullet_lines_frac: NonNegativeFloat | None = None
     """Share of lines that begin with a bullet or a dash."""
-    max_ellipsis_lines_frac: float | None = None
+    max_ellipsis_lines_frac: NonNegativeFloat | None = None
     """Share of lines that end with an ellipsis."""
-    max_new_lines_per_word: float | None = None
+    max_new_lines_per_word: NonNegativeFloat | None = None
     """Line ends for each word or mark: lists and menus have many."""
-    max_dup_lines_frac: float | None = None
+    max_dup_lines_frac: NonNegativeFloat | None = None
     """Share of lines that repeat an earlier line of the document."""
-    max_dup_line_chars_frac: float | None = None
+    max_dup_line_chars_frac: NonNegativeFloat | None = None
     """Share of characters in lines that repeat an earlier one."""
-    max_top_ngram_frac: dict[int, float] = field(default_factory=dict)
+    max_top_ngram_frac: dict[PositiveInt, NonNegativeFloat] = field(default_factory=dict)
     """n -> share of the characters in the most frequent sequence of n words."""
-    max_dup_ngram_frac: dict[int, float] = field(default_factory=dict)
+    max_dup_ngram_frac: dict[PositiveInt, NonNegativeFloat] = field(default_factory=dict)
     """n -> share of the characters in sequences of n words that occurred before."""
     signals: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
     """Name of a quality signal that came with the document -> [lowest, highest], either may be null."""
@@ -101,6 +103,19 @@ PRESETS = {
     ),
     "none": Limits(),
 }
+
+
+def preset_values() -> dict[str, str]:
+    """What the presets set each limit to, for `--help`."""
+    shown = {}
+    for limit in dataclasses.fields(Limits):
+        presets_of: dict[str, list[str]] = {}
+        for preset, limits in PRESETS.items():
+            if (value := getattr(limits, limit.name)) not in (None, [], {}):
+                presets_of.setdefault(show(value), []).append(preset)
+        given = [f"{' and '.join(presets)}: {value}" for value, presets in presets_of.items()]
+        shown[limit.name] = ", ".join(given) or "no preset has one"
+    return shown
 
 
 def with_preset(limits: Limits, preset: str) -> Limits:

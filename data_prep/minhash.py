@@ -18,17 +18,18 @@ from data_prep.minhash_steps import MarkNearDuplicates, RunWhole, SignDocuments
 from data_prep.pipeline import ExecutionOptions, Stage, run_stages, settle
 from data_prep.summary import Summarise, in_short
 from lit_gpt.cli import run_command
+from lit_gpt.option_types import PositiveInt
 
 
 @dataclass(kw_only=True)
 class Options(ExecutionOptions, CorpusOptions):
     """Drop documents that nearly repeat another."""
 
-    words: int = 5
+    words: PositiveInt = 5
     """Length of the word sequences that are compared."""
-    bands: int = 14
+    bands: PositiveInt = 14
     """Two documents are compared when they agree in one of so many bands."""
-    hashes_per_band: int = 8
+    hashes_per_band: PositiveInt = 8
     """Two that share (1 / bands) ^ (1 / hashes_per_band) = 0.72 of their sequences agree as often as not."""
 
 

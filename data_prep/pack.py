@@ -6,10 +6,12 @@ Training does the same when it finds no packing; a large store is better packed 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lit_gpt.cli import run_command
+from lit_gpt.option_types import PositiveInt
 from lit_gpt.packing import PackedStore
 from lit_gpt.token_store import TokenStore
 
@@ -20,9 +22,9 @@ class Options:
 
     store: Path
     """Folder of the token store."""
-    block_size: int = 2048
+    block_size: PositiveInt = 2048
     """Predictions in a row; the block_size of the training."""
-    strategy: str = "best_fit"
+    strategy: Literal["best_fit", "concat", "one_per_row"] = "best_fit"
     """best_fit, concat or one_per_row."""
     packing_dir: Path | None = None
     """Where to keep the packing; by default in the store."""

@@ -30,6 +30,7 @@ from data_prep.parallel import n_cores, ordered_map
 from data_prep.tokenize_state import claimed
 from lit_gpt.cli import InputError, progress
 from lit_gpt.files import write_atomically
+from lit_gpt.option_types import Duration, PositiveInt
 
 
 @dataclass(kw_only=True)
@@ -38,16 +39,16 @@ class ExecutionOptions:
 
     executor: Literal["local", "slurm"] = "local"
     """`local`: processes of this machine. `slurm`: job arrays, all submitted before the command returns."""
-    tasks: int | None = None
+    tasks: PositiveInt | None = None
     """Tasks that share the input files (default: one a file, at most 1000). Results do not depend on it;
     a kill costs the tasks that were running."""
-    workers: int | None = None
+    workers: PositiveInt | None = None
     """Tasks at a time (default: one for each CPU of this machine; with slurm as many as SLURM starts)."""
     slurm_partition: str | None = None
     """Partition of the jobs."""
-    slurm_time: str = "08:00:00"
+    slurm_time: Duration = "08:00:00"
     """Time limit of a job, which runs one task."""
-    slurm_memory_gb: int = 4
+    slurm_memory_gb: PositiveInt = 4
     """Memory of a job for each CPU."""
     slurm_args: dict[str, str] = field(default_factory=dict)
     """Further arguments of sbatch, for example `{account: nlp}`."""

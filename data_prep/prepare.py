@@ -23,27 +23,28 @@ from data_prep.pipeline import Stage, run_stages, settle
 from data_prep.prepare_steps import RecordOrigin, RunCommand
 from data_prep.summary import in_short
 from lit_gpt.cli import run_command
+from lit_gpt.option_types import NonNegativeInt, PositiveFloat, PositiveInt, Share
 
 
 @dataclass(kw_only=True)
 class Options(clean.Options):
     """Prepare a corpus for training: filter, deduplicate, train a tokenizer, tokenize, pack."""
 
-    min_paragraph_bytes: int = 0
+    min_paragraph_bytes: NonNegativeInt = 0
     """Deduplication leaves shorter paragraphs alone."""
     near_duplicates: bool = False
     """Drop near duplicates too."""
     tokenizer_type: Literal["byte_level", "sentencepiece"] = "byte_level"
     """Kind of tokenizer to train where --tokenizer names none."""
-    vocab_size: int = 32000
+    vocab_size: PositiveInt = 32000
     """Ids of the tokenizer to train."""
-    sample_mb: float = 2000.0
+    sample_mb: PositiveFloat = 2000.0
     """Million bytes of text to train the tokenizer on."""
-    val_fraction: float = 0.001
+    val_fraction: Share = 0.001
     """Share of the documents held out for validation, by a hash of the id."""
-    block_size: int = 2048
+    block_size: PositiveInt = 2048
     """Predictions in a row, the block_size of the training."""
-    slurm_cpus: int = 16
+    slurm_cpus: PositiveInt = 16
     """CPUs of the job that tokenizes."""
 
 

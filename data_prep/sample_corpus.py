@@ -19,6 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lit_gpt.cli import InputError, run_command
+from lit_gpt.option_types import PositiveFloat
 
 PASSAGES = Path(__file__).resolve().parent / "sample_passages"
 SHARED = "woerter"
@@ -35,7 +36,7 @@ class Options:
 
     output: Path
     """JSON lines file to write."""
-    megabytes: float = 4.0
+    megabytes: PositiveFloat = 4.0
     """Text to write, in 10^6 bytes."""
     seed: int = 1
     """The same seed gives the same bytes."""
@@ -43,8 +44,6 @@ class Options:
 
 def main(options: Options) -> None:
     """Write the file whole or not at all."""
-    if options.megabytes <= 0:
-        raise InputError(f"--megabytes {options.megabytes} must be above 0")
     options.output.parent.mkdir(parents=True, exist_ok=True)
     part = options.output.with_name(options.output.name + ".part")
     left = options.megabytes * 1e6

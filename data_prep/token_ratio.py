@@ -18,6 +18,7 @@ from data_prep.pipeline import write_json
 from data_prep.readers import TEXT_FIELDS, SetAside, find_files, look_into
 from data_prep.train_tokenizer import sample
 from lit_gpt.cli import InputError, progress, run_command
+from lit_gpt.option_types import NonNegativeFloat, NonNegativeInt, PositiveFloat
 from lit_gpt.tokenizer import Tokenizer
 
 
@@ -31,11 +32,11 @@ class Options:
     """Folder of the tokenizer."""
     output: Path
     """Folder for token_ratio.png and token_ratio.json."""
-    sample_mb: float = 50.0
+    sample_mb: PositiveFloat = 50.0
     """Million bytes of text, of each file's beginning a share by its size."""
-    min_words: int = 50
+    min_words: NonNegativeInt = 50
     """Shorter documents are left out: their ratio says little."""
-    deviations: float = 3.0
+    deviations: NonNegativeFloat = 3.0
     """Distance of the limits from the middle."""
     text_fields: list[str] = field(default_factory=lambda: list(TEXT_FIELDS))
     """Field that holds the text: the first of these that a document has."""

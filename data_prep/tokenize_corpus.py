@@ -21,6 +21,7 @@ from data_prep.readers import ID_FIELDS, TEXT_FIELDS, find_files, look_into, los
 from data_prep.tokenize_state import SNAPSHOT, State, claimed
 from lit_gpt.cli import InputError, progress, run_command
 from lit_gpt.files import read_json, write_atomically
+from lit_gpt.option_types import NonNegativeFloat, NonNegativeInt, PositiveInt, Share
 from lit_gpt.store_writer import MAX_SHARD_TOKENS, TokenStoreWriter
 from lit_gpt.token_store import TokenStore
 from lit_gpt.tokenizer import Tokenizer
@@ -38,21 +39,21 @@ class Options:
     """Folder of the tokenizer."""
     output: Path
     """Folder of the store."""
-    val_fraction: float = 0.0
+    val_fraction: Share = 0.0
     """Share of the documents, chosen by a hash of the id, that goes to --val_output."""
     val_output: Path | None = None
     """Folder of the validation store."""
-    workers: int | None = None
+    workers: PositiveInt | None = None
     """Processes; by default one per core."""
     text_fields: list[str] = field(default_factory=lambda: list(TEXT_FIELDS))
     """Field that holds the text: the first of these that a document has."""
     id_fields: list[str] = field(default_factory=lambda: list(ID_FIELDS))
     """Field that holds the id: the first of these that a document has; without one the id is file:line."""
-    max_shard_tokens: int = MAX_SHARD_TOKENS
+    max_shard_tokens: PositiveInt = MAX_SHARD_TOKENS
     """A shard ends before it would hold more."""
-    max_bad_lines: int = 1000
+    max_bad_lines: NonNegativeInt = 1000
     """Stop after so many unusable lines; what is lost of a broken file counts by an estimate."""
-    snapshot_seconds: float = 30.0
+    snapshot_seconds: NonNegativeFloat = 30.0
     """How much work a kill may cost."""
     made_from: Path | None = None
     """JSON file that tells how the input was made; the manifest quotes it."""
@@ -84,14 +85,8 @@ def _check(options: Options) -> None:
     mistakes = []
     if (options.val_fraction > 0) != (options.val_output is not None):
         mistakes.append("--val_fraction and --val_output go together")
-    if not 0 <= options.val_fraction < 1:
-        mistakes.append(f"--val_fraction {options.val_fraction} is not in [0, 1)")
     if options.val_output is not None and options.val_output.absolute() == options.output.absolute():
         mistakes.append("--val_output is --output; validation needs a folder of its own")
-    if options.workers is not None and options.workers < 1:
-        mistakes.append(f"--workers {options.workers} is less than 1")
-    if options.max_shard_tokens < 1:
-        mistakes.append(f"--max_shard_tokens {options.max_shard_tokens} is less than 1")
     if mistakes:
         raise InputError("; ".join(mistakes))
 

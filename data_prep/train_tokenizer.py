@@ -16,6 +16,7 @@ from data_prep import sentencepiece_bpe
 from data_prep.readers import TEXT_FIELDS, SetAside, find_files, look_into, losses_in_short, read_documents
 from lit_gpt.cli import InputError, progress, run_command
 from lit_gpt.files import write_atomically
+from lit_gpt.option_types import NonNegativeInt, PositiveFloat, PositiveInt
 from lit_gpt.tokenizer import begin_with_bos, for_transformers
 from lit_gpt.word_cache import WORDS
 
@@ -30,19 +31,19 @@ class Options:
     """Files or globs: .jsonl, .jsonl.gz, .jsonl.zst, .parquet."""
     output: Path
     """Folder for tokenizer.json and tokenizer_config.json."""
-    vocab_size: int = 32000
+    vocab_size: PositiveInt = 32000
     """Ids, special tokens included; rounded up to a multiple of --vocab_multiple."""
     type: Literal["byte_level", "sentencepiece"] = "byte_level"
     """`sentencepiece` also writes tokenizer.model, which Llama's tools read."""
     special_tokens: list[str] = field(default_factory=list)
     """Further special tokens, for example of chats: never made from text."""
-    vocab_multiple: int = 64
+    vocab_multiple: PositiveInt = 64
     """Matrix products are fastest with such sizes."""
-    sample_mb: float = 2000.0
+    sample_mb: PositiveFloat = 2000.0
     """Million bytes of text to learn from, of each file's beginning a share by its size."""
     text_fields: list[str] = field(default_factory=lambda: list(TEXT_FIELDS))
     """Field that holds the text: the first of these that a document has."""
-    max_bad_lines: int = 1000
+    max_bad_lines: NonNegativeInt = 1000
     """Stop after so many unusable lines."""
 
 

@@ -9,7 +9,7 @@ A command is a dataclass of options and a function that takes one:
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 from tqdm import tqdm
 
@@ -31,7 +31,7 @@ def parse_options(
     Raises:
         InputError: all that is wrong: unknown and missing options, values of the wrong type or out of range.
     """
-    hints = hints_of(options_class)
+    hints = hints_of(cast(type, options_class))
     arguments = [_underscored(argument, hints) for argument in (sys.argv[1:] if argv is None else argv)]
     given, strangers = option_parser(options_class, program).parse_known_args(arguments)
     _drop_alternatives(options_class, vars(given))

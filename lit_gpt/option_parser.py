@@ -11,13 +11,14 @@ import itertools
 import textwrap
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
 from lit_gpt.errors import InputError
 from lit_gpt.files import read_bounded, read_json
-from lit_gpt.option_types import describe, hints_of, placeholder, read_yaml, required
+from lit_gpt.option_types import describe, hints_of, placeholder, read_yaml, required, show
 
 MAX_CONFIG_BYTES = 1 << 20
 
@@ -105,9 +106,10 @@ def _titled_helps(options_class: type) -> Iterator[tuple[str, dict[str, str]]]:
         helps = {name: _help(options_class, fields.pop(name), text) for name, text in declared.items()}
         if helps:
             title = (inspect.getdoc(owner) or "").partition("\n")[0]
-            yield ("options" if owner is options_class else title.rstrip(".")), helps
+            yield ("options of this command" if owner is options_class else title.rstrip(".")), helps
 
 
+@cache
 def _docstrings(owner: type) -> dict[str, str]:
     """The text below each field that the class declares itself."""
     [declaration] = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
@@ -124,22 +126,16 @@ def _docstrings(owner: type) -> dict[str, str]:
 
 def _help(options_class: type, field: dataclasses.Field, text: str) -> str:
     """`Text. (type; default: ...)`."""
-    shown: dict[str, str] = getattr(options_class, "SHOWN_DEFAULTS", {})
+    shown: Mapping[str, str] = getattr(options_class, "SHOWN_DEFAULTS", {})
     default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
     if default is dataclasses.MISSING:
         default_text = "required"
     elif field.name in shown:
         default_text = shown[field.name]
     else:
-        default_text = "" if default in (None, "", [], {}) else f"default: {_plain(default)}"
+        default_text = "" if default in (None, "", [], {}) else f"default: {show(default)}"
     about = "; ".join(filter(None, [describe(hints_of(options_class)[field.name]), default_text]))
     return f"{text} ({about})" if about else text
-
-
-def _plain(default: Any) -> str:
-    if isinstance(default, bool):
-        return str(default).lower()
-    return " ".join(map(str, default)) if isinstance(default, list) else str(default)
 
 
 def _bare(hint: Any) -> Any:

@@ -1,7 +1,8 @@
 """Types of options: what a flag, a YAML key or a JSON field may hold, and what to say of anything else.
 
 A field of a dataclass says it by its annotation: `Literal`, `Path | None`, `PositiveInt`, `Fraction`,
-`Annotated[float, Range(above=0)]`. Numbers are always finite and fit 64 bits.
+`Annotated[float, Range(above=0)]`. Numbers are always finite and fit 64 bits. A class variable
+SHOWN_DEFAULTS has the words that `--help` shows where the default itself says nothing.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -87,6 +89,7 @@ NonNegativeInt = Annotated[int, Range(at_least=0)]
 PositiveFloat = Annotated[float, Range(above=0)]
 NonNegativeFloat = Annotated[float, Range(at_least=0)]
 Fraction = Annotated[float, Range(at_least=0, at_most=1)]
+Share = Annotated[float, Range(at_least=0, below=1)]
 Duration = Annotated[str, Parsed(parse_duration, SLURM_TIME)]
 
 
@@ -118,6 +121,7 @@ def read_yaml(text: str) -> Any:
         raise ValueError(f"not readable as YAML: {' '.join(str(error).split())}") from error
 
 
+@cache
 def hints_of(options_class: type) -> dict[str, Any]:
     """The annotations of a dataclass's fields, with their ranges."""
     hints = typing.get_type_hints(options_class, include_extras=True)
@@ -202,6 +206,13 @@ def placeholder(hint: Any) -> str:
         case builtin if builtin is tuple:
             return f"[{', '.join(map(placeholder, arguments))}]"
     return {int: "N", float: "X", str: "TEXT", Path: "PATH", bool: "{true,false}"}.get(hint, "VALUE")
+
+
+def show(value: Any) -> str:
+    """A default as a user would write it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _shown(value: Any) -> str:

@@ -14,13 +14,13 @@ from lit_gpt.option_types import (
     PositiveFloat,
     PositiveInt,
     Range,
+    Share,
     convert_fields,
     parse_duration,
 )
 from pretrain.schedules import make_schedule
 
 ProcessCount = Annotated[int, Range(at_least=1, at_most=100_000)]
-Decay = Annotated[float, Range(at_least=0, below=1)]
 
 
 @dataclass
@@ -70,9 +70,9 @@ class TrainOptions:
     """wsd only: steps of the final decay to min_lr, a tenth of max_steps when not given."""
     weight_decay: NonNegativeFloat = 0.1
     """On matrices only; norms are not decayed."""
-    beta1: Decay = 0.9
+    beta1: Share = 0.9
     """AdamW's decay of the first moment."""
-    beta2: Decay = 0.95
+    beta2: Share = 0.95
     """AdamW's decay of the second moment."""
     grad_clip: NonNegativeFloat = 1.0
     """Largest norm of the gradient; 0 switches clipping off."""

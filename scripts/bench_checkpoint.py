@@ -28,6 +28,7 @@ from lit_gpt.checkpoint import check_hashes, verify
 from lit_gpt.cli import InputError, run_command
 from lit_gpt.config import ModelConfig
 from lit_gpt.model import GPT, clean_name
+from lit_gpt.option_types import PositiveFloat, PositiveInt
 from pretrain.checkpointing import Checkpointer
 from pretrain.optim import build_optimizer
 
@@ -43,11 +44,11 @@ class BenchOptions:
     """Folder on the file system to measure; a temporary folder is made in it and removed."""
     model_name: str = "LLaMmlein_1B"
     """Shape of the model."""
-    ranks: int = 4
+    ranks: PositiveInt = 4
     """Ranks that share it: one's part is measured."""
-    saves: int = 5
+    saves: PositiveInt = 5
     """Saves after the first, which allocates the staging memory."""
-    interval_minutes: float = 30.0
+    interval_minutes: PositiveFloat = 30.0
     """Between the saves of a real run."""
 
 

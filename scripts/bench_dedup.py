@@ -21,6 +21,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 from lit_gpt.cli import progress, run_command
+from lit_gpt.option_types import PositiveFloat, PositiveInt
 
 WORDS = """
     der die das und oder in zu mit von auf für Brücke Straße Garten Wasser Licht Maschine Rechnung Wald Stadt
@@ -36,11 +37,11 @@ class Options:
 
     folder: Path
     """Where the corpus and the result go; about half of --gigabytes, compressed, and the work files."""
-    gigabytes: float = 1.0
+    gigabytes: PositiveFloat = 1.0
     """Uncompressed size of the corpus, in 10^9 bytes."""
-    file_megabytes: float = 100.0
+    file_megabytes: PositiveFloat = 100.0
     """Uncompressed size of a file, in 10^6 bytes."""
-    workers: int = 2
+    workers: PositiveInt = 2
     """Processes."""
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lit_gpt.cli import progress, run_command
+from lit_gpt.option_types import PositiveFloat, PositiveInt
 from lit_gpt.packing import PackedStore
 from lit_gpt.token_store import TokenStore
 from pretrain.dataloader import DataLoader
@@ -35,17 +36,17 @@ class Options:
 
     store: Path
     """Token store to read."""
-    block_size: int = 2048
+    block_size: PositiveInt = 2048
     """Predictions in a row."""
-    micro_batch_size: int = 8
+    micro_batch_size: PositiveInt = 8
     """Rows of a batch."""
-    global_batch_size: int = 64
+    global_batch_size: PositiveInt = 64
     """Rows of our loader's step."""
-    seconds: float = 1.0
+    seconds: PositiveFloat = 1.0
     """Length of a turn."""
-    rounds: int = 9
+    rounds: PositiveInt = 9
     """Turns of each loader; the medians are printed."""
-    commit_rows: int = 1 << 15
+    commit_rows: PositiveInt = 1 << 15
     """Rows after which the log is written; a real run writes more at a time, which costs less by the row."""
     work_dir: Path | None = None
     """Folder for the other libraries' copies of the tokens; a temporary one when not given."""

@@ -21,6 +21,7 @@ import torch
 from lit_gpt.cli import InputError, run_command
 from lit_gpt.config import ModelConfig
 from lit_gpt.flops import device_peak_flops, flops_per_token
+from lit_gpt.option_types import NonNegativeInt, PositiveInt
 from lit_gpt.token_store import TokenStore
 from scripts.sample_store import sample_store
 
@@ -40,11 +41,11 @@ class BenchOptions:
     ratio's base."""
     train_data_dir: str | None = None
     """Token store to train on; without it one is made from the sample corpus."""
-    steps: int = 10
+    steps: PositiveInt = 10
     """Timed steps of a process."""
-    warmup: int = 4
+    warmup: NonNegativeInt = 4
     """Steps before them."""
-    rounds: int = 1
+    rounds: PositiveInt = 1
     """Times that each variant runs, in turns; the median of all steps counts."""
     profile: bool = False
     """Print kernel time by group for ours, and no table."""

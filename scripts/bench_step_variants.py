@@ -21,6 +21,7 @@ from lit_gpt.cli import InputError, run_command
 from lit_gpt.config import ModelConfig
 from lit_gpt.hf_config import to_hf_config
 from lit_gpt.model import GPT
+from lit_gpt.option_types import NonNegativeInt, PositiveInt
 from lit_gpt.token_store import TokenStore
 from pretrain.dataloader import DataLoader, StepBatch
 from pretrain.options import TrainOptions
@@ -51,13 +52,13 @@ class VariantOptions:
     transformers: LlamaForCausalLM; litgpt: the recipe of `litgpt pretrain`."""
     model_name: str
     """Shape, of lit_gpt/config.py."""
-    rows: int
+    rows: PositiveInt
     """Rows of a step, in one micro-batch."""
     train_data_dir: str
     """Token store for ours and bare; the others are fed random tokens."""
-    steps: int = 10
+    steps: PositiveInt = 10
     """Timed steps."""
-    warmup: int = 4
+    warmup: NonNegativeInt = 4
     """Steps before, which compile."""
     precision: Literal["32-true", "bf16-mixed", "bf16-true"] = "32-true"
     """As in the trainer; litgpt's recipe is always bf16-true on CUDA."""

@@ -16,6 +16,7 @@ from data_prep.encode_batches import Encoding, encode_batch
 from data_prep.parallel import n_cores, ordered_map
 from data_prep.readers import ID_FIELDS, TEXT_FIELDS, SetAside, find_files, read_documents
 from lit_gpt.cli import InputError, run_command
+from lit_gpt.option_types import PositiveInt
 from lit_gpt.store_writer import TokenStoreWriter
 from lit_gpt.tokenizer import Tokenizer
 
@@ -34,9 +35,9 @@ class Options:
     """Two files or more; the last is measured."""
     tokenizer: Path
     """Folder of the tokenizer."""
-    repeats: int = 3
+    repeats: PositiveInt = 3
     """Measurements, interleaved; the median counts."""
-    workers: int | None = None
+    workers: PositiveInt | None = None
     """Processes of the pipeline; by default one per core."""
 
 

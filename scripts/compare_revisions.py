@@ -19,6 +19,7 @@ import torch
 
 from lit_gpt.checkpoint import list_checkpoints
 from lit_gpt.cli import InputError, run_command
+from lit_gpt.option_types import PositiveInt
 from lit_gpt.tensor_files import TensorReader
 from pretrain.metrics import read_metrics
 
@@ -37,7 +38,7 @@ class CompareOptions:
     """Revision to compare; the working tree when not given."""
     flags: list[str] = field(default_factory=list)
     """More options of the trainer as NAME=VALUE, the same for both."""
-    steps: int = 20
+    steps: PositiveInt = 20
     """Optimizer steps."""
 
 

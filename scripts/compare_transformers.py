@@ -26,6 +26,7 @@ from lit_gpt.cli import run_command
 from lit_gpt.documents import Batch
 from lit_gpt.hf_config import to_hf_config
 from lit_gpt.hf_mapping import hf_parts
+from lit_gpt.option_types import NonNegativeInt, PositiveFloat, PositiveInt
 from pretrain.dataloader import StepBatch
 from pretrain.options import TrainOptions
 from pretrain.preemption import StopRequest
@@ -42,13 +43,13 @@ class CompareOptions:
     """Token store(s)."""
     model_name: str = "tiny_3M"
     """A small shape, of lit_gpt/config.py: this runs on a CPU."""
-    steps: int = 200
+    steps: PositiveInt = 200
     """Optimizer steps."""
-    rows: int = 4
+    rows: PositiveInt = 4
     """Rows a step, in two micro-batches on our side."""
-    learning_rate: float = 1e-3
+    learning_rate: PositiveFloat = 1e-3
     """Peak; cosine with 10 steps of warm-up."""
-    copy_at: list[int] = field(default_factory=lambda: [0, 50, 100, 200])
+    copy_at: list[NonNegativeInt] = field(default_factory=lambda: [0, 50, 100, 200])
     """Steps after which our weights are copied into a fresh Llama and one step's gradients compared."""
 
 

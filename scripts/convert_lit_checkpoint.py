@@ -16,6 +16,7 @@ from lit_gpt.cli import InputError, run_command
 from lit_gpt.config import ModelConfig
 from lit_gpt.hf_folder import GIGABYTE, whole_folder, write_hf_folder
 from lit_gpt.model_card import model_card
+from lit_gpt.option_types import PositiveFloat
 from lit_gpt.store_manifest import DocumentEnds, Manifest
 from lit_gpt.tensor_files import TensorReader
 from lit_gpt.tokenizer import Tokenizer
@@ -46,7 +47,7 @@ class ConvertOptions:
     """Tokenizer of the training data; the copy in the first token store when not given."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of the weights; auto: as the checkpoint has them."""
-    max_shard_gb: float = 5.0
+    max_shard_gb: PositiveFloat = 5.0
     """Largest weights file, in 10^9 bytes."""
     check: bool = False
     """Load the folder with transformers and compare logits and token ids with ours."""

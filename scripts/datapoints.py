@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from lit_gpt.cli import Command, InputError, progress, run_commands
+from lit_gpt.option_types import PositiveInt
 from lit_gpt.packing import row_checksum
 from lit_gpt.tokenizer import Tokenizer
 from pretrain.log_replay import LoggedRows, Replay
@@ -50,7 +51,7 @@ class RunOptions:
 class StepOptions(RunOptions):
     """Print the text that a step was fed, with the ids of its documents."""
 
-    step: int
+    step: PositiveInt
     """Optimizer step, counted from 1."""
     tokenizer_path: Path | None = None
     """Folder of the tokenizer; the store's own when not given."""

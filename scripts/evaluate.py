@@ -16,6 +16,7 @@ import xxhash
 
 from lit_gpt.checkpoint import MANIFEST, list_checkpoints
 from lit_gpt.cli import InputError, run_command
+from lit_gpt.option_types import NonNegativeInt, PositiveInt
 from scripts.convert_lit_checkpoint import ConvertOptions, convert
 from scripts.evaluation_results import ModelResults, draw, load_all, table, write_tensorboard
 from scripts.harness import TaskLoader, is_current, load_model, run_tasks, versions
@@ -35,11 +36,11 @@ class EvaluateOptions:
     include_path: Path | None = None
     """Folder of task files (YAML) of your own; they need no network if their data is local. A task file may
     name Python functions, which then run: give only folders that you trust."""
-    num_fewshot: int | None = None
+    num_fewshot: NonNegativeInt | None = None
     """Examples in the prompt; as the preset or the task says when not given."""
-    limit: int | None = None
+    limit: PositiveInt | None = None
     """Only so many items of each task, for a trial."""
-    batch_size: int = 16
+    batch_size: PositiveInt = 16
     """Sequences at a time."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """To compute in; auto: as the weights are stored."""

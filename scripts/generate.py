@@ -17,6 +17,7 @@ from lit_gpt.cli import InputError, run_command
 from lit_gpt.hf_folder import config_json
 from lit_gpt.hf_mapping import hf_parts
 from lit_gpt.model import parameter_shapes
+from lit_gpt.option_types import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from lit_gpt.tokenizer import adds_bos
 from scripts.convert_lit_checkpoint import open_checkpoint
 
@@ -34,15 +35,15 @@ class GenerateOptions:
     """Text to continue; `-` reads it from standard input."""
     tokenizer_path: Path | None = None
     """For a checkpoint whose token store has moved."""
-    max_new_tokens: int = 100
+    max_new_tokens: PositiveInt = 100
     """Most tokens to add."""
-    temperature: float = 0.8
+    temperature: NonNegativeFloat = 0.8
     """0 always takes the likeliest token."""
-    top_k: int = 50
+    top_k: NonNegativeInt = 50
     """Draw from so many of the likeliest tokens; 0: from all."""
-    top_p: float = 1.0
+    top_p: Fraction = 1.0
     """Draw from the likeliest tokens that together have this probability."""
-    repetition_penalty: float = 1.0
+    repetition_penalty: PositiveFloat = 1.0
     """Above 1 makes tokens that were there already less likely."""
     seed: int = 0
     """Of the draws."""

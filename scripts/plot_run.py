@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from lit_gpt.cli import InputError, run_command
+from lit_gpt.option_types import PositiveInt
 
 LAYOUT = [
     ["loss", "loss", "grad_norm"],
@@ -39,14 +40,12 @@ class Options:
     """Picture to write; its ending says how: .png, .pdf, .svg."""
     x: Literal["step", "tokens"] = "step"
     """What runs from left to right; tokens compares runs of different batch sizes."""
-    smooth: int = 20
+    smooth: PositiveInt = 20
     """Steps over which the loss is averaged; the single steps stay as a pale line. 1: no average."""
 
 
 def main(options: Options) -> None:
     """Read all runs, then draw."""
-    if options.smooth < 1:
-        raise InputError(f"--smooth {options.smooth} must be 1 or more")
     # Imports torch for TensorBoard: bad options are refused before that takes its seconds.
     from pretrain.metrics import read_metrics
 

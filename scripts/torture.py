@@ -18,6 +18,7 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -25,6 +26,7 @@ import yaml
 
 from lit_gpt.checkpoint import folder_name, list_checkpoints, verify
 from lit_gpt.cli import InputError, progress, run_command
+from lit_gpt.option_types import PositiveInt
 from pretrain.log_replay import Replay
 from pretrain.options import TrainOptions
 from scripts.sample_store import sample_store
@@ -42,19 +44,19 @@ class TortureOptions:
 
     work_dir: Path
     """New or empty folder on the file system to try."""
-    faults: int = 100
+    faults: PositiveInt = 100
     """How many to inject."""
     seed: int = 1
     """Of the kinds and moments of the faults."""
     only: list[str] = field(default_factory=list)
     """Only faults whose name contains one of these."""
-    ranks: int = 2
+    ranks: PositiveInt = 2
     """Processes of the job; they divide 12."""
-    steps: int = 120
+    steps: PositiveInt = 120
     """Length of a run."""
-    save_step_interval: int = 4
+    save_step_interval: PositiveInt = 4
     """Steps between checkpoints."""
-    state_dict_type: str = "sharded"
+    state_dict_type: Literal["sharded", "full"] = "sharded"
     """sharded or full."""
 
 
@@ -195,7 +197,7 @@ def _train_options(options: TortureOptions) -> TrainOptions:
         log_step_interval=1,
         keep_last=2,
         on_save_error="continue",
-        state_dict_type=options.state_dict_type,  # type: ignore[arg-type]
+        state_dict_type=options.state_dict_type,
     )
     train.check()
     return train
