@@ -6,8 +6,8 @@
         state.json              everything that is not a tensor
         MANIFEST.json           size and hash of every other file; written last
 
-A folder is built under the name `*.tmp`, forced to disk and renamed. What the manifest does not name must not
-be there. Nothing in it is ever unpickled. docs/formats.md has the specification.
+A folder is built under the name `*.tmp`, forced to disk and renamed. What the manifest does not name is never
+read, and nothing is ever unpickled. docs/formats.md has the specification.
 """
 
 import errno
@@ -15,7 +15,9 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from typing import Any
 import xxhash
 
 from lit_gpt.cli import InputError
+from lit_gpt.files import open_regular, read_bounded
 from lit_gpt.tensor_files import FileEntry
 
 MANIFEST = "MANIFEST.json"
@@ -33,6 +36,8 @@ FORMAT = 1
 _FOLDER = re.compile(r"iter-(\d{8,})-ckpt\.pth")
 _FILE = re.compile(r"(model|optim)/[\w.-]+\.safetensors|state\.json")
 _READ_BYTES = 4 << 20
+# This process lacks the means to read; the checkpoint may be sound.
+_OUR_FAULT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class DamagedCheckpoint(InputError):
@@ -91,35 +96,32 @@ def list_checkpoints(out_dir: Path) -> list[tuple[int, Path]]:
 
 
 def verify(folder: Path, parts: Iterable[str] = PARTS) -> Manifest:
-    """Read and hash every byte of the parts, and see that the folder holds nothing else.
+    """Read and hash every byte of the parts.
 
     Raises:
-        DamagedCheckpoint: naming the file and the reason.
-        InputError: a file cannot be read.
+        DamagedCheckpoint: naming the file and the reason; one that cannot be read is damaged too.
+        InputError: this process has no memory or no file descriptor left.
     """
-    try:
-        manifest = read_manifest(folder)
-        chosen = tuple(parts)
-        check_files(folder, manifest, chosen)
-        check_hashes(folder, manifest.of_parts(chosen))
-    except OSError as error:
-        raise InputError(f"{error.filename or folder}: {error.strerror}") from error
+    manifest = read_manifest(folder)
+    chosen = tuple(parts)
+    check_files(folder, manifest, chosen)
+    check_hashes(folder, manifest.of_parts(chosen))
     return manifest
 
 
 def read_manifest(folder: Path) -> Manifest:
     """
     Raises:
-        DamagedCheckpoint: there is none, it is torn or changed, or it belongs to another step.
+        DamagedCheckpoint: there is none, it cannot be read, is torn or changed, or belongs to another step.
     """
     path = folder / MANIFEST
+    with _readable(path):
+        if not folder.is_dir():
+            raise DamagedCheckpoint(f"{folder}: no such folder")
+        if not os.path.lexists(path):
+            raise DamagedCheckpoint(f"{folder}: has no {MANIFEST}: not a checkpoint, or one never finished")
     try:
-        manifest = Manifest.from_json(path.read_text())
-    except FileNotFoundError:
-        reason = "has no MANIFEST.json: not a checkpoint, or one never finished"
-        raise DamagedCheckpoint(
-            f"{folder}: {reason}" if folder.is_dir() else f"{folder}: no such folder"
-        ) from None
+        manifest = Manifest.from_json(_read_text(path))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedCheckpoint(f"{path}: {error}") from error
     match = _FOLDER.match(folder.name)
@@ -129,36 +131,31 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def check_files(folder: Path, manifest: Manifest, parts: Iterable[str] = PARTS) -> None:
-    """Compare names and sizes, without reading.
+    """Compare sizes, without reading.
 
     Raises:
-        DamagedCheckpoint: a file of the parts is missing or has another size, or one anywhere is unlisted.
+        DamagedCheckpoint: a file of the parts is missing, no regular file, or has another size.
     """
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_dir() and not path.is_symlink() and name in ("model", "optim"):
-            continue
-        if path.is_symlink() or not path.is_file() or (name != MANIFEST and name not in manifest.files):
-            raise DamagedCheckpoint(f"{path}: not in the manifest; it was put there later")
     for name, entry in manifest.of_parts(parts).items():
         path = folder / name
-        if not path.is_file():
-            raise DamagedCheckpoint(f"{path}: missing")
-        if (size := path.stat().st_size) != entry.size:
-            raise DamagedCheckpoint(f"{path}: {size} bytes, should be {entry.size}")
+        with _readable(path):
+            info, linked = path.lstat(), path.parent != folder and path.parent.is_symlink()
+        if linked or not stat.S_ISREG(info.st_mode):
+            raise DamagedCheckpoint(f"{path.parent if linked else path}: a link, or of another kind")
+        if info.st_size != entry.size:
+            raise DamagedCheckpoint(f"{path}: {info.st_size} bytes, should be {entry.size}")
 
 
 def check_hashes(folder: Path, files: Mapping[str, FileEntry]) -> None:
     """Read every byte.
 
     Raises:
-        DamagedCheckpoint: the content of a file is not what was saved.
-        OSError: a file cannot be read.
+        DamagedCheckpoint: the content of a file is not what was saved, or cannot be read.
     """
     buffer = memoryview(bytearray(_READ_BYTES))
     for name, entry in sorted(files.items()):
         digest = xxhash.xxh3_128()
-        with open(folder / name, "rb", buffering=0) as file:
+        with _readable(folder / name), open_regular(folder / name, follow_symlinks=False) as file:
             while n_bytes := file.readinto(buffer):
                 digest.update(buffer[:n_bytes])
         if digest.hexdigest() != entry.xxh3_128:
@@ -169,9 +166,12 @@ def read_state(folder: Path) -> dict[str, Any]:
     """state.json of a verified folder.
 
     Raises:
-        DamagedCheckpoint: it holds no object, so somebody else wrote it.
+        DamagedCheckpoint: it cannot be read or holds no object, so somebody else wrote it.
     """
-    state = json.loads((folder / STATE).read_text())
+    try:
+        state = json.loads(_read_text(folder / STATE))
+    except (ValueError, RecursionError) as error:
+        raise DamagedCheckpoint(f"{folder / STATE}: {error}") from error
     if not isinstance(state, dict):
         raise DamagedCheckpoint(f"{folder / STATE}: is no JSON object")
     return state
@@ -182,9 +182,24 @@ def write_state(folder: Path, state: Mapping[str, Any]) -> FileEntry:
     return _write_text(folder / STATE, json.dumps(state, indent=1) + "\n")
 
 
+def check_kind(path: Path) -> None:
+    """See that what has a checkpoint's name is a folder or not there: nothing else is ours to move or remove.
+
+    Raises:
+        InputError: it is a file, a link or of another kind.
+    """
+    if os.path.lexists(path) and (path.is_symlink() or not path.is_dir()):
+        raise InputError(f"{path} has a checkpoint's name but is no folder: move it away or rename it")
+
+
 def create(folder: Path) -> Path:
-    """An empty `*.tmp` folder in which `folder` is built; what an earlier attempt left is removed."""
+    """An empty `*.tmp` folder in which `folder` is built; what an earlier attempt left is removed.
+
+    Raises:
+        InputError: there is something of that name that is no folder.
+    """
     temporary = folder.with_name(folder.name + ".tmp")
+    check_kind(temporary)
     if temporary.exists():
         shutil.rmtree(temporary)
     for part in (temporary, temporary / "model", temporary / "optim"):
@@ -208,6 +223,22 @@ def publish(temporary: Path, folder: Path) -> None:
     """Give a sealed folder its name, which must be free."""
     temporary.rename(folder)
     _fsync_folder(folder.parent)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Take what the file system refuses for damage, but not what this process cannot do."""
+    try:
+        yield
+    except OSError as error:
+        reason = "missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+        kind = InputError if error.errno in _OUR_FAULT else DamagedCheckpoint
+        raise kind(f"{path}: {reason}") from error
+
+
+def _read_text(path: Path) -> str:
+    with _readable(path):
+        return read_bounded(path, follow_symlinks=False).decode()
 
 
 def _fsync_folder(folder: Path) -> None:

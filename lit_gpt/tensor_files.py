@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lit_gpt.cli import InputError
+from lit_gpt.files import open_regular
 
 DTYPES = {
     "F64": torch.float64,
@@ -39,6 +40,8 @@ DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 MAX_FILE_BYTES = 4 << 30  # so that several ranks can share the verification of a full set
 # Large enough that hashing and writing release the interpreter's lock for most of the time.
 _WRITE_BYTES = 16 << 20
+_MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+_UNREADABLE = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 class FileEntry(NamedTuple):
@@ -172,7 +175,7 @@ class _Box(NamedTuple):
 
 
 class TensorReader:
-    """The tensors of a folder of safetensors files, read one at a time.
+    """The tensors of some safetensors files, read one at a time.
 
     Reads headers on opening and nothing else; a tensor in several files is put together when asked for. Files
     are read and not mapped: mapped pages stay resident, and one that cannot be read kills the process.
@@ -180,19 +183,24 @@ class TensorReader:
     flipped bit.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, files: Iterable[str]) -> None:
         """
+        Args:
+            folder: where the files are.
+            files: their names in it, as a manifest's `of_parts(["model"])` has them; no other is opened.
+
         Raises:
             InputError: a file is none of ours, or a tensor has gaps or differing dtypes.
         """
         self.folder = folder
         self._boxes: dict[str, list[_Box]] = {}
         self._dtypes: dict[str, torch.dtype] = {}
-        for path in sorted(folder.glob("*.safetensors")):
+        for path in sorted(folder / name for name in files):
             try:
+                starts = _data_starts(path)  # first: the library would wait for a FIFO
                 with safe_open(path, framework="pt") as file:
-                    self._read_header(path, file)
-            except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+                    self._read_header(path, file, starts)
+            except _UNREADABLE as error:
                 raise InputError(f"{path}: not a file of tensors that belong together: {error}") from error
         for name, boxes in self._boxes.items():
             if sum(math.prod(box.shape) for box in boxes) != math.prod(self.shape(name)):
@@ -239,10 +247,9 @@ class TensorReader:
                 target.copy_(rows[:, *source[1:]])
         return result
 
-    def _read_header(self, path: Path, file: safe_open) -> None:
+    def _read_header(self, path: Path, file: safe_open, starts: dict[str, int]) -> None:
         sharding = (file.metadata() or {}).get("DCP_SHARDING_INFO")
         offsets = json.loads(sharding) if sharding else None
-        starts = _data_starts(path)
         for key in cast(Iterator[str], file.keys()):
             header = file.get_slice(key)
             shape = tuple(header.get_shape())
@@ -255,8 +262,10 @@ class TensorReader:
 
 def _data_starts(path: Path) -> dict[str, int]:
     """Where the bytes of each tensor begin, which the library checks but does not tell."""
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
+    with open_regular(path, follow_symlinks=False) as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > _MAX_HEADER_BYTES:
+            raise ValueError(f"a header of {length:,} bytes")
         header = json.loads(file.read(length))
     return {
         key: 8 + length + entry["data_offsets"][0] for key, entry in header.items() if key != "__metadata__"
@@ -268,7 +277,7 @@ def _read_rows(box: _Box, source: tuple[slice, ...], rows: Tensor) -> None:
     position = box.start + (source[0].start * rows[0].nbytes if source else 0)
     left = _bytes_of(rows)
     try:
-        with open(box.file, "rb", buffering=0) as file:
+        with open_regular(box.file, follow_symlinks=False) as file:
             while left:
                 if not (n_bytes := os.preadv(file.fileno(), [left], position)):
                     raise InputError(f"{box.file} was cut short while it was in use")

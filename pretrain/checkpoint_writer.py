@@ -4,8 +4,10 @@ All of it is collective over the checkpointer's gloo group. A failure on one ran
 the checkpoints that were there as they are.
 """
 
+import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +31,20 @@ def write_checkpoint(
     temporary = folder.with_name(folder.name + ".tmp")
 
     def prepare() -> None:
-        retention.sweep(folder.parent)
+        with suppress(OSError):  # what cannot be removed only takes room; `retain` reports it
+            retention.sweep(folder.parent)
         checkpoint.create(folder)
 
     def finish() -> None:
         checkpoint.seal(temporary, manifest)
-        if folder.exists():  # the same step once more; a crash right here leaves the sealed one for `find`
+        if os.path.lexists(
+            folder
+        ):  # the same step once more; a crash right here leaves the sealed one for `find`
             retention.doom(folder)
         checkpoint.publish(temporary, folder)
 
+    ranks.first(prepare)
     try:
-        ranks.first(prepare)
         parts = ranks.each(lambda: _write_files(ranks, temporary, snapshot, state))
         files = {name: FileEntry(*entry) for part in parts for name, entry in part.items()}
         manifest = Manifest(step, ranks.world_size, state_dict_type, files)

@@ -18,8 +18,9 @@ import torch.distributed as dist
 from torch import nn
 
 from lit_gpt import checkpoint
-from lit_gpt.checkpoint import DamagedCheckpoint
+from lit_gpt.checkpoint import DamagedCheckpoint, Manifest
 from lit_gpt.cli import InputError
+from lit_gpt.config import ModelConfig
 from lit_gpt.tensor_files import TensorReader
 from pretrain import retention
 from pretrain.checkpoint_writer import retain, write_checkpoint
@@ -68,7 +69,7 @@ class Checkpointer:
         self._thread: threading.Thread | None = None
         self._failure: str | None = None
         self._reported: str | None = None
-        self._verified: Path | None = None
+        self._verified: tuple[Path, Manifest] | None = None
 
     # ---- saving
 
@@ -158,7 +159,7 @@ class Checkpointer:
 
         Raises:
             DamagedCheckpoint: the folder that was named is damaged.
-            InputError: there is none, all there were are damaged, or a file cannot be read.
+            InputError: there is none, or all there were are damaged.
         """
         if resume not in ("true", "auto"):
             self._verify(Path(resume))
@@ -186,9 +187,10 @@ class Checkpointer:
         found = self._ranks.first(lambda: checkpoint.list_checkpoints(self.out_dir))
         return [(step, Path(folder)) for step, folder in found]
 
-    def _verify(self, folder: Path) -> None:
-        verify_together(self._ranks, folder)
-        self._verified = folder
+    def _verify(self, folder: Path) -> Manifest:
+        manifest = verify_together(self._ranks, folder)
+        self._verified = (folder, manifest)
+        return manifest
 
     def _set_aside(self, folder: Path, suffix: str, reason: str) -> None:
         target = self._ranks.first(lambda: retention.set_aside(folder, suffix, reason))
@@ -217,17 +219,20 @@ class Checkpointer:
         Raises:
             InputError: damaged, or of another model or run; the first difference is named.
         """
-        if folder != self._verified:
-            self._verify(folder)
+        if self._verified is not None and self._verified[0] == folder:
+            manifest = self._verified[1]
+        else:
+            manifest = self._verify(folder)
         state = checkpoint.read_state(folder)
         scalars = state.pop("optimizer", None)
-        if differences := list(_differences("", expected or {}, state)):
+        if differences := list(_differences("", expected or {}, _comparable(state, folder))):
             raise InputError(f"{folder} belongs to another run: {'; '.join(differences)}")
-        restore_model(model, TensorReader(folder / "model"), exact=optimizer is not None)
+        restore_model(model, TensorReader(folder, manifest.of_parts(["model"])), exact=optimizer is not None)
         if optimizer is not None:
             if scalars is None:
                 raise InputError(f"{folder} holds weights only; start from it with --initial_checkpoint_dir")
-            restore_optimizer(model, optimizer, TensorReader(folder / "optim"), scalars)
+            reader = TensorReader(folder, manifest.of_parts(["optim"]))
+            restore_optimizer(model, optimizer, reader, scalars)
             for step, later in self._list_checkpoints():
                 if step > state["step"]:
                     self._set_aside(later, "superseded", f"the run was resumed from {folder}")
@@ -236,6 +241,14 @@ class Checkpointer:
     def _report(self, message: str) -> None:
         if self._ranks.rank == 0:
             print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+def _comparable(state: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A state with the defaults of the model's fields that the revision which saved it did not have."""
+    if "model" not in state:
+        return state
+    config = ModelConfig.from_dict({"name": "", **state["model"]}, origin=str(folder))
+    return {**state, "model": config.to_dict()}
 
 
 def _differences(prefix: str, expected: Any, found: Any) -> Iterator[str]:

@@ -33,7 +33,7 @@ class Ranks(NamedTuple):
             mine = json.dumps({"result": work()}, default=os.fspath)
         except Exception as error:  # of any kind: the others wait for this rank's answer
             damaged = isinstance(error, DamagedCheckpoint)
-            mine = json.dumps({"damaged": damaged, "message": self._describe(error)})
+            mine = json.dumps({"damaged": damaged, "message": self.describe(error)})
         everyone = [mine.encode()] if self.group is None else gather_bytes(mine.encode(), self.group)
         outcomes = [json.loads(text) for text in everyone]
         if failures := [outcome for outcome in outcomes if "message" in outcome]:
@@ -45,7 +45,8 @@ class Ranks(NamedTuple):
         """Do the work on rank 0 alone (collective) and return its result on every rank."""
         return self.each(lambda: work() if self.rank == 0 else None)[0]
 
-    def _describe(self, error: Exception) -> str:
+    def describe(self, error: Exception) -> str:
+        """A message for all, with the node where it is not rank 0's."""
         message = str(error) if isinstance(error, InputError) else repr(error)
         if isinstance(error, OSError) and error.filename:
             message = f"{error.filename}: {error.strerror}"
@@ -75,8 +76,8 @@ def verify_together(ranks: Ranks, folder: Path) -> Manifest:
     """`lit_gpt.checkpoint.verify`, each rank reading a share of the bytes (collective).
 
     Raises:
-        DamagedCheckpoint: naming the file and the reason.
-        InputError: a file cannot be read, on which host.
+        DamagedCheckpoint: naming the file and the reason; rank 0 sees it too.
+        InputError: only another rank sees it: what is wrong is its node, which is named.
     """
 
     def list_files() -> str:
@@ -86,5 +87,19 @@ def verify_together(ranks: Ranks, folder: Path) -> Manifest:
 
     manifest = Manifest.from_json(ranks.first(list_files))
     by_size = sorted(manifest.files.items(), key=lambda item: -item[1].size)
-    ranks.each(lambda: check_hashes(folder, dict(by_size[ranks.rank :: ranks.world_size])))
+
+    def check_share() -> list[str]:
+        for name, entry in by_size[ranks.rank :: ranks.world_size]:
+            try:
+                check_hashes(folder, {name: entry})
+            except DamagedCheckpoint as damage:
+                return [name, ranks.describe(damage)]
+        return []
+
+    if found := [pair for pair in ranks.each(check_share) if pair]:
+        name, reason = found[0]
+        ranks.first(lambda: check_hashes(folder, {name: manifest.files[name]}))
+        raise InputError(
+            f"{reason}; rank 0 reads it as it was saved, so look at that node's mounts and memory"
+        )
     return manifest

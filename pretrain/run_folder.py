@@ -16,6 +16,7 @@ from lit_gpt.checkpoint import list_checkpoints
 from lit_gpt.cli import InputError
 from lit_gpt.files import lock
 from pretrain.options import TrainOptions
+from pretrain.retention import refuse_foreign
 
 Marker = Literal["requeue", "done"]
 
@@ -31,6 +32,7 @@ def prepare(options: TrainOptions) -> IO[str]:
             continue it.
     """
     out_dir = Path(options.out_dir)
+    refuse_foreign(out_dir)
     if options.resume is None and list_checkpoints(out_dir):
         raise InputError(f"--out_dir {out_dir} holds checkpoints: give --resume auto or another folder")
     try:

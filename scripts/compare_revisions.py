@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from lit_gpt.checkpoint import list_checkpoints
+from lit_gpt.checkpoint import list_checkpoints, read_manifest
 from lit_gpt.cli import InputError, run_command
 from lit_gpt.option_types import PositiveInt
 from lit_gpt.tensor_files import TensorReader
@@ -67,8 +67,8 @@ def first_difference(one: Path, other: Path) -> str | None:
         for name in ("loss", "grad_norm", "tokens"):
             if left[name] != right[name]:
                 return f"{name} of step {left['step']:.0f} is {left[name]!r} and {right[name]!r}"
-    folders = [list_checkpoints(out_dir)[-1][1] / "model" for out_dir in (one, other)]
-    readers = [TensorReader(folder) for folder in folders]
+    folders = [list_checkpoints(out_dir)[-1][1] for out_dir in (one, other)]
+    readers = [TensorReader(folder, read_manifest(folder).of_parts(["model"])) for folder in folders]
     for key in readers[0].keys():  # noqa: SIM118
         if not torch.equal(readers[0].read(key), readers[1].read(key)):
             return f"weights of {key}"

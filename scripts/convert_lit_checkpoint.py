@@ -120,8 +120,9 @@ def open_checkpoint(checkpoint: Path, tokenizer_path: Path | None) -> Checkpoint
             f"{tokenizer.folder} is not the tokenizer that the training data was made with: give "
             "--tokenizer_path that one"
         )
-    verify(checkpoint, parts=("model",))  # gigabytes: after everything that is quick to find wrong
-    return Checkpoint(TensorReader(checkpoint / "model"), config, state, tokenizer, _begins_with_bos(state))
+    manifest = verify(checkpoint, parts=("model",))  # gigabytes: after everything that is quick to find wrong
+    reader = TensorReader(checkpoint, manifest.of_parts(["model"]))
+    return Checkpoint(reader, config, state, tokenizer, _begins_with_bos(state))
 
 
 def check_folder(folder: Path, source: Checkpoint, dtype: torch.dtype | None) -> None:

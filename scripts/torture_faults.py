@@ -125,6 +125,11 @@ def _swap(folder: Path) -> None:
     last.write_bytes(held)
 
 
+def _replace(path: Path, make: Callable[[Path], object]) -> None:
+    path.unlink()
+    make(path)
+
+
 def _bring_stale(folder: Path) -> None:
     older = list_checkpoints(folder.parent)[0][1]
     shard = _shard(folder)
@@ -149,7 +154,10 @@ KINDS: dict[str, Inject] = {
     "newest: swapped shards": _damage(_swap),
     "newest: stale shard": _damage(_bring_stale),
     "newest: torn manifest": _damage(lambda folder: os.truncate(folder / MANIFEST, 200)),
-    "newest: planted pickle": _damage(lambda folder: (folder / ".metadata").write_bytes(PICKLE)),
+    "newest: folder for a manifest": _damage(lambda folder: _replace(folder / MANIFEST, Path.mkdir)),
+    "newest: FIFO for a shard": _damage(lambda folder: _replace(_shard(folder), os.mkfifo)),
+    "newest: pickle for a shard": _damage(lambda folder: _shard(folder).write_bytes(PICKLE)),
+    "newest: planted pickle": _damage(lambda folder: (folder / ".metadata").write_bytes(PICKLE)),  # no damage
 }
 
 

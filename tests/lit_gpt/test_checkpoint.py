@@ -4,7 +4,10 @@ import contextlib
 import json
 import os
 import pickle
+import resource
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ from lit_gpt import checkpoint
 from lit_gpt.checkpoint import DamagedCheckpoint, Manifest
 from lit_gpt.cli import InputError
 from lit_gpt.tensor_files import TensorReader, TensorSpec, write_tensors
+from tests.disks import on_a_dead_disk, read_as_nobody
 
 
 def build(out_dir: Path, step: int, n_ranks: int = 2, value: float = 1.0) -> Path:
@@ -89,6 +93,28 @@ def _link(folder: Path) -> None:
     (folder / SHARD).symlink_to(folder.parent / "elsewhere")
 
 
+def _link_part(folder: Path) -> None:
+    (folder / "model").rename(folder.parent / "elsewhere")
+    (folder / "model").symlink_to(folder.parent / "elsewhere")
+
+
+def _replace(path: Path, make: Callable[[Path], None]) -> None:
+    path.unlink()
+    make(path)
+
+
+def _sparse(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(6 << 30)
+
+
+KINDS_OF_FILES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a folder": (Path.mkdir, "(cannot be read: not a regular file|a link, or of another kind)"),
+    "a FIFO": (os.mkfifo, "(cannot be read: not a regular file|a link, or of another kind)"),
+    "a loop of links": (lambda path: path.symlink_to(path), "(cannot be read: Too many|a link, or of)"),
+    "6 GB of nothing": (_sparse, "(cannot be read: larger than|6442450944 bytes, should be)"),
+}
+
 FAULTS = {
     "bit flip": (lambda f: flip_bit(f / SHARD, 9000, 3), rf"{SHARD}: content does not match"),
     "bit flip in a header": (lambda f: flip_bit(f / SHARD, 20, 0), rf"{SHARD}: content does not match"),
@@ -100,10 +126,6 @@ FAULTS = {
     "stale shard of this rank": (
         lambda f: shutil.copy(build(f.parent, 7) / SHARD, f / SHARD),
         rf"{SHARD}: content does not match",
-    ),
-    "stale shard of a larger run": (
-        lambda f: shutil.copy(f / SHARD, f / "model/rank-00002-000.safetensors"),
-        r"rank-00002-000.safetensors: not in the manifest",
     ),
     "no manifest": (lambda f: (f / "MANIFEST.json").unlink(), r"has no MANIFEST.json"),
     "torn manifest": (lambda f: os.truncate(f / "MANIFEST.json", 300), r"MANIFEST.json: "),
@@ -118,8 +140,6 @@ FAULTS = {
         r"is of step 7, its folder of step 10",
     ),
     "changed state": (lambda f: flip_bit(f / "state.json", 12, 0), r"state.json: content does not match"),
-    "planted .metadata": (lambda f: _plant(f, ".metadata"), r"\.metadata: not in the manifest"),
-    "planted .pth": (lambda f: _plant(f, "model/meta.pth"), r"meta.pth: not in the manifest"),
     "pickle as a shard": (lambda f: _plant(f, SHARD), rf"{SHARD}: \d+ bytes, should be"),
     "pickle as the manifest": (lambda f: _plant(f, "MANIFEST.json"), r"MANIFEST.json: "),
     "pickle in a forged manifest": (lambda f: _forge_manifest(f, "model/x.pt"), r"which no checkpoint holds"),
@@ -127,8 +147,13 @@ FAULTS = {
         lambda f: _forge_manifest(f, "../x.safetensors"),
         r"which no checkpoint holds",
     ),
-    "planted folder": (lambda f: (f / "code").mkdir(), r"code: not in the manifest"),
-    "link in place of a shard": (_link, rf"{SHARD}: not in the manifest"),
+    "link in place of a shard": (_link, rf"{SHARD}: a link, or of another kind"),
+    "link in place of a part": (_link_part, r"model: a link, or of another kind"),
+    **{
+        f"{kind} as {name}": (lambda f, make=make, name=name: _replace(f / name, make), rf"{name}: {message}")
+        for name in (SHARD, "state.json", "MANIFEST.json")
+        for kind, (make, message) in KINDS_OF_FILES.items()
+    },
 }
 
 
@@ -143,6 +168,66 @@ def test_damage_is_found_and_named(tmp_path, monkeypatch, fault):
         checkpoint.verify(folder)
     assert "\n" not in str(caught.value)
     assert not Path("pickle-was-run").exists()
+
+
+def test_what_the_manifest_does_not_name_is_never_opened(tmp_path, monkeypatch):
+    """Neither what NFS leaves, nor notes, nor a shard of a larger run, nor a pickle, nor a FIFO."""
+    monkeypatch.chdir(tmp_path)
+    folder = build(tmp_path, 10)
+    listed = {f"{folder}/{name}" for name in (*checkpoint.read_manifest(folder).files, "MANIFEST.json")}
+    for name in (".nfs00000000001", "README", ".metadata", "model/meta.pth", "tokenizer.safetensors"):
+        _plant(folder, name)
+    shutil.copy(folder / SHARD, folder / "model/rank-00002-000.safetensors")
+    os.mkfifo(folder / "model/rank-00003-000.safetensors")
+    (folder / "code").mkdir()
+    opened = []
+
+    def audit(event: str, arguments: tuple) -> None:
+        if event == "open" and str(arguments[0]).startswith(str(folder)):
+            opened.append(str(arguments[0]))
+
+    sys.addaudithook(audit)
+    manifest = checkpoint.verify(folder)
+    assert checkpoint.read_state(folder) == {"step": 10}
+    assert torch.equal(
+        TensorReader(folder, manifest.of_parts(["model"])).read("w"), torch.full((4000, 3), 11.0)
+    )
+    assert set(opened) == listed
+    assert not Path("pickle-was-run").exists()
+
+
+def test_what_may_not_be_read_is_damage(tmp_path):
+    folder = build(tmp_path, 10)
+    with (
+        read_as_nobody(folder / SHARD),
+        pytest.raises(DamagedCheckpoint, match=f"{SHARD}: cannot be read: Perm"),
+    ):
+        checkpoint.verify(folder)
+
+
+@pytest.mark.parametrize("name", [SHARD, "state.json", "MANIFEST.json"])
+def test_a_disk_that_gives_no_answer_is_damage(tmp_path, name):
+    """EIO by the kernel: the file's blocks are on a disk that is gone."""
+    folder = build(tmp_path, 10)
+    with (
+        on_a_dead_disk(folder / name),
+        pytest.raises(DamagedCheckpoint, match=f"{name}: cannot be read: Input/output error"),
+    ):
+        checkpoint.verify(folder)
+
+
+def test_no_file_descriptor_left_is_no_damage(tmp_path):
+    """What this process lacks says nothing of the checkpoint."""
+    folder = build(tmp_path, 10)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    os.close(next_free := os.open("/dev/null", os.O_RDONLY))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next_free, hard))
+    try:
+        with pytest.raises(InputError, match="Too many open files") as caught:
+            checkpoint.verify(folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert not isinstance(caught.value, DamagedCheckpoint)
 
 
 @given(st.data())
@@ -183,8 +268,11 @@ def test_a_manifest_nested_without_end_is_refused(tmp_path):
 def test_a_part_can_be_verified_alone(tmp_path):
     folder = build(tmp_path, 10)
     shutil.rmtree(folder / "optim")
-    assert checkpoint.verify(folder, parts=("model", "state")).world_size == 2
-    assert torch.equal(TensorReader(folder / "model").read("w"), torch.full((4000, 3), 11.0))
+    manifest = checkpoint.verify(folder, parts=("model", "state"))
+    assert manifest.world_size == 2
+    assert torch.equal(
+        TensorReader(folder, manifest.of_parts(["model"])).read("w"), torch.full((4000, 3), 11.0)
+    )
     with pytest.raises(DamagedCheckpoint, match="optim"):
         checkpoint.verify(folder)
 
@@ -193,7 +281,7 @@ def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path):
     with pytest.raises(DamagedCheckpoint, match="no such folder"):
         checkpoint.verify(tmp_path / "nowhere")
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="Not a directory"):
+    with pytest.raises(DamagedCheckpoint, match="no such folder"):
         checkpoint.verify(tmp_path / "file")
 
 

@@ -1,5 +1,6 @@
 """Against the safetensors package and torch's own distributed checkpoints as oracles."""
 
+import os
 import weakref
 from itertools import pairwise
 from pathlib import Path
@@ -39,6 +40,10 @@ def _write(path: Path, tensors: dict[str, torch.Tensor], offsets: dict[str, tupl
     return write_tensors(path, specs, specs.__getitem__)
 
 
+def reader_of(folder: Path) -> TensorReader:
+    return TensorReader(folder, [path.name for path in folder.glob("*.safetensors")])
+
+
 @given(st.lists(st.tuples(SHAPES, st.sampled_from(list(DTYPES.values()))), max_size=6))
 def test_files_are_what_safetensors_reads(tmp_path_factory, kinds):
     folder = tmp_path_factory.mktemp("files")
@@ -47,7 +52,7 @@ def test_files_are_what_safetensors_reads(tmp_path_factory, kinds):
 
     assert entry.size == (folder / "a.safetensors").stat().st_size
     assert entry.xxh3_128 == xxhash.xxh3_128_hexdigest((folder / "a.safetensors").read_bytes())
-    reader, oracle = TensorReader(folder), load_file(folder / "a.safetensors")
+    reader, oracle = reader_of(folder), load_file(folder / "a.safetensors")
     assert set(reader.keys()) == oracle.keys() == tensors.keys()
     for name, tensor in tensors.items():
         assert _same_bits(reader.read(name), tensor)
@@ -76,7 +81,7 @@ def test_boxes_in_many_files_make_the_whole_for_us_and_for_torch(tmp_path_factor
         part = whole[tuple(slice(*span) for span in box)]
         _write(folder / f"{number}.safetensors", {"w": part}, {"w": tuple(start for start, _ in box)})
 
-    reader = TensorReader(folder)
+    reader = reader_of(folder)
     assert torch.equal(reader.read("w"), whole)
     starts = [rng.randrange(size) for size in shape]
     ends = [rng.randint(start, size) for start, size in zip(starts, shape, strict=True)]
@@ -91,7 +96,7 @@ def test_what_torch_saves_is_read(tmp_path):
     tensors = {"a": torch.randn(4, 3), "b": torch.randn(5).bfloat16()}
     writer = HuggingFaceStorageWriter(str(tmp_path), save_distributed=True)
     dcp.save(dict(tensors), storage_writer=writer, no_dist=True)
-    reader = TensorReader(tmp_path)
+    reader = reader_of(tmp_path)
     assert all(_same_bits(reader.read(name), tensor) for name, tensor in tensors.items())
 
 
@@ -115,25 +120,25 @@ def test_a_missing_box_and_a_foreign_file_are_refused(tmp_path):
         _write(tmp_path / f"{number}.safetensors", {"w": torch.ones(2, 2)}, {"w": (2 * number, 0)})
     (tmp_path / "1.safetensors").unlink()
     with pytest.raises(InputError, match="w has gaps"):
-        TensorReader(tmp_path)
+        reader_of(tmp_path)
 
     (tmp_path / "0.safetensors").write_bytes(b"\x80\x04pickle")
     with pytest.raises(InputError, match=r"0\.safetensors: not a file of tensors"):
-        TensorReader(tmp_path)
+        reader_of(tmp_path)
 
 
 def test_two_dtypes_for_one_tensor_are_refused(tmp_path):
     for number, dtype in enumerate((torch.float32, torch.bfloat16)):
         save_file({"w": torch.ones(2, dtype=dtype)}, tmp_path / f"{number}.safetensors")
     with pytest.raises(InputError, match="bfloat16, elsewhere"):
-        TensorReader(tmp_path)
+        reader_of(tmp_path)
 
 
 @pytest.mark.parametrize("harm", ["cut short", "cannot be read"])
 def test_a_file_that_is_harmed_while_it_is_in_use_is_named(tmp_path, harm):
     path = tmp_path / "a.safetensors"
     _write(path, {"w": torch.ones(64, 64)})
-    reader = TensorReader(tmp_path)
+    reader = reader_of(tmp_path)
     if harm == "cut short":
         path.write_bytes(path.read_bytes()[:-4])
     else:
@@ -148,3 +153,32 @@ def test_a_tensor_that_is_not_as_announced_is_refused(tmp_path):
         write_tensors(
             tmp_path / "a.safetensors", [TensorSpec("w", torch.float32, (2,))], lambda spec: torch.ones(3)
         )
+
+
+def test_only_the_files_that_are_named_are_opened(tmp_path):
+    _write(tmp_path / "a.safetensors", {"w": torch.ones(2)})
+    _write(tmp_path / "b.safetensors", {"v": torch.ones(2)})
+    os.mkfifo(tmp_path / "c.safetensors")
+    assert TensorReader(tmp_path, ["a.safetensors"]).keys() == ["w"]
+
+
+def _fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _link(path: Path) -> None:
+    _write(path.with_name("target"), {"w": torch.ones(2)})
+    path.symlink_to("target")
+
+
+def _endless_header(path: Path) -> None:
+    with path.open("wb") as file:
+        file.write((6 << 30).to_bytes(8, "little"))
+        file.truncate(7 << 30)
+
+
+@pytest.mark.parametrize("make", [_fifo, _link, _endless_header, Path.mkdir])
+def test_what_is_no_file_of_tensors_neither_hangs_nor_takes_memory(tmp_path, make):
+    make(tmp_path / "a.safetensors")
+    with pytest.raises(InputError, match=r"a\.safetensors: not a file of tensors"):
+        TensorReader(tmp_path, ["a.safetensors"])

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from lit_gpt.checkpoint import folder_name
-from lit_gpt.tensor_files import TensorReader
 from pretrain.metrics import read_metrics
+from tests.scripts.our_model import reader_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -94,7 +94,7 @@ def checkpoint_tensors(out_dir: Path, step: int) -> dict[str, torch.Tensor]:
     """Every tensor of a checkpoint, weights and moments, whole."""
     tensors = {}
     for part in ("model", "optim"):
-        reader = TensorReader(out_dir / folder_name(step) / part)
+        reader = reader_of(out_dir / folder_name(step), part)
         tensors |= {f"{part}/{key}": reader.read(key) for key in reader.keys()}  # noqa: SIM118
     return tensors
 

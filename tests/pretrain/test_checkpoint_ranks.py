@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import socket
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,14 +13,15 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
 
-from lit_gpt.checkpoint import folder_name, list_checkpoints, verify
+from lit_gpt.checkpoint import DamagedCheckpoint, folder_name, list_checkpoints, verify
 from lit_gpt.cli import InputError
 from lit_gpt.config import ModelConfig
-from lit_gpt.tensor_files import TensorReader
 from pretrain import parallel
 from pretrain.checkpointing import SaveFailed
 from pretrain.options import TrainOptions
+from tests.disks import read_as_nobody
 from tests.pretrain.saving import assert_same, checkpointer, everything, optimizer_of, train
+from tests.scripts.our_model import reader_of
 
 # Rows that 2, 3 and 4 ranks share unevenly.
 SHAPE = ModelConfig("odd", 2, 2, 1, 20, 29, 16, vocab_size=31)
@@ -137,7 +139,7 @@ def test_any_number_of_ranks_resumes_any_other_bit_for_bit(tmp_path):
         assert (manifest.world_size, manifest.state_dict_type) == (world_size, kind)
         writers = {name for name in manifest.files if name.startswith("model/")}
         assert len(writers) == (1 if kind == "full" else world_size), (strategy, writers)
-    last, tensors = TensorReader(folders[-1][1] / "model"), _recorded(tmp_path)[0]
+    last, tensors = reader_of(folders[-1][1]), _recorded(tmp_path)[0]
     assert all(torch.equal(last.read(name), tensors[name]) for name in last.keys())  # noqa: SIM118
 
 
@@ -151,11 +153,26 @@ def _suffer(rank: int, folder: Path, ports: list[int]) -> None:
             expected = run.everything()
     run.saver.close()
 
-    # A shard that only rank 1 reads is damaged: both go back to the same checkpoint.
     newest = folder / "run" / folder_name(3)
+    manifest = verify(newest)
+    smaller = sorted(manifest.files, key=lambda name: -manifest.files[name].size)[1]
+    dist.barrier()
+
+    # Rank 1 may not read what rank 0 can: something is wrong with its node, not with the checkpoint.
+    with read_as_nobody(newest / smaller) if rank == 1 and os.geteuid() == 0 else nullcontext():
+        dist.barrier()
+        if os.geteuid() == 0 or rank == 1:
+            message = (
+                rf"{smaller}: cannot be read: Permission denied \(rank 1 on .*; rank 0 reads it as it was"
+            )
+            with pytest.raises(InputError, match=message) as caught:
+                run.saver.find("true")
+            assert not isinstance(caught.value, DamagedCheckpoint)
+        dist.barrier()
+    assert newest.exists()
+
+    # A shard that only rank 1 reads is damaged: both go back to the same checkpoint.
     if rank == 0:
-        manifest = verify(newest)
-        smaller = sorted(manifest.files, key=lambda name: -manifest.files[name].size)[1]
         data = bytearray((newest / smaller).read_bytes())
         data[-1] ^= 1
         (newest / smaller).write_bytes(data)

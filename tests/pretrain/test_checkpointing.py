@@ -1,5 +1,6 @@
 """Saving, finding and loading in one process. tests/pretrain/test_checkpoint_ranks.py has several."""
 
+import dataclasses
 import os
 import pickle
 import shutil
@@ -14,8 +15,11 @@ import torch
 
 from lit_gpt.checkpoint import DamagedCheckpoint, folder_name, list_checkpoints, verify
 from lit_gpt.cli import InputError
-from pretrain import checkpoint_writer, ranks, retention
+from lit_gpt.config import ModelConfig
+from pretrain import checkpoint_writer, ranks, retention, run_folder
 from pretrain.checkpointing import SaveFailed
+from pretrain.options import TrainOptions
+from tests.disks import on_a_dead_disk
 from tests.pretrain.saving import (
     Small,
     assert_same,
@@ -239,7 +243,8 @@ def damage(folder: Path) -> None:
 def test_the_newest_valid_one_is_used_and_damaged_ones_are_set_aside(tmp_path, capsys):
     expected = run_to(tmp_path, 4, keep_last=0)
     damage(tmp_path / folder_name(4))
-    (tmp_path / folder_name(3) / ".metadata").write_bytes(pickle.dumps(print))
+    (tmp_path / folder_name(3) / SHARD).write_bytes(pickle.dumps(print))
+    (tmp_path / folder_name(2) / ".nfs000000000001").write_bytes(pickle.dumps(print))  # nobody reads it
     for age, step in enumerate([4, 3, 2, 1]):  # a clock that ran backwards
         os.utime(tmp_path / folder_name(step), (age, age))
 
@@ -250,13 +255,32 @@ def test_the_newest_valid_one_is_used_and_damaged_ones_are_set_aside(tmp_path, c
     aside = tmp_path / "iter-00000004-ckpt.pth.damaged"
     assert (aside / SHARD).exists()
     assert "does not match its hash" in aside.with_name(aside.name + ".txt").read_text()
-    assert ".metadata: not in the manifest" in (tmp_path / "iter-00000003-ckpt.pth.damaged.txt").read_text()
+    assert f"{SHARD}: 33 bytes, should be" in (tmp_path / "iter-00000003-ckpt.pth.damaged.txt").read_text()
     assert "iter-00000004-ckpt.pth.damaged" in capsys.readouterr().err
 
     run_to(tmp_path, 4, keep_last=0)
     damage(tmp_path / folder_name(4))  # again
     assert loaded(tmp_path, "auto")[0]["step"] == 3
     assert (tmp_path / "iter-00000004-ckpt.pth.damaged-2").is_dir()
+
+
+@pytest.mark.parametrize("name", ["MANIFEST.json", SHARD])
+def test_a_checkpoint_on_a_disk_that_fails_is_set_aside(tmp_path, name):
+    expected = run_to(tmp_path, 2)
+    with on_a_dead_disk(tmp_path / folder_name(2) / name):
+        assert_same(loaded(tmp_path, "auto")[1], expected[1])
+        reason = (tmp_path / "iter-00000002-ckpt.pth.damaged.txt").read_text()
+        assert f"{name}: cannot be read: Input/output error" in reason
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path)])
+@pytest.mark.parametrize("name", ["MANIFEST.json", "state.json", SHARD])
+def test_what_is_no_file_is_set_aside_without_waiting(tmp_path, name, make):
+    expected = run_to(tmp_path, 2)
+    (tmp_path / folder_name(2) / name).unlink()
+    make(tmp_path / folder_name(2) / name)
+    assert_same(loaded(tmp_path, "auto")[1], expected[1])
+    assert name in (tmp_path / "iter-00000002-ckpt.pth.damaged.txt").read_text()
 
 
 @pytest.mark.parametrize("resume", ["true", "auto"])
@@ -326,14 +350,107 @@ def test_another_model_is_refused_by_its_first_difference(tmp_path):
         saver.load(folder, model, one_group)
 
 
-def test_another_configuration_is_refused_by_its_fields(tmp_path):
-    saver = checkpointer(tmp_path)
-    saver.save(1, *trained(1), {"model": {"n_head": 4, "rope_base": 10000.0}, "batch": 8})
+SHAPE = {name: value for name, value in ModelConfig.load("tiny_100K").to_dict().items() if name != "name"}
+
+
+def load_of_another(out_dir: Path, saved: dict, expected: dict) -> None:
+    saver = checkpointer(out_dir)
+    saver.save(1, *trained(1), saved)
     saver.close()
-    expected = {"model": {"n_head": 4, "rope_base": 5e5}, "batch": 16}
+    saver.load(saver.find("true"), *trained(0), expected=expected)
+
+
+def test_another_configuration_is_refused_by_its_fields(tmp_path):
     pattern = r"model.rope_base is 10000.0 in the checkpoint, 500000.0 here; batch is 8 .*, 16 here"
     with pytest.raises(InputError, match=pattern):
-        saver.load(saver.find("true"), *trained(0), expected=expected)
+        load_of_another(
+            tmp_path, {"model": SHAPE, "batch": 8}, {"model": SHAPE | {"rope_base": 5e5}, "batch": 16}
+        )
+
+
+def test_a_field_that_an_earlier_revision_did_not_have_has_its_default(tmp_path):
+    """Every field with a default was new once."""
+    fields = dataclasses.fields(ModelConfig)
+    new = [field.name for field in fields if field.default is not dataclasses.MISSING]
+    old = {name: value for name, value in SHAPE.items() if name not in new}
+    assert len(new) >= 6
+    load_of_another(tmp_path, {"model": old}, {"model": SHAPE})
+    with pytest.raises(InputError, match=r"model.tie_embeddings is False in the checkpoint, True here$"):
+        load_of_another(tmp_path, {"model": old}, {"model": SHAPE | {"tie_embeddings": True}})
+
+
+def test_a_field_that_a_later_revision_has_is_not_overlooked(tmp_path):
+    with pytest.raises(InputError, match=r"iter-00000001-ckpt.pth: attention_sinks: no such option"):
+        load_of_another(tmp_path, {"model": SHAPE | {"attention_sinks": 4}}, {"model": SHAPE})
+
+
+# ---- what is not ours
+
+
+FOREIGN = {
+    "a file": Path.touch,
+    "a link to a folder": lambda path: path.symlink_to(path.parent / "elsewhere"),
+    "a link to nothing": lambda path: path.symlink_to(path.parent / "nowhere"),
+    "a FIFO": os.mkfifo,
+}
+
+
+def seen(out_dir: Path) -> dict[str, tuple[int, int]]:
+    """What is in a folder, by name: kind and inode."""
+    return {path.name: (path.lstat().st_mode, path.lstat().st_ino) for path in out_dir.iterdir()}
+
+
+@pytest.mark.parametrize("suffix", ["", ".tmp", ".deleting", ".deleting-2"])
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_what_has_a_checkpoints_name_and_is_none_is_refused_at_the_start(tmp_path, suffix, kind):
+    (tmp_path / "elsewhere").mkdir()
+    retention.refuse_foreign(tmp_path)
+    FOREIGN[kind](path := tmp_path / (folder_name(9) + suffix))
+    before = seen(tmp_path)
+    with pytest.raises(InputError, match=rf"{path.name} has a checkpoint's name but is no folder: move it"):
+        run_folder.prepare(TrainOptions(train_data_dir=["x"], out_dir=str(tmp_path), resume="auto"))
+    assert seen(tmp_path) == before
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_what_is_put_in_the_way_later_is_named_and_left(tmp_path, kind):
+    """Only what is exactly in the way stops a save."""
+    (tmp_path / "elsewhere").mkdir()
+    run_to(tmp_path, 2, keep_last=1)
+    for name in ("", ".tmp"):
+        FOREIGN[kind](path := tmp_path / (folder_name(9) + name))
+        before = seen(tmp_path)
+        failing_save(checkpointer(tmp_path), tmp_path, f"{path.name} has a checkpoint's name", "stop")
+        assert seen(tmp_path) == before
+        path.unlink()
+    others = [folder_name(2) + ".deleting", folder_name(3) + ".tmp", "iter-notes-ckpt.pth.tmp"]
+    for name in others:
+        FOREIGN[kind](tmp_path / name)
+    before = seen(tmp_path)
+    run_to(tmp_path, 5, keep_last=1)
+    assert steps_in(tmp_path) == [5]
+    assert {name: seen(tmp_path).get(name) for name in others} == {name: before[name] for name in others}
+
+
+def test_the_reason_is_never_written_through_a_link(tmp_path):
+    run_to(tmp_path, 2)
+    (tmp_path / "mine").write_text("mine")
+    damage(tmp_path / folder_name(2))
+    (tmp_path / (folder_name(2) + ".damaged.txt")).symlink_to("mine")
+    (tmp_path / (folder_name(2) + ".damaged-2")).symlink_to("nowhere")
+    assert loaded(tmp_path, "auto")[0]["step"] == 1
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert (tmp_path / (folder_name(2) + ".damaged-3")).is_dir()
+
+
+def test_what_cannot_be_removed_stops_no_save(tmp_path, monkeypatch, capsys):
+    """As with a file that another machine holds open on NFS."""
+    run_to(tmp_path, 1)
+    (tmp_path / (folder_name(1) + ".deleting")).mkdir()
+    with mounted(tmp_path / (folder_name(1) + ".deleting") / "busy", "size=16k"):
+        run_to(tmp_path, 4, keep_last=2)
+        assert steps_in(tmp_path) == [3, 4]
+        assert "old checkpoints were not removed: " in capsys.readouterr().err
 
 
 # ---- retention

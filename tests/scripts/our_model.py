@@ -5,15 +5,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lit_gpt.checkpoint import read_manifest
 from lit_gpt.config import ModelConfig
 from lit_gpt.documents import Documents
 from lit_gpt.model import GPT
 from lit_gpt.tensor_files import TensorReader
 
 
+def reader_of(checkpoint: Path, part: str = "model") -> TensorReader:
+    """The tensors of one part of a checkpoint."""
+    return TensorReader(checkpoint, read_manifest(checkpoint).of_parts([part]))
+
+
 def load(checkpoint: Path) -> GPT:
     """In the precision of the checkpoint."""
-    model, reader = GPT(ModelConfig.load(checkpoint)), TensorReader(checkpoint / "model")
+    model, reader = GPT(ModelConfig.load(checkpoint)), reader_of(checkpoint)
     for name, parameter in model.named_parameters():
         parameter.data = reader.read(name)
     return model

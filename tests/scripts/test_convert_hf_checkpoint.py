@@ -23,11 +23,11 @@ from lit_gpt.cli import InputError
 from lit_gpt.config import ModelConfig
 from lit_gpt.documents import Documents
 from lit_gpt.model import GPT
-from lit_gpt.tensor_files import TensorReader
 from scripts.convert_hf_checkpoint import ConvertHFOptions, main
 from scripts.convert_lit_checkpoint import ConvertOptions, convert
 from tests.pretrain.running import train
 from tests.pretrain.saving import mounted
+from tests.scripts.our_model import reader_of
 
 VOCAB = 520
 
@@ -57,7 +57,7 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def our_model(checkpoint: Path) -> GPT:
-    model, reader = GPT(ModelConfig.load(checkpoint)), TensorReader(checkpoint / "model")
+    model, reader = GPT(ModelConfig.load(checkpoint)), reader_of(checkpoint)
     for name, parameter in model.named_parameters():
         parameter.data = reader.read(name).float()
     return model
@@ -290,7 +290,7 @@ def test_weights_that_are_refused(folder, change, message, tmp_path):
 def test_tensors_that_only_old_folders_keep_are_left_out(folder, tmp_path):
     spoil_weights(folder, lambda w: w.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}))
     main(ConvertHFOptions(folder, tmp_path / "lit"))
-    assert not [key for key in TensorReader(tmp_path / "lit/model").keys() if "rotary" in key]  # noqa: SIM118
+    assert not [key for key in reader_of(tmp_path / "lit").keys() if "rotary" in key]  # noqa: SIM118
 
 
 def test_folders_that_are_none(folder, tmp_path):

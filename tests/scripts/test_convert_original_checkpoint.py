@@ -9,8 +9,8 @@ from lit_gpt.checkpoint import verify
 from lit_gpt.cli import InputError
 from lit_gpt.config import ModelConfig
 from lit_gpt.model import parameter_shapes
-from lit_gpt.tensor_files import TensorReader
 from scripts.convert_original_checkpoint import ConvertOriginalOptions, main
+from tests.scripts.our_model import reader_of
 
 CONFIG = ModelConfig.load("tiny_100K", vocab_size=96)
 SPELLINGS = {
@@ -34,7 +34,7 @@ def convert(tmp_path, content, model_name="tiny_100K"):
     torch.save(content, tmp_path / "iter-00000100-ckpt.pth")
     main(ConvertOriginalOptions(tmp_path / "iter-00000100-ckpt.pth", model_name, tmp_path / "lit"))
     verify(tmp_path / "lit")
-    return TensorReader(tmp_path / "lit/model")
+    return reader_of(tmp_path / "lit")
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS.values(), ids=SPELLINGS.keys())
