@@ -174,17 +174,22 @@ class ExportOptions(RunOptions):
     """Write the log with document ids, for programs that know nothing of stores."""
 
     output: Path
-    """File to write."""
-    format: Literal["parquet", "jsonl"] = "parquet"
+    """File to write, .parquet or .jsonl."""
+    format: Literal["parquet", "jsonl"] | None = None
     """parquet: a line a piece. jsonl: a line a step and rank, with time, iter_num, data_id, file_id,
-    process_rank."""
+    process_rank (default: as the suffix of --output says)."""
 
 
 def export(options: ExportOptions) -> None:
     """The command `export`."""
     from scripts.datapoint_reports import export_jsonl, export_parquet
 
-    {"parquet": export_parquet, "jsonl": export_jsonl}[options.format](options.open(), options.output)
+    writers = {"parquet": export_parquet, "jsonl": export_jsonl}
+    suffix = options.output.suffix.removeprefix(".")
+    if suffix not in writers or options.format not in (None, suffix):
+        wanted = [options.format] if options.format else writers
+        raise InputError(f"--output {options.output}: give a name that ends in .{' or .'.join(wanted)}")
+    writers[suffix](options.open(), options.output)
 
 
 @dataclass(kw_only=True)

@@ -77,6 +77,22 @@ THREADS=$(nproc 2>/dev/null || echo 2)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((THREADS > 8 ? 8 : THREADS))}
 export PYTHONUNBUFFERED=1
 
+# Before anything is made or installed; data_prep/readers.py looks into the files later.
+check_inputs() {
+    local pattern file found kinds='.jsonl, .ndjson or .json, alone or with .gz or .zst, or .parquet'
+    for pattern in "${INPUTS[@]}"; do
+        [ ! -d "$pattern" ] || fail "--input $pattern is a folder; give files or a glob in quotes: $kinds"
+        found=false
+        while IFS= read -r file; do
+            [ -f "$file" ] || continue
+            found=true
+            [[ $file =~ \.(parquet|(jsonl|ndjson|json)(\.gz|\.zst)?)$ ]] || fail "--input $file is none of $kinds"
+            [ -s "$file" ] || fail "--input $file is empty"
+        done < <(if [ -f "$pattern" ]; then echo "$pattern"; else compgen -G "$pattern"; fi)
+        $found || fail "--input $pattern names no file; give $kinds"
+    done
+}
+
 # $OUT/quickstart.txt marks the folder as ours to remove, and says what it is made from.
 open_out() {
     if [ -z "$OUT" ]; then
@@ -182,6 +198,7 @@ END
 }
 
 main() {
+    [ ${#INPUTS[@]} -eq 0 ] || check_inputs
     open_out
     use_environment model
 

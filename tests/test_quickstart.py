@@ -97,6 +97,29 @@ def test_mistakes_end_in_one_line(tmp_path, arguments, message):
     assert (tmp_path / "foreign" / "thesis.tex").read_text() == "precious"
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("*.zst", "names no file"),
+        ("folder", "folder is a folder"),
+        ("paper.pdf", "paper.pdf is none of .jsonl"),
+        ("p*", "paper.pdf is none of .jsonl"),
+        ("table.csv", "table.csv is none of .jsonl"),
+        ("empty.jsonl", "empty.jsonl is empty"),
+    ],
+)
+def test_unusable_input_is_refused_before_anything_is_made(tmp_path, name, message):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "paper.pdf").write_bytes(b"%PDF-1.7")
+    (tmp_path / "table.csv").write_text("id,text")
+    (tmp_path / "empty.jsonl").touch()
+    code, out, err = quickstart("--input", tmp_path / name, "--out", tmp_path / "out")
+    assert (code, out) == (2, "")
+    assert message in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # a busy machine is no failure
 def test_the_whole_way_and_again(tmp_path):

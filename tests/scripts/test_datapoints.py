@@ -188,7 +188,9 @@ def test_help_is_no_error(arguments):
         (["eat", "--run", "RUN"], "'eat' is no command; known: step, doc"),
         (["verfy", "--run", "RUN"], "did you mean verify?"),
         ([], "datapoints.py doc    --run OUT"),
-        (["export", "--run", "RUN", "--output", "/proc/none/x"], "cannot write there"),
+        (["export", "--run", "RUN", "--output", "/proc/none/x.parquet"], "cannot write there"),
+        (["export", "--run", "RUN", "--output", "e.csv"], "a name that ends in .parquet or .jsonl"),
+        (["export", "--run", "RUN", "--output", "e.jsonl", "--format", "parquet"], "that ends in .parquet"),
     ],
 )
 def test_bad_input_is_one_line_and_2(run_dir, arguments, message):
