@@ -21,7 +21,7 @@ TOO_LONG = f"longer than {MAX_LINE_BYTES >> 20} MiB"
 UNREADABLE = "unreadable"
 """How the reason begins where the rest of a file, or of a row group, is lost."""
 _CODECS = {".gz": "gzip", ".zst": "zstd"}
-_STEP = 1 << 16  # what a truncated stream holds is given up to the last whole step
+_STEP = 1 << 16
 _LINE_BYTES = 1000  # of a line, for an estimate, where none was read
 
 
@@ -103,6 +103,8 @@ def _line_batches(raw: _HashedFile, file: Path) -> Iterator[Batch]:
 
     while error is None:
         block, error = _read_block(stream)
+        if error is not None and codec:
+            block += _up_to_the_fault(file, codec, n_bytes + len(block))
         if not block:
             break
         n_bytes += len(block)
@@ -135,11 +137,25 @@ def _read_block(stream: io.RawIOBase | pa.NativeFile) -> tuple[bytes, OSError | 
     return b"".join(parts), None
 
 
+def _up_to_the_fault(file: Path, codec: str, n_bytes: int) -> bytes:
+    """What can be read after so many bytes: byte by byte, as a read that fails gives nothing."""
+    parts: list[bytes] = []
+    try:
+        with pa.CompressedInputStream(pa.OSFile(str(file)), codec) as stream:
+            while n_bytes:
+                n_bytes -= len(stream.read(min(n_bytes, BATCH_BYTES)))
+            while part := stream.read(1):
+                parts.append(part)
+    except OSError:
+        pass
+    return b"".join(parts)
+
+
 def _rest_lost(raw: _HashedFile, file: Path, line: int, n_bytes: int, error: OSError) -> Rejected:
     """The rest of a file from `line` on, before which `n_bytes` were read, decompressed."""
     size, position = file.stat().st_size, raw.tell()
     whole = _decompressed_size(file)
-    if whole > n_bytes:
+    if whole >= n_bytes > 0:
         missing, said = whole - n_bytes, f"{whole - n_bytes:,} of {whole:,} bytes are missing"
     elif position < size:
         missing = n_bytes * (size - position) // max(position, 1) if n_bytes else size

@@ -11,13 +11,13 @@ depends on the number of tasks.
 
 import dataclasses
 import hashlib
-import os
+import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import numpy as np
 import orjson
@@ -28,6 +28,7 @@ from datatrove.pipeline.base import PipelineStep
 from data_prep.pipeline import write_json
 from data_prep.readers import SetAside, look_into
 from data_prep.sources import SOURCES, Source, find_inputs, read_source
+from lit_gpt.files import create, sync
 from lit_gpt.option_types import NonNegativeInt
 
 KEPT = "documents"
@@ -67,7 +68,7 @@ def input_files(options: CorpusOptions, in_job: bool) -> list[Path]:
     """
     files = find_inputs(options.input, download=not in_job)
     if not in_job:
-        look_into(files, options.read_as().text, options.id_fields or ())
+        look_into(files, options.read_as().text, options.read_as().id, options.id_fields is not None)
     return files
 
 
@@ -198,13 +199,18 @@ class WriteFiles(PipelineStep):
             self.stat_update(name, value=count)
 
 
+def _plain(value: Any) -> str:
+    """What Parquet knows and JSON does not: bytes, decimal numbers, durations."""
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+
 class _FilesOfOne:
     """What comes of one input file: the kept documents, and by reason the excluded. All appear at the end."""
 
     def __init__(self, folder: Path, file: int) -> None:
         self._folder = folder
         self._name = file_name(file)
-        self._files: dict[str, tuple[BinaryIO, Any]] = {}
+        self._files: dict[str, tuple[io.BufferedWriter, Any]] = {}
 
     def __enter__(self) -> "_FilesOfOne":
         self._open(KEPT)
@@ -220,14 +226,13 @@ class _FilesOfOne:
             fields["excluded"] = document.excluded
             if where not in self._files:
                 self._open(where)
-        self._files[where][1].write(orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE))
+        self._files[where][1].write(orjson.dumps(fields, _plain, orjson.OPT_APPEND_NEWLINE))
         return where
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         for where, (file, stream) in self._files.items():
             stream.close()
-            file.flush()
-            os.fsync(file.fileno())
+            sync(file)
             file.close()
             if error is None:
                 path = self._folder / where / self._name
@@ -236,5 +241,5 @@ class _FilesOfOne:
     def _open(self, where: str) -> None:
         path = (self._folder / where / self._name).with_suffix(".tmp")
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("wb")
+        file = create(path)
         self._files[where] = (file, zstandard.ZstdCompressor(level=3).stream_writer(file, closefd=False))

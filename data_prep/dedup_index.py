@@ -16,11 +16,14 @@ Files, little endian, `part` and `share` of five digits:
     repeats/<share>.bounds.npy    int64 (runs, blocks + 1): where in the file each block of each run begins
 """
 
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from lit_gpt.files import create
 
 RECORD = np.dtype([("high", "<u8"), ("low", "<u8"), ("offset", "<u4")])
 """A paragraph: two halves of its hash and its number within the run. Packed: 20 bytes."""
@@ -38,7 +41,7 @@ class SignatureWriter:
     def __init__(self, folder: Path, part: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._stem = folder / f"{part:05d}"
-        self._file = self._stem.with_suffix(".bin").open("wb")
+        self._file = create(self._stem.with_suffix(".bin"))
         self._waiting: list[bytes] = []
         self._n_waiting = 0
         self._bounds: list[np.ndarray] = []
@@ -55,8 +58,8 @@ class SignatureWriter:
         self._write_run()
         self._file.close()
         bounds = np.array(self._bounds, dtype=np.uint32).reshape(-1, BUCKETS + 1)
-        np.save(self._stem.with_suffix(".counts.npy"), np.diff(bounds, axis=1).sum(axis=0, dtype=np.int64))
-        np.save(self._stem.with_suffix(".bounds.npy"), bounds)
+        _save(self._stem.with_suffix(".counts.npy"), np.diff(bounds, axis=1).sum(axis=0, dtype=np.int64))
+        _save(self._stem.with_suffix(".bounds.npy"), bounds)
 
     def _write_run(self) -> None:
         hashes = np.frombuffer(b"".join(self._waiting), dtype="<u8").reshape(-1, 2)
@@ -64,10 +67,17 @@ class SignatureWriter:
         order = np.argsort(hashes[:, 0], kind="stable")
         run = np.empty(len(order), RECORD)
         run["high"], run["low"], run["offset"] = hashes[order, 0], hashes[order, 1], order
-        run.tofile(self._file)
+        self._file.write(run.view(np.uint8).data)
         prefixes = (run["high"] >> np.uint64(64 - PREFIX_BITS)).astype(np.int64)
         counts = np.bincount(prefixes, minlength=BUCKETS)
         self._bounds.append(np.concatenate(([0], np.cumsum(counts))))
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    content = io.BytesIO()
+    np.save(content, array)
+    with create(path) as file:
+        file.write(content.getbuffer())
 
 
 def part_starts(signatures: Path, n_parts: int) -> np.ndarray:
@@ -107,14 +117,14 @@ def find_repeats(signatures: Path, repeats: Path, n_parts: int, share: int, n_sh
     edges = np.arange(0, starts[-1] + BLOCK, BLOCK)
     repeats.mkdir(parents=True, exist_ok=True)
     bounds, n_repeats = [], 0
-    with (repeats / f"{share:05d}.bin").open("wb") as file:
+    with create(repeats / f"{share:05d}.bin") as file:
         for first, last in _bucket_ranges(signatures, n_parts, n_shares)[share::n_shares]:
             for numbers in _repeats_between(signatures, starts, first, last):
                 numbers.sort()
-                (numbers % BLOCK).astype("<u4").tofile(file)
+                file.write((numbers % BLOCK).astype("<u4").data)
                 bounds.append(np.searchsorted(numbers, edges) + n_repeats)
                 n_repeats += len(numbers)
-    np.save(repeats / f"{share:05d}.bounds.npy", np.array(bounds, dtype=np.int64).reshape(-1, len(edges)))
+    _save(repeats / f"{share:05d}.bounds.npy", np.array(bounds, dtype=np.int64).reshape(-1, len(edges)))
     return n_repeats
 
 

@@ -11,6 +11,7 @@ from data_prep.pipeline import write_json
 from data_prep.readers import TEXT_FIELDS, SetAside, find_files, look_into
 from data_prep.train_tokenizer import sample
 from lit_gpt.cli import InputError, progress, run_command
+from lit_gpt.files import write_atomically
 from lit_gpt.option_types import PositiveFloat
 from lit_gpt.tokenizer import Tokenizer
 
@@ -54,14 +55,14 @@ class Measures:
 def main(options: Options) -> None:
     """Measure every tokenizer on the same texts; print and write the comparison."""
     files = find_files(options.input)
-    look_into(files, options.text_fields)
+    look_into(files, options.text_fields, ())
     texts = list(sample(files, options.sample_mb * 1e6, SetAside(), options.text_fields))
     if not any(text.split() for text in texts):
         raise InputError("no words in the sample: give other --input")
     measured = [measure(Tokenizer.load(folder), texts) for folder in options.tokenizers]
     options.output.mkdir(parents=True, exist_ok=True)
     write_json(options.output / "tokenizers.json", [asdict(measures) for measures in measured])
-    (options.output / "tokenizers.md").write_text(table(measured), encoding="utf-8")
+    write_atomically(options.output / "tokenizers.md", table(measured))
     plot(measured, options.output / "tokenizers.png")
     print(table(measured), end="")
 

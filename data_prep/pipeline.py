@@ -29,7 +29,7 @@ from datatrove.pipeline.base import PipelineStep
 from data_prep.parallel import n_cores, ordered_map
 from data_prep.tokenize_state import claimed
 from lit_gpt.cli import InputError, progress
-from lit_gpt.files import write_atomically
+from lit_gpt.files import naming, write_atomically
 from lit_gpt.option_types import Duration, PositiveInt
 
 
@@ -110,7 +110,8 @@ def run_stages(stages: list[Stage], options: ExecutionOptions, folder: Path, com
     """
     if options.stage is not None:
         [stage] = [stage for stage in stages if stage.name == options.stage]
-        _slurm_executor(stage, options, "").run()
+        with naming(stage.folder):
+            _slurm_executor(stage, options, "").run()
         return False
     with claimed(folder):
         write_json(folder / "options.json", dataclasses.asdict(options))
@@ -177,7 +178,8 @@ def _run_task(executor: PipelineExecutor, rank: int) -> None:
     if multiprocessing.parent_process() is not None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a task takes minutes: Ctrl-C does not wait for it
     loguru.logger.disable("datatrove")  # it reports each step of each task on the terminal
-    copy.deepcopy(executor)._run_for_rank(rank)
+    with naming(executor.logging_dir.path):  # datatrove's own files and those of its steps
+        copy.deepcopy(executor)._run_for_rank(rank)
 
 
 class _SlurmExecutor(SlurmPipelineExecutor):

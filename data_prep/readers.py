@@ -25,6 +25,7 @@ ID_FIELDS = ("id", "doc_id", "document_id")
 SUFFIXES = tuple(name + end for name in (".jsonl", ".ndjson", ".json") for end in ("", ".gz", ".zst"))
 SUFFIXES += (".parquet",)
 _LOOKED_INTO = 200
+_MAX_DEPTH = 200
 _LOSSES_SHOWN = 10
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -146,33 +147,36 @@ def read_documents(
                 set_aside.add(file, each)
 
 
-def look_into(files: Sequence[Path], text_fields: Sequence[str], id_fields: Sequence[str] = ()) -> None:
+def look_into(
+    files: Sequence[Path], text_fields: Sequence[str], id_fields: Sequence[str], needs_id: bool = False
+) -> None:
     """Read each file, of very many a share, up to its first document, before anything is made of them.
 
     Args:
-        id_fields: one of them must be there; none: they may be missing.
+        needs_id: the id may not be missing.
 
     Raises:
-        InputError: a file has no usable line, or its objects have other fields.
+        InputError: a file has no usable line, its objects have other fields, or no file has a document.
     """
-    for file in files[:: len(files) // _LOOKED_INTO + 1]:
+    looked_into, documents = files[:: len(files) // _LOOKED_INTO + 1], []
+    for file in looked_into:
         set_aside = SetAside()
-        document = next(read_documents([file], set_aside, text_fields, ()), None)
+        document = next(read_documents([file], set_aside, text_fields, id_fields), None)
         if document is None and set_aside.places:
             place, reason = set_aside.places[0]
+            hint = "a document is a JSON object in a line of its own, or a row of Parquet"
+            raise InputError(f"{file} has no document that can be used, {place}: {reason}; {hint}")
+        if document is None:
+            continue
+        documents.append(document)
+        if needs_id and document.id == f"{file}:{document.source_line}":
+            given, wanted = ", ".join(document.metadata)[:200] or "(none)", ", ".join(id_fields)
             raise InputError(
-                f"{file} has no document that can be used, {place}: {reason}; leave it out or mend it"
+                f"{file} has beside its text the fields {given}, none of {wanted}; name one by "
+                "--id_fields, or leave that out to name documents by file and line"
             )
-        if (
-            document is not None
-            and id_fields
-            and all(look_up(document.metadata, name) in (None, "") for name in id_fields)
-        ):
-            given, wanted = ", ".join(document.metadata), ", ".join(id_fields)
-            raise InputError(
-                f"{file} has beside its text the fields {given[:200] or '(none)'}, none of {wanted}; name "
-                "one by --id_fields, or leave that out to name documents by file and line"
-            )
+    if not documents and len(looked_into) == len(files):
+        raise InputError(f"no document in {', '.join(map(str, files[:3]))}{' ...' * (len(files) > 3)}")
 
 
 def parse_batch(batch: Batch, text_fields: Sequence[str], id_fields: Sequence[str]) -> Parsed:
@@ -226,10 +230,23 @@ def _json_object(line: bytes, fields: tuple[Sequence[str], Sequence[str]]) -> di
         raise ValueError(f"not JSON ({error.msg})" if _is_utf8(line) else "not UTF-8") from None
     if not isinstance(values, dict):
         raise ValueError("not a JSON object")
+    if line.count(b"{") + line.count(b"[") > _MAX_DEPTH and _is_deep(values):
+        raise ValueError("not JSON (nested too deep)")
     for name in filter(None, (_first(names, values) for names in fields)):
         if line.count(b'"%b"' % name.encode()) > 1 and _keys(line).count(name) > 1:
             raise ValueError(f"field {name} is given twice")
     return values
+
+
+def _is_deep(values: Any) -> bool:
+    """Deeper than can be written again."""
+    level = [values]
+    for _ in range(_MAX_DEPTH):
+        inner = [each.values() if isinstance(each, dict) else each for each in level]
+        level = [value for each in inner for value in each if isinstance(value, dict | list)]
+        if not level:
+            return False
+    return True
 
 
 def _keys(line: bytes) -> list[str]:

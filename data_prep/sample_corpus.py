@@ -19,6 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lit_gpt.cli import InputError, run_command
+from lit_gpt.files import create
 from lit_gpt.option_types import PositiveFloat
 
 PASSAGES = Path(__file__).resolve().parent / "sample_passages"
@@ -48,9 +49,10 @@ def main(options: Options) -> None:
     part = options.output.with_name(options.output.name + ".part")
     left = options.megabytes * 1e6
     count = 0
-    with part.open("w", encoding="utf-8") as file:
+    with create(part) as file:
         for register, text in documents(options.seed):
-            file.write(json.dumps({"id": f"{register}-{count:05d}", "text": text}, ensure_ascii=False) + "\n")
+            line = json.dumps({"id": f"{register}-{count:05d}", "text": text}, ensure_ascii=False)
+            file.write(line.encode() + b"\n")
             count += 1
             left -= len(text.encode())
             if left <= 0:

@@ -16,7 +16,7 @@ import tokenizers
 from sentencepiece import sentencepiece_model_pb2
 
 from lit_gpt.cli import InputError
-from lit_gpt.files import write_atomically
+from lit_gpt.files import create, write_atomically
 from lit_gpt.tokenizer import begin_with_bos, for_transformers
 
 UNK, BOS, EOS = "<unk>", "<s>", "</s>"  # ids 0, 1 and 2; with bytes to fall back on <unk> never occurs
@@ -54,7 +54,8 @@ def train(texts: Iterable[str], vocab_size: int, output: Path, special_tokens: S
     except RuntimeError as error:
         raise InputError(f"SentencePiece: {str(error)[-200:]} (--vocab_size {vocab_size})") from None
     output.mkdir(parents=True, exist_ok=True)
-    (output / "tokenizer.model").write_bytes(model.getvalue())
+    with create(output / "tokenizer.model") as file:
+        file.write(model.getvalue())
     config = {
         "bos_token": BOS,
         "eos_token": EOS,

@@ -12,6 +12,7 @@ from datatrove.pipeline.base import PipelineStep
 from data_prep.corpus import KEPT
 from data_prep.pipeline import write_json
 from data_prep.readers import SetAside, losses_in_short, read_documents
+from lit_gpt.files import write_atomically
 
 EXAMPLES = 3
 EXAMPLE_CHARACTERS = 400
@@ -33,9 +34,7 @@ class Summarise(PipelineStep):
         """Yields nothing."""
         stats = collect(self.folder, self.stages)
         write_json(self.folder / "stats.json", stats)
-        temporary = self.folder / "report.tmp"
-        temporary.write_text(report(self.folder, self.title, stats), encoding="utf-8")
-        temporary.replace(self.folder / "report.html")
+        write_atomically(self.folder / "report.html", report(self.folder, self.title, stats))
         yield from ()
 
 

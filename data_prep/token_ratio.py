@@ -58,7 +58,7 @@ def main(options: Options) -> None:
     """Measure, propose, plot."""
     tokenizer = Tokenizer.load(options.tokenizer)
     files = find_files(options.input)
-    look_into(files, options.text_fields)
+    look_into(files, options.text_fields, ())
     texts = sample(files, options.sample_mb * 1e6, SetAside(), options.text_fields)
     ratios, sizes, examples = [], [], []
     for text in progress(texts, description="encode", unit=" documents"):

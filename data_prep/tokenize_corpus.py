@@ -64,7 +64,7 @@ def main(options: Options) -> None:
     _check(options)
     tokenizer = Tokenizer.load(options.tokenizer)
     files = find_files(options.input)
-    look_into(files, options.text_fields, [] if options.id_fields == list(ID_FIELDS) else options.id_fields)
+    look_into(files, options.text_fields, options.id_fields, options.id_fields != list(ID_FIELDS))
     folders = [folder for folder in (options.output, options.val_output) if folder is not None]
     with claimed(options.output):
         state = _begin(options, tokenizer, files)

@@ -53,7 +53,7 @@ def main(options: Options) -> None:
         raise InputError(f"{options.output} holds a tokenizer already; give another --output or remove it")
     set_aside = SetAside(options.max_bad_lines)
     files = find_files(options.input)
-    look_into(files, options.text_fields)
+    look_into(files, options.text_fields, ())
     with progress(description="read", unit="B") as bar:
         texts = sample(files, options.sample_mb * 1e6, set_aside, options.text_fields)
         vocab_size = -(-options.vocab_size // options.vocab_multiple) * options.vocab_multiple

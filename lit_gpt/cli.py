@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeVar, cast
 
 from tqdm import tqdm
 
-from lit_gpt.errors import InputError
+from lit_gpt.errors import InputError, machine_error
 from lit_gpt.option_parser import option_parser
 from lit_gpt.option_types import convert_fields, hints_of, required, suggestion
 
@@ -53,11 +53,16 @@ def run_command(
     argv: Sequence[str] | None = None,
     program: str | None = None,
 ) -> NoReturn:
-    """Parse, run, and leave: 0 done, 2 bad input (one line, no traceback), 130 interrupted."""
+    """Parse, run, and leave: 0 done, 2 bad input or a full disk (one line, no traceback), 130 interrupted."""
     try:
         main(parse_options(options_class, argv, program))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(EXIT_BAD_INPUT)
+    except OSError as error:
+        if (message := machine_error(error)) is None:
+            raise
+        print(f"error: {message}", file=sys.stderr, flush=True)
         sys.exit(EXIT_BAD_INPUT)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)

@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
+from lit_gpt.files import create
+
 ROW_GROUP = 8192  # what is read to look up one document
 _SCHEMA = pa.schema(
     [("id", pa.string()), ("source", pa.string()), ("source_line", pa.int64()), ("n_tokens", pa.int32())]
@@ -45,13 +47,16 @@ def write_documents(base: Path, parts: Iterable[DocumentColumns]) -> None:
         parts: the documents, any number at once but a multiple of `ROW_GROUP` in all parts except the last.
     """
     hashes = []
-    with pq.ParquetWriter(f"{base}.docs.parquet", _SCHEMA, compression="zstd") as table:
+    with (
+        create(Path(f"{base}.docs.parquet")) as file,
+        pq.ParquetWriter(file, _SCHEMA, compression="zstd") as table,
+    ):
         for part in parts:
             table.write_table(pa.table(list(part), schema=_SCHEMA), row_group_size=ROW_GROUP)
             hashes.append(np.fromiter(map(_hash, part.ids), dtype="<u8", count=len(part.ids)))
     hashes_by_document = np.concatenate(hashes)
     order = np.argsort(hashes_by_document, kind="stable")
-    with open(f"{base}.ids", "wb") as file:
+    with create(Path(f"{base}.ids")) as file:
         file.write(hashes_by_document[order].tobytes())
         file.write(order.astype("<u4").tobytes())
 

@@ -1,4 +1,19 @@
-"""The error that a user can mend."""
+"""The errors that a user can mend."""
+
+import errno
+
+_OF_THE_MACHINE = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EIO,
+    errno.EFBIG,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ESTALE,
+    errno.EMFILE,
+    errno.ENFILE,
+}
 
 
 class InputError(Exception):
@@ -8,3 +23,12 @@ class InputError(Exception):
         super().__init__(
             " ".join(message.splitlines())
         )  # names of files and foreign errors may have line ends
+
+
+def machine_error(error: OSError) -> str | None:
+    """One line for what a disk or a right refuses; None for what may be a fault of the program."""
+    path = error.filename2 or error.filename
+    if error.errno not in _OF_THE_MACHINE or path is None:
+        return None
+    line = f"{path}: {error.strerror}; mend that and run the command again"
+    return " ".join(line.splitlines())

@@ -6,18 +6,44 @@ import io
 import json
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lit_gpt.errors import InputError
 
 MAX_JSON_BYTES = 64 << 20
+_BUFFER = 1 << 16
+
+
+@contextmanager
+def naming(path: Path | str) -> Iterator[None]:
+    """Let errors say where: writing and syncing raise "No space left on device" without a path."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+class _NamingFile(io.FileIO):
+    def write(self, data: Any, /) -> int:
+        with naming(str(self.name)):
+            return super().write(data)
+
+
+def create(path: Path, mode: str = "wb") -> io.BufferedWriter:
+    """Open a file for writing, whose errors name it."""
+    return io.BufferedWriter(_NamingFile(str(path), mode), _BUFFER)
 
 
 def sync(file: io.IOBase) -> int:
     """Bring what was written to disk; returns the position."""
     file.flush()
-    os.fsync(file.fileno())
+    with naming(file.name if isinstance(file, io.BufferedWriter | io.BufferedRandom) else ""):
+        os.fsync(file.fileno())
     return file.tell()
 
 
@@ -75,8 +101,8 @@ def read_json(path: Path, hint: str, limit: int = MAX_JSON_BYTES) -> dict[str, A
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file so that after a crash at any moment there is the old content or the new."""
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
+    with create(temporary) as file:
+        file.write(text.encode())
         sync(file)
     os.replace(temporary, path)
     sync_folder(path.parent)
@@ -138,7 +164,7 @@ def cut_back(path: Path, size: int) -> io.BufferedRandom:
     """
     if size and (not path.is_file() or path.stat().st_size < size):
         raise InputError(f"{path} has lost what was written of it; remove {path.parent} and begin again")
-    file = path.open("r+b" if path.exists() else "w+b")
+    file = io.BufferedRandom(_NamingFile(str(path), "r+b" if path.exists() else "w+b"), _BUFFER)
     file.truncate(size)
     file.seek(size)
     return file

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lit_gpt.cli import InputError
-from lit_gpt.files import open_regular
+from lit_gpt.files import create, open_regular
 
 _MAGIC = b"MMIDIDX\x00\x00"
 _VERSION = 1
@@ -42,7 +42,7 @@ def write_index(path: Path, dtype: np.dtype, lengths: np.ndarray) -> None:
         lengths: int32 (n_documents,) tokens.
     """
     sizes = lengths.astype(np.int64) * dtype.itemsize
-    with path.open("wb") as file:
+    with create(path) as file:
         file.write(_HEADER.pack(_MAGIC, _VERSION, _CODE_OF_DTYPE[dtype], len(lengths), len(lengths) + 1))
         file.write(lengths.astype("<i4").tobytes())
         file.write((np.cumsum(sizes) - sizes).astype("<i8").tobytes())

@@ -5,7 +5,6 @@ Five little-endian arrays one after the other: `row_offsets` (rows + 1,), `check
 """
 
 import itertools
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +13,7 @@ import numpy as np
 import xxhash
 
 from lit_gpt.bin_packing import Packing
+from lit_gpt.files import create, sync
 
 _ROWS_AT_ONCE = 1 << 14  # adopted shards may have any size
 _LAYOUT = {"row_offsets": "<i8", "checksums": "<u8", "document": "<i4", "start": "<i4", "length": "<i4"}
@@ -85,14 +85,12 @@ def row_checksums(packing: Packing, tokens: np.ndarray, pointers: np.ndarray) ->
 def write_shard(path: Path, packing: ShardPacking) -> ShardEntry:
     """Write a shard's rows; they are on disk when this returns."""
     digest = xxhash.xxh3_128()
-    with path.open("xb") as file:
+    with create(path, "xb") as file:
         for name, kind in _LAYOUT.items():
             data = getattr(packing, name).astype(kind, copy=False).tobytes()
             digest.update(data)
             file.write(data)
-        size = file.tell()
-        file.flush()
-        os.fsync(file.fileno())
+        size = sync(file)
     return ShardEntry(
         rows=packing.n_rows,
         pieces=packing.length.size,

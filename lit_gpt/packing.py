@@ -23,7 +23,7 @@ import numpy as np
 
 from lit_gpt.bin_packing import Packing, pack_lengths
 from lit_gpt.cli import InputError, progress
-from lit_gpt.files import lock
+from lit_gpt.files import lock, sync_folder, write_atomically
 from lit_gpt.packed_shard import (
     RowTokens,
     ShardEntry,
@@ -199,7 +199,7 @@ def _rename_unless_there(building: Path, folder: Path) -> None:
     except OSError:
         if not folder.exists():
             raise
-    _sync(folder.parent)
+    sync_folder(folder.parent)
 
 
 def _build(store: TokenStore, identity: dict[str, Any], folder: Path) -> None:
@@ -211,11 +211,7 @@ def _build(store: TokenStore, identity: dict[str, Any], folder: Path) -> None:
         entries.append(write_shard(folder / _file_name(shard), ShardPacking.of(packing, checksums)))
     manifest = {**identity, "shards": [vars(entry) for entry in entries]}
     manifest["fingerprint"] = _hash(manifest)
-    with (folder / MANIFEST).open("w", encoding="utf-8") as file:
-        json.dump(manifest, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    _sync(folder)
+    write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1))
 
 
 def _check_store(store: TokenStore, shard: int) -> None:
@@ -251,12 +247,3 @@ def _damaged(folder: Path, reason: str) -> InputError:
 
 def _hash(values: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-def _sync(folder: Path) -> None:
-    """Make what was created or renamed in a folder survive a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

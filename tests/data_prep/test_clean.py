@@ -1,9 +1,13 @@
 """Filtering by the command: every document of the input ends in one place, with a reason."""
 
+import datetime
+import decimal
 import html.parser
 import json
 import re
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from data_prep import clean
@@ -136,3 +140,19 @@ def test_a_file_of_which_nothing_is_kept_is_still_there(tmp_path):
         "000001.jsonl.zst",
     ]
     assert documents(output / "documents") == []
+
+
+def test_what_only_parquet_knows_becomes_text(tmp_path):
+    columns = {
+        "id": ["a"],
+        "text": [GOOD],
+        "when": [datetime.datetime(2020, 1, 2)],
+        "took": [datetime.timedelta(seconds=3)],
+        "raw": [b"\xff\x00"],
+        "price": [decimal.Decimal("1.50")],
+        "pairs": pa.array([[("x", 1)]], pa.map_(pa.string(), pa.int64())),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet")
+    [kept] = documents(run([tmp_path / "x.parquet"], tmp_path / "out") / "documents")
+    found = [kept[name] for name in ("when", "took", "raw", "price", "pairs")]
+    assert found == ["2020-01-02T00:00:00", "0:00:03", "ff00", "1.50", [["x", 1]]]

@@ -74,6 +74,8 @@ LINES: list[tuple[bytes, str | None]] = [
     (b'{"text": "a", "n": ' + b"9" * 10_000 + b"}", "not JSON"),
     (b'{"text": "a", "n": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "not JSON"),
     (b'{"n": ' * 100_000 + b"1" + b"}" * 100_000, "not JSON"),
+    (b'{"text": "a", "n": ' + b"[" * 300 + b"]" * 300 + b"}", "nested too deep"),
+    (b'{"text": "' + b"[{" * 300 + b'", "n": [[[1]]]}', None),
     (b'{"text": "a", "text": "b"}', "given twice"),
     (b'{"id": "a", "text": "b", "id": "c"}', "given twice"),
     (b'{"text": "' + b"x" * MAX_LINE_BYTES + b'"}', "longer than 32 MiB"),
@@ -86,7 +88,8 @@ def test_unusable_lines_are_named_and_the_rest_is_read(tmp_path: Path, last: boo
         file = tmp_path / f"{number}.jsonl"
         file.write_bytes(b"\n".join([GOOD[0], line] if last else [GOOD[0], line, GOOD[1]]))
         documents, rejected = read(file)
-        assert [each[1] for each in documents] == ["eins"] + ["zwei\nZeilen ☃"] * (not last), line[:50]
+        texts = [text for _, text in documents if not text.startswith("[{")]
+        assert texts == ["eins"] + ["zwei\nZeilen ☃"] * (not last), line[:50]
         assert len(rejected) == (reason is not None), line[:50]
         for place, found in rejected:
             assert place == "2"
@@ -296,14 +299,16 @@ def test_a_file_is_looked_into_before_anything_is_made_of_it(tmp_path: Path):
     good.write_bytes(b"{\n" * 20 + GOOD[0])
     nested.write_bytes(b'{"page": {"body": "x", "url": "u"}, "n": 1}')
     blank.write_bytes(b"\n\n")  # nothing is lost of it
-    look_into([good, blank], ["text"])
-    look_into([nested], ["page.body"], ["page.url"])
+    look_into([good, blank], ["text"], ["id"])
+    look_into([nested], ["page.body"], ["page.url"], needs_id=True)
     [document] = read_documents([nested], SetAside(), ["page.body"], ["page.url"])
     assert (document.id, document.text, document.metadata) == ("u", "x", {"page": {}, "n": 1})
     with pytest.raises(
         InputError, match=r"beside its text the fields page, n, none of url; name one by --id_f"
     ):
-        look_into([nested], ["page.body"], ["url"])
+        look_into([nested], ["page.body"], ["url"], needs_id=True)
+    with pytest.raises(InputError, match=r"no document in .*blank.jsonl"):
+        look_into([blank], ["text"], ["id"])
     disguised = tmp_path / "disguised.jsonl"
     for content, says in [
         (b"%PDF-1.7\n%\xe2\xe3\n1 0 obj\n", r"disguised.jsonl:1: not JSON"),
@@ -311,12 +316,24 @@ def test_a_file_is_looked_into_before_anything_is_made_of_it(tmp_path: Path):
         (json.dumps([{"text": "eins"}]).encode(), r":1: not a JSON object"),
         (b"\n".join(GOOD).decode().encode("utf-16"), r":1: not UTF-8"),
         (b"\r".join(GOOD), r":1: not JSON"),
+        (b'{"text": "x", "id": 1.5}', r":1: field id is neither"),
     ]:
         disguised.write_bytes(content)
         with pytest.raises(
-            InputError, match=rf"has no document that can be used.*{says}.*leave it out or mend"
+            InputError, match=rf"has no document that can be used.*{says}.*a JSON object in a line"
         ):
-            look_into([good, disguised], ["text"])
+            look_into([good, disguised], ["text"], ["id"])
+
+
+def test_a_stream_with_garbage_after_it_gives_all_it_holds(tmp_path: Path):
+    lines = [json.dumps({"id": str(n), "text": f"{n * 7919 % 10007} Wörter"}) for n in range(5000)]
+    for suffix, garbage in ((".zst", b"garbage"), (".gz", b"\0" * 512)):
+        file = tmp_path / f"x.jsonl{suffix}"
+        file.write_bytes(COMPRESS[suffix]("\n".join([*lines, ""]).encode()) + garbage)
+        set_aside = SetAside(limit=10_000)
+        assert sum(1 for _ in read_documents([file], set_aside)) == 5000
+        [loss] = set_aside.losses()
+        assert f"{file}:5001: unreadable from here on" in loss
 
 
 def test_byte_order_marks_of_files_put_one_after_another(tmp_path: Path):
