@@ -197,7 +197,7 @@ def test_other_settings_or_input_are_refused_by_name(
     for state in ("unfinished", "finished"):
         if state == "finished":
             main(options)
-        for change in ({"val_fraction": 0.2}, {"max_shard_tokens": 7}, {"id_fields": ["key"]}):
+        for change in ({"val_fraction": 0.2}, {"max_shard_tokens": 7}, {"id_fields": ["key", "id"]}):
             with pytest.raises(InputError, match=f"begun with another {next(iter(change))};"):
                 main(replace(options, **change))
         with pytest.raises(InputError, match="begun with another input;"):
