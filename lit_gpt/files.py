@@ -7,7 +7,8 @@ import json
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -98,14 +99,37 @@ def read_json(path: Path, hint: str, limit: int = MAX_JSON_BYTES) -> dict[str, A
     return value
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that after a crash at any moment there is the old content or the new."""
+@contextmanager
+def replacing(path: Path) -> Iterator[io.BufferedWriter]:
+    """A file that takes the place of `path`: after a crash at any moment there is the old content or the new.
+
+    Raises:
+        OSError: with the path in it, whatever failed; what was half written is removed, it would only fill
+            the disk.
+    """
     temporary = path.with_name(path.name + ".tmp")
-    with create(temporary) as file:
+    try:
+        with create(temporary) as file:
+            yield file
+            sync(file)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file as `replacing` does."""
+    with replacing(path) as file:
         file.write(text.encode())
-        sync(file)
-    os.replace(temporary, path)
-    sync_folder(path.parent)
+
+
+def unused_path(path: Path) -> Path:
+    """The path, or with a number before its suffix where it is taken."""
+    numbered = (path.with_name(f"{path.stem}.{number}{path.suffix}") for number in count(1))
+    return next(candidate for candidate in chain([path], numbered) if not os.path.lexists(candidate))
 
 
 def sync_folder(folder: Path) -> None:

@@ -6,10 +6,9 @@ first, each rank taking a part; then each rank reads the boxes of the tensors th
 them.
 """
 
-import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,11 +24,8 @@ from lit_gpt.tensor_files import TensorReader
 from pretrain import retention
 from pretrain.checkpoint_writer import retain, write_checkpoint
 from pretrain.ranks import Ranks, verify_together
+from pretrain.save_errors import SaveErrors
 from pretrain.snapshot import Snapshot, Staging, restore_model, restore_optimizer
-
-
-class SaveFailed(InputError):
-    """A checkpoint could not be written. The message names the path and the cause."""
 
 
 class Checkpointer:
@@ -43,7 +39,7 @@ class Checkpointer:
         keep_every: Checkpoints whose step is a multiple of it stay for ever; 0: none.
         state_dict_type: "sharded", every rank writes its part, or "full", rank 0 writes one set.
         asynchronous: Write while training goes on.
-        on_save_error: Whether `poll` asks the run to stop when a checkpoint could not be written.
+        errors: Told of every save, whether it came to disk.
     """
 
     def __init__(
@@ -57,18 +53,16 @@ class Checkpointer:
         keep_every: int,
         state_dict_type: Literal["sharded", "full"],
         asynchronous: bool,
-        on_save_error: Literal["stop", "continue"],
+        errors: SaveErrors,
     ) -> None:
         self.out_dir = Path(out_dir)
-        self._ranks = Ranks(process_group, rank, world_size)
+        self.ranks = Ranks(process_group, rank, world_size)
         self._keep = (keep_last, keep_every)
         self._state_dict_type = state_dict_type
         self._asynchronous = asynchronous
-        self._stop_on_error = on_save_error == "stop"
-        self._staging = Staging(self._ranks, full=state_dict_type == "full")
+        self.errors = errors
+        self._staging = Staging(self.ranks, full=state_dict_type == "full")
         self._thread: threading.Thread | None = None
-        self._failure: str | None = None
-        self._reported: str | None = None
         self._verified: tuple[Path, Manifest] | None = None
 
     # ---- saving
@@ -78,23 +72,27 @@ class Checkpointer:
         self._staging.reserve(model)
 
     def save(
-        self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
+        self,
+        step: int,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        state: Mapping[str, Any],
+        write_logs: Callable[[], None] = lambda: None,
     ) -> None:
         """Take a snapshot and write it (collective); waits first if the previous one is still being written.
 
         Args:
             state: JSON; rank 0's is stored.
+            write_logs: Done before, by every rank; if it fails on one, there is no checkpoint.
         """
         begun = time.monotonic()
         self.wait()
         if (waited := time.monotonic() - begun) > 1:
-            self._report(f"training waited {waited:.0f} s until the checkpoint before this one was written")
-        self.poll()
+            self.errors.warn(f"training waited {waited:.0f} s until the checkpoint before was written")
         snapshot = self._staging.take(model, optimizer)
-        self._failure = self._reported = None
         content = {**state, "step": step, "optimizer": snapshot.scalars}
         self._thread = threading.Thread(
-            target=self._write, args=(step, snapshot, content), name="checkpoint", daemon=True
+            target=self._write, args=(step, snapshot, content, write_logs), name="checkpoint", daemon=True
         )
         self._thread.start()
         if not self._asynchronous:
@@ -105,19 +103,6 @@ class Checkpointer:
         """Whether a checkpoint is being written."""
         return self._thread is not None and self._thread.is_alive()
 
-    def poll(self) -> bool:
-        """Report a failed save, once, without waiting for one that is under way.
-
-        Returns:
-            Whether the run is to stop, by policy. Ranks may learn of it a step apart: agree before stopping.
-        """
-        if self.saving or self._failure is None:
-            return False
-        if self._reported != self._failure:
-            self._reported = self._failure
-            self._report(self._failure + ("" if self._stop_on_error else "; the run goes on"))
-        return self._stop_on_error
-
     def wait(self) -> None:
         """Until nothing is being written any more."""
         if self._thread is not None:
@@ -125,27 +110,30 @@ class Checkpointer:
             self._thread = None
 
     def close(self) -> None:
-        """Wait for the last save.
+        """Wait for the last save (collective).
 
         Raises:
-            SaveFailed: it failed, whatever the policy: no later one makes up for it.
+            InputError: on all ranks, whatever the policy: something that one of them was to write is missing.
         """
         self.wait()
-        if self._failure is not None:
-            raise SaveFailed(self._failure)
+        self.ranks.each(self.errors.close)
 
-    def _write(self, step: int, snapshot: Snapshot, state: Mapping[str, Any]) -> None:
-        """The saving thread. Whatever goes wrong is kept for the next `poll`."""
+    def _write(
+        self, step: int, snapshot: Snapshot, state: Mapping[str, Any], write_logs: Callable[[], None]
+    ) -> None:
+        """The saving thread."""
         folder = self.out_dir / checkpoint.folder_name(step)
         try:
-            write_checkpoint(self._ranks, folder, step, self._state_dict_type, snapshot, state)
+            self.ranks.each(write_logs)
+            write_checkpoint(self.ranks, folder, step, self._state_dict_type, snapshot, state)
         except Exception as error:
-            self._failure = f"checkpoint of step {step} was not saved: {error}"
+            self.errors.failed("checkpoint", f"checkpoint of step {step} was not saved: {error}")
             return
+        self.errors.succeeded("checkpoint")
         try:
-            retain(self._ranks, folder, *self._keep)
+            retain(self.ranks, folder, *self._keep)
         except Exception as error:
-            self._report(f"old checkpoints were not removed: {error}")
+            self.errors.warn(f"old checkpoints were not removed: {error}")
 
     # ---- finding
 
@@ -164,14 +152,14 @@ class Checkpointer:
         if resume not in ("true", "auto"):
             self._verify(Path(resume))
             return Path(resume)
-        self._ranks.first(lambda: retention.finish_renames(self.out_dir))
+        self.ranks.first(lambda: retention.finish_renames(self.out_dir))
         for _, folder in reversed(self._list_checkpoints()):
             try:
                 self._verify(folder)
                 return folder
             except DamagedCheckpoint as damage:
                 self._set_aside(folder, "damaged", str(damage))
-        if damaged := self._ranks.first(lambda: retention.damaged(self.out_dir)):
+        if damaged := self.ranks.first(lambda: retention.damaged(self.out_dir)):
             raise InputError(
                 f"{self.out_dir}: no checkpoint is whole ({damaged[-1]}.txt says why): restore one, or train "
                 "anew in another folder"
@@ -184,17 +172,17 @@ class Checkpointer:
 
     def _list_checkpoints(self) -> list[tuple[int, Path]]:
         """Those that rank 0 sees."""
-        found = self._ranks.first(lambda: checkpoint.list_checkpoints(self.out_dir))
+        found = self.ranks.first(lambda: checkpoint.list_checkpoints(self.out_dir))
         return [(step, Path(folder)) for step, folder in found]
 
     def _verify(self, folder: Path) -> Manifest:
-        manifest = verify_together(self._ranks, folder)
+        manifest = verify_together(self.ranks, folder)
         self._verified = (folder, manifest)
         return manifest
 
     def _set_aside(self, folder: Path, suffix: str, reason: str) -> None:
-        target = self._ranks.first(lambda: retention.set_aside(folder, suffix, reason))
-        self._report(f"checkpoint set aside as {target}: {reason}")
+        target = self.ranks.first(lambda: retention.set_aside(folder, suffix, reason))
+        self.errors.warn(f"checkpoint set aside as {target}: {reason}")
 
     # ---- loading
 
@@ -237,10 +225,6 @@ class Checkpointer:
                 if step > state["step"]:
                     self._set_aside(later, "superseded", f"the run was resumed from {folder}")
         return state
-
-    def _report(self, message: str) -> None:
-        if self._ranks.rank == 0:
-            print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def _comparable(state: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -12,9 +12,8 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lit_gpt.cli import InputError
-from lit_gpt.files import sync, sync_folder, write_atomically
+from lit_gpt.files import replacing, sync_folder, unused_path, write_atomically
 
 FORMAT_VERSION = 1
 ROW_GROUP = 1 << 16
@@ -153,7 +152,7 @@ def write_part(path: Path, table: pa.Table) -> None:
     """Write rows of SCHEMA durably.
 
     Raises:
-        InputError: the disk is full, or the folder cannot be written.
+        OSError: with the path in it.
     """
     settings = {
         "row_group_size": ROW_GROUP,
@@ -164,17 +163,8 @@ def write_part(path: Path, table: pa.Table) -> None:
         "write_statistics": ["step", "shard"],  # by which readers skip groups
         "write_page_checksum": True,
     }
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            pq.write_table(table, file, **settings)
-            sync(file)
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise InputError(f"{path} cannot be written ({error.strerror}): make room and resume") from error
+    with replacing(path) as file:
+        pq.write_table(table, file, **settings)
 
 
 def discard_after(folder: Path, step: int) -> None:
@@ -186,20 +176,14 @@ def discard_after(folder: Path, step: int) -> None:
     for part in part_files(folder):
         if first_step(part) > step:
             discarded.mkdir(exist_ok=True)
-            os.replace(part, _unused(discarded / part.name))
+            os.replace(part, unused_path(discarded / part.name))
         elif last_step(part) > step:
             head = pa.concat_tables(read_row_groups(part, step=(0, step)))
             tail = pa.concat_tables(read_row_groups(part, step=(step + 1, sys.maxsize)))
             discarded.mkdir(exist_ok=True)
-            write_part(_unused(discarded / part_name(step + 1, int(part.stem.split("-")[3]))), tail)
+            write_part(unused_path(discarded / part_name(step + 1, int(part.stem.split("-")[3]))), tail)
             write_part(part, head)
     sync_folder(folder)
-
-
-def _unused(path: Path) -> Path:
-    """The path, or with a number where it is taken: the same steps may be discarded more than once."""
-    numbered = (path.with_name(f"{path.stem}.{number}{path.suffix}") for number in count(1))
-    return next(candidate for candidate in chain([path], numbered) if not candidate.exists())
 
 
 # ---- data.json

@@ -5,7 +5,7 @@ checkpoint a run resumes from is discarded. So the log has no step twice and non
 killed, and on how many ranks the run goes on.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,8 @@ from pretrain.row_table import RowTable, StepRows
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+
+MAX_WAITING_BYTES = 1 << 30  # of a node, kept while the disk refuses them
 
 
 class DatapointLog:
@@ -46,6 +48,7 @@ class DatapointLog:
         self._rank, self._local_rank, self._node_rank = rank, local_rank, node_rank
         self._node_group = node_group
         self._steps: list[tuple[StepRows, float]] = []
+        self._waiting = SCHEMA.empty_table()
 
     def discard_after(self, step: int) -> None:
         """Begin, or go on, after `step`: set aside what is logged later, and note the data from there on.
@@ -73,21 +76,40 @@ class DatapointLog:
         """Remember what this rank was fed, and when (Unix time). Nothing is copied."""
         self._steps.append((rows, seconds))
 
-    def commit(self, step: int, skipped_steps: Collection[int] = ()) -> None:
-        """Put on disk what was recorded since the last commit. For all ranks of a node at once.
+    def take(self, step: int, skipped_steps: Collection[int] = ()) -> Callable[[], None]:
+        """Hand over what was recorded since the last time.
 
         Args:
             step: the checkpoint's; nothing later was recorded.
             skipped_steps: those whose update was not applied.
+
+        Returns:
+            What puts it on disk, for all ranks of a node at once, in any thread. It raises an OSError, with
+            the path in it, where that fails; the next one then has these steps as well.
         """
         assert all(rows.step <= step for rows, _ in self._steps)
-        table = _to_table(self._steps, self._rank, skipped_steps)
-        self._steps.clear()
+        steps, self._steps = self._steps, []
+        return lambda: self._write(steps, skipped_steps)
+
+    def commit(self, step: int, skipped_steps: Collection[int] = ()) -> None:
+        """Take and write at once."""
+        self.take(step, skipped_steps)()
+
+    @property
+    def too_much_waits(self) -> bool:
+        """Whether more than `MAX_WAITING_BYTES` could not be written."""
+        return self._waiting.nbytes > MAX_WAITING_BYTES
+
+    def _write(self, steps: list[tuple[StepRows, float]], skipped_steps: Collection[int]) -> None:
+        table = _to_table(steps, self._rank, skipped_steps)
         if self._node_group is not None:
             table = _gather(table, self._node_group)
-        if self._local_rank == 0 and table.num_rows > 0:
-            name = datapoint_files.part_name(table["step"][0].as_py(), self._node_rank)
-            datapoint_files.write_part(self._folder / name, table)
+        if self._local_rank == 0:
+            self._waiting = pa.concat_tables([self._waiting, table])
+        if self._waiting.num_rows > 0:
+            name = datapoint_files.part_name(self._waiting["step"][0].as_py(), self._node_rank)
+            datapoint_files.write_part(self._folder / name, self._waiting)
+            self._waiting = SCHEMA.empty_table()
 
 
 def _to_table(steps: list[tuple[StepRows, float]], rank: int, skipped_steps: Collection[int]) -> pa.Table:

@@ -1,15 +1,24 @@
 """What a run reports: metrics.csv with every step, TensorBoard, Weights & Biases, the progress line."""
 
 import csv
+import io
 import os
 import sys
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from threading import BoundedSemaphore
 
 from tqdm import tqdm
 
 from lit_gpt.cli import InputError
+from lit_gpt.files import read_bounded, sync, unused_path, write_atomically
+from pretrain.boards import open_boards
+from pretrain.save_errors import SaveErrors
+
+MAX_BYTES = 4 << 30
+MAX_REPORTS = 1000  # that wait for a disk that hangs; then training waits, too
+MAX_UNWRITTEN = 100_000  # lines that wait for a disk that refuses, about 50 MB; then the oldest are lost
 
 
 @dataclass
@@ -43,36 +52,69 @@ COLUMNS = [field.name for field in fields(StepMetrics)]
 
 
 class MetricsWriter:
-    """Writes on rank 0. A run continued at a step first drops the lines after it: they are trained again."""
+    """Writes on rank 0, in a thread of its own. What cannot be written is kept and comes with the next lines.
 
-    def __init__(self, out_dir: Path, first_step: int, wandb_project: str | None) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # only here: whoever reads metrics does without
+    A run continued at a step first drops the lines after it: they are trained again.
 
+    Raises:
+        OSError: metrics.csv cannot be written at all.
+        InputError: `wandb_project` is given and the package is missing.
+    """
+
+    def __init__(self, out_dir: Path, first_step: int, wandb_project: str | None, errors: SaveErrors) -> None:
         self._path = out_dir / "metrics.csv"
-        self.restart = _cut_csv(self._path, first_step)
-        self._tensorboard = SummaryWriter(str(out_dir / "tensorboard"), purge_step=first_step)
-        self._wandb = _start_wandb(wandb_project, out_dir) if wandb_project else None
+        self._errors = errors
+        self._columns, self.restart = _cut_csv(self._path, first_step, errors)
+        self._size = self._path.stat().st_size
+        self._unwritten: list[StepMetrics] = []
+        self._boards = open_boards(out_dir, first_step, wandb_project, errors)
+        self._thread = ThreadPoolExecutor(1, "metrics")
+        self._room = BoundedSemaphore(MAX_REPORTS)
+        self._last: Future[None] | None = None
 
     def write(self, lines: list[StepMetrics]) -> None:
-        """Append lines and force them to disk; the last one goes to TensorBoard too."""
-        with self._path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            for line in lines:
-                writer.writerow({name: _cell(value) for name, value in asdict(line).items()})
-            file.flush()
-            os.fsync(file.fileno())
-        for line in lines[-1:]:
-            values = {k: v for k, v in asdict(line).items() if v is not None and k != "step"}
-            for name, value in values.items():
-                self._tensorboard.add_scalar(name, value, line.step)
-            if self._wandb is not None:
-                self._wandb.log(values, step=line.step)
+        """Append lines; the last one goes to the boards too. Returns at once, unless too much is waiting."""
+        self._room.acquire()
+        self._last = self._thread.submit(self._write, lines)
+
+    def flush(self) -> None:
+        """Wait until what was given so far is on disk, or could not be written."""
+        if self._last is not None:
+            self._last.result()
 
     def close(self) -> None:
-        """Flush TensorBoard and Weights & Biases."""
-        self._tensorboard.close()
-        if self._wandb is not None:
-            self._wandb.finish()
+        """Write what is left; try once more what could not be written."""
+        self.write([])
+        self.flush()
+        self._thread.shutdown()
+        for board in self._boards:
+            board.close()
+
+    def _write(self, lines: list[StepMetrics]) -> None:
+        self._room.release()
+        self._unwritten += lines
+        del self._unwritten[:-MAX_UNWRITTEN]
+        try:
+            if self._unwritten:
+                self._append(self._unwritten)
+        except OSError as error:
+            self._errors.failed("metrics.csv", f"{self._path} cannot be written: {error.strerror}")
+        else:
+            self._unwritten.clear()
+            self._errors.succeeded("metrics.csv")
+        for line in lines[-1:]:
+            values = {k: v for k, v in asdict(line).items() if v is not None and k != "step"}
+            for board in self._boards:
+                board.log(values, line.step)
+
+    def _append(self, lines: list[StepMetrics]) -> None:
+        """Add lines and force them to disk; what an attempt before left half written is cut off."""
+        with self._path.open("ab") as file:
+            size = min(file.tell(), self._size)
+            file.truncate(size)
+            header = [] if size else [dict(zip(self._columns, self._columns, strict=True))]
+            file.write(_csv(self._columns, [*header, *map(_cells, lines)]).encode())
+            self._size = sync(file)
 
 
 class ProgressLine:
@@ -116,50 +158,70 @@ class ProgressLine:
 
 
 def read_metrics(path: Path) -> list[dict[str, float | None]]:
-    """The lines of a metrics.csv, empty cells as None.
+    """The lines of a metrics.csv, by the columns of StepMetrics; None where a cell is empty or not there.
 
     Raises:
-        InputError: no such file, or another kind of file.
+        InputError: no such file, or not one of metrics.
     """
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise InputError(f"{path}: no such file; give the folder of a run that has trained")
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        if reader.fieldnames != COLUMNS:
-            raise InputError(f"{path}: not a metrics file of this version (columns {reader.fieldnames})")
-        # A kill in the middle of a write leaves at most a torn last line.
-        whole = (row for row in reader if None not in row.values())
-        return [{name: float(cell) if cell else None for name, cell in row.items()} for row in whole]
+    _, rows = _read_rows(path)
+    return [{name: _number(row.get(name)) for name in COLUMNS} for row in rows]
 
 
-def _cut_csv(path: Path, first_step: int) -> int:
-    """Keep the lines before first_step; returns the number of the coming restart, 0 for a new run."""
-    kept = []
-    if path.is_file() and first_step > 1:
-        kept = [row for row in read_metrics(path) if (row["step"] or 0) < first_step]
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        for row in kept:
-            writer.writerow({name: _cell(row[name], name in _INTEGERS) for name in COLUMNS})
-    temporary.replace(path)
-    return int(max((row["restart"] or 0 for row in kept), default=0)) + 1 if kept else 0
-
-
-_INTEGERS = {field.name for field in fields(StepMetrics) if field.type is int}
-
-
-def _cell(value: float | None, integer: bool = False) -> str:
-    """repr keeps every bit of a float; an empty cell is None."""
-    if value is None:
-        return ""
-    return repr(int(value)) if integer else repr(value)
-
-
-def _start_wandb(project: str, out_dir: Path) -> Any:
+def _read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """The columns, of which another revision may have fewer or more, and the cells of each complete line."""
     try:
-        import wandb
-    except ImportError as error:
-        raise InputError("--wandb_project needs the package wandb: pip install wandb") from error
-    return wandb.init(project=project, name=out_dir.name, dir=str(out_dir), resume="allow")
+        text = read_bounded(path, MAX_BYTES).decode()
+        # A kill in the middle of a write leaves at most a torn last line.
+        reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
+        columns = list(reader.fieldnames or [])
+        if columns[:2] != COLUMNS[:2]:
+            raise InputError(f"{path}: not a metrics file (it begins with {text[:20]!r})")
+        rows = [row for row in reader if None not in row.values()]
+        for row in rows:
+            for name in COLUMNS:
+                _number(row.get(name))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, csv.Error) as error:
+        raise InputError(f"{path} is damaged: {error}") from error
+    return columns, rows
+
+
+def _cut_csv(path: Path, first_step: int, errors: SaveErrors) -> tuple[list[str], int]:
+    """Keep the lines before first_step. A file that cannot be read is moved aside: no resume depends on it.
+
+    Returns:
+        The file's columns, and the number of the coming restart, 0 for a new run.
+    """
+    columns, kept, restart = COLUMNS, list[dict[str, str]](), int(first_step > 1)
+    if first_step > 1 and os.path.lexists(path):
+        try:
+            found, rows = _read_rows(path)
+            columns = [*found, *(name for name in COLUMNS if name not in found)]
+            kept = [row for row in rows if int(row["step"]) < first_step]
+            restart += max((int(row.get("restart") or 0) for row in kept), default=0)
+            if (last := int(kept[-1]["step"]) if kept else 0) < first_step - 1:
+                errors.warn(f"{path} has lost the lines of steps {last + 1} to {first_step - 1}")
+        except (InputError, ValueError) as error:
+            aside = unused_path(path.with_name("metrics.damaged.csv"))
+            path.rename(aside)
+            errors.warn(f"{error}; it is now {aside}, and metrics.csv begins anew at step {first_step}")
+    write_atomically(path, _csv(columns, [dict(zip(columns, columns, strict=True)), *kept]))
+    return columns, restart
+
+
+def _csv(columns: list[str], rows: list[dict[str, str]]) -> str:
+    text = io.StringIO()
+    csv.DictWriter(text, columns, extrasaction="ignore").writerows(rows)
+    return text.getvalue()
+
+
+def _cells(line: StepMetrics) -> dict[str, str]:
+    """repr keeps every bit of a float; an empty cell is None."""
+    return {name: "" if value is None else repr(value) for name, value in asdict(line).items()}
+
+
+def _number(cell: str | None) -> float | None:
+    return float(cell) if cell else None

@@ -129,7 +129,7 @@ class TrainOptions:
     async_save: bool = True
     """Write checkpoints while training goes on."""
     on_save_error: Literal["stop", "continue"] = "stop"
-    """What a checkpoint that could not be written does to the run."""
+    """What a checkpoint, log or metrics that cannot be written do to the run: it ends, or goes on without."""
     eval_step_interval: NonNegativeInt = 1000
     """Steps between validations."""
     eval_iters: NonNegativeInt = 100

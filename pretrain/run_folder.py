@@ -6,7 +6,7 @@ lock            held by the job that trains here
 """
 
 import json
-import os
+import typing
 from pathlib import Path
 from typing import IO, Literal
 
@@ -14,7 +14,7 @@ import yaml
 
 from lit_gpt.checkpoint import list_checkpoints
 from lit_gpt.cli import InputError
-from lit_gpt.files import lock
+from lit_gpt.files import lock, write_atomically
 from pretrain.options import TrainOptions
 from pretrain.retention import refuse_foreign
 
@@ -42,18 +42,14 @@ def prepare(options: TrainOptions) -> IO[str]:
                 f"--out_dir {out_dir}: another job trains there; end it, give another folder or, if its node "
                 f"died, remove {out_dir / 'lock'}"
             )
-        (out_dir / "requeue").unlink(missing_ok=True)
-        (out_dir / "config.yaml").write_text(yaml.safe_dump(options.to_dict()))
+        for marker in typing.get_args(Marker):
+            (out_dir / marker).unlink(missing_ok=True)
+        write_atomically(out_dir / "config.yaml", yaml.safe_dump(options.to_dict()))  # syncs the removal, too
     except OSError as error:
-        raise InputError(f"--out_dir {out_dir}: cannot write there ({error.strerror})") from error
+        raise InputError(f"--out_dir {out_dir}: cannot write {error.filename} ({error.strerror})") from error
     return held
 
 
 def write_marker(out_dir: Path, marker: Marker, step: int, reason: str | None) -> None:
     """Say how the run ended, in one go and on disk: batch scripts act on it."""
-    temporary = out_dir / f"{marker}.tmp"
-    with temporary.open("w") as file:
-        file.write(json.dumps({"step": step, "reason": reason}) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(out_dir / marker)
+    write_atomically(out_dir / marker, json.dumps({"step": step, "reason": reason}) + "\n")

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lit_gpt.cli import run_command
 from pretrain.options import TrainOptions
 from pretrain.preemption import StopRequest
+from pretrain.save_errors import keep_output_from_failing
 
 
 def main(options: TrainOptions) -> None:
@@ -29,5 +30,6 @@ def main(options: TrainOptions) -> None:
 
 
 if __name__ == "__main__":
+    keep_output_from_failing()
     stop_request = StopRequest().install()
     run_command(TrainOptions, main)

@@ -24,6 +24,7 @@ from pretrain.optim import build_optimizer, guarded_step
 from pretrain.options import TrainOptions
 from pretrain.preemption import StopAgreement, StopRequest
 from pretrain.preflight import check_launch, connecting, preflight
+from pretrain.save_errors import SaveErrors
 from pretrain.schedules import keep_schedule, make_schedule
 from pretrain.speed_monitor import SpeedMonitor
 from pretrain.step_reporter import StepReporter
@@ -91,6 +92,7 @@ class Trainer:
     def _resume(self) -> None:
         """Load the checkpoint that `--resume` names, if any, and go on at its step."""
         options = self.options
+        self.errors = SaveErrors(options.on_save_error, self.rank)
         self.checkpointer = Checkpointer(
             self.out_dir,
             process_group=parallel.new_gloo_group(parallel.SAVE_TIMEOUT),
@@ -100,7 +102,7 @@ class Trainer:
             keep_every=options.keep_every,
             state_dict_type=options.state_dict_type,
             asynchronous=options.async_save,
-            on_save_error=options.on_save_error,
+            errors=self.errors,
         )
         self.checkpointer.reserve(self.model)
         self.step = 0
@@ -136,8 +138,8 @@ class Trainer:
             first_step=self.step + 1,
         )
         self.datapoint_log = self._open_datapoint_log() if options.log_datapoints else None
-        metrics = MetricsWriter(self.out_dir, self.step + 1, options.wandb_project) if rank == 0 else None
-        self.metrics = metrics
+        self.metrics: MetricsWriter | None = None
+        self.checkpointer.ranks.first(self._open_metrics)
         self.progress = ProgressLine(self.step + 1, self.schedule.max_steps, enabled=rank == 0)
         self.speed = SpeedMonitor(self.config, self.device, self.world_size)
         self.reporter = StepReporter(
@@ -146,10 +148,14 @@ class Trainer:
             self.epochs,
             self.schedule,
             self.speed,
-            metrics,
+            self.metrics,
             self.progress,
             options.max_skipped_steps,
         )
+
+    def _open_metrics(self) -> None:
+        wandb_project = self.options.wandb_project
+        self.metrics = MetricsWriter(self.out_dir, self.step + 1, wandb_project, self.errors)
 
     def _open_datapoint_log(self) -> DatapointLog:
         node_rank = self.fabric.node_rank
@@ -162,9 +168,7 @@ class Trainer:
             node_rank=node_rank,
             node_group=parallel.new_node_group(self.options.num_nodes, self.options.devices, node_rank),
         )
-        if self.rank == 0:
-            log.discard_after(self.step)
-        self.fabric.barrier()
+        self.checkpointer.ranks.first(lambda: log.discard_after(self.step))
         return log
 
     def _identity(self) -> dict[str, Any]:
@@ -185,6 +189,8 @@ class Trainer:
             self._train()
         finally:
             self.loader.close()  # whatever happened: a thread that runs on would abort the interpreter's end
+            if self.metrics is not None:
+                self.metrics.close()
         self._leave("done" if self.step >= self.schedule.max_steps else "requeue")
 
     def _train(self) -> None:
@@ -206,8 +212,8 @@ class Trainer:
                 self.reporter.report(val_loss)
             if save:
                 self.save_checkpoint()
-            if self.checkpointer.poll():
-                self.stop_request.reason = self.stop_request.reason or "a checkpoint could not be written"
+            if self.errors.stop or (self.datapoint_log is not None and self.datapoint_log.too_much_waits):
+                self.stop_request.reason = self.stop_request.reason or "what is to be saved cannot be written"
             self.watchdog.beat(f"step {self.step}")
 
     def _due(self, interval: int) -> bool:
@@ -255,11 +261,17 @@ class Trainer:
         return loss_sum / targets
 
     def save_checkpoint(self) -> None:
-        """The log of what was fed is on disk before the checkpoint that has seen it."""
+        """Log and metrics of the steps that a checkpoint has seen are on disk before it is."""
         with self.speed.pause():
             skipped = self.reporter.take_skipped()
-            if self.datapoint_log is not None:
-                self.datapoint_log.commit(self.step, skipped)
+            write_log = self.datapoint_log.take(self.step, skipped) if self.datapoint_log else None
+
+            def write_logs() -> None:
+                if self.metrics is not None:
+                    self.metrics.flush()
+                if write_log is not None:
+                    write_log()
+
             state = {
                 "step": self.step,
                 "tokens": self.tokens,
@@ -270,17 +282,17 @@ class Trainer:
                 "versions": {"python": platform.python_version(), "torch": torch.__version__},
                 **self._identity(),
             }
-            self.checkpointer.save(self.step, self.model, self.optimizer, state)
+            self.checkpointer.save(self.step, self.model, self.optimizer, state, write_logs)
 
     def _leave(self, marker: run_folder.Marker) -> None:
         """Finish writing, then say how the run ended, after every rank has saved."""
         self.watchdog.lift_limit()  # the last checkpoint may take longer than a step
         self.checkpointer.close()
-        self.fabric.barrier()
+        reason = self.stop_request.reason
+        self.checkpointer.ranks.first(
+            lambda: run_folder.write_marker(self.out_dir, marker, self.step, reason)
+        )
         self.watchdog.close()
-        if self.metrics is not None:
-            self.metrics.close()
-            run_folder.write_marker(self.out_dir, marker, self.step, self.stop_request.reason)
         if self.run_lock is not None:
             self.run_lock.close()
         self.progress.close()

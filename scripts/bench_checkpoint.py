@@ -31,6 +31,7 @@ from lit_gpt.model import GPT, clean_name
 from lit_gpt.option_types import PositiveFloat, PositiveInt
 from pretrain.checkpointing import Checkpointer
 from pretrain.optim import build_optimizer
+from pretrain.save_errors import SaveErrors
 
 BYTES_PER_PARAMETER = 12  # fp32 weight and two moments
 SCALE_TO = [("LLaMmlein_1B", 8), ("LLaMmlein_7B", 8)]
@@ -93,7 +94,7 @@ def _measure(
         keep_every=0,
         state_dict_type="sharded",
         asynchronous=True,
-        on_save_error="stop",
+        errors=SaveErrors("stop", rank=0),
     )
     waits, writes, losses = [], [], []
     for number in range(options.saves + 1):

@@ -53,10 +53,12 @@ def train(out_dir: Path, store: Path, **flags: object) -> subprocess.CompletedPr
     )
 
 
-def start(out_dir: Path, store: Path, **flags: object) -> subprocess.Popen[str]:
-    """Run in the background, its output in OUT/output.txt, in a process group of its own."""
+def start(
+    out_dir: Path, store: Path, output_file: Path | None = None, **flags: object
+) -> subprocess.Popen[str]:
+    """Run in the background, its output in OUT/output.txt if not elsewhere, in a process group of its own."""
     out_dir.mkdir(parents=True, exist_ok=True)
-    with (out_dir / "output.txt").open("a") as output:
+    with (output_file or out_dir / "output.txt").open("a") as output:
         return subprocess.Popen(
             command(out_dir, store, **flags),
             stdout=output,

@@ -1,6 +1,7 @@
 """A small model to save and load in tests, and a disk of its own for them to fill."""
 
 import contextlib
+import resource
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from pretrain.checkpointing import Checkpointer
 from pretrain.optim import build_optimizer
+from pretrain.save_errors import SaveErrors
 from pretrain.snapshot import model_tensors, optimizer_tensors
 
 
@@ -84,9 +86,10 @@ def checkpointer(out_dir: Path, **settings: Any) -> Checkpointer:
         "keep_every": 0,
         "state_dict_type": "sharded",
         "asynchronous": True,
-        "on_save_error": "stop",
     }
-    return Checkpointer(out_dir, **(defaults | settings))
+    policy = settings.pop("on_save_error", "stop")
+    settings = defaults | settings
+    return Checkpointer(out_dir, errors=SaveErrors(policy, settings["rank"]), **settings)
 
 
 @contextlib.contextmanager
@@ -102,3 +105,14 @@ def mounted(folder: Path, options: str) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@contextlib.contextmanager
+def file_size_limit(n_bytes: int) -> Iterator[None]:
+    """This process can write no file larger than that, for as long as the block runs."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

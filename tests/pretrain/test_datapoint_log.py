@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lit_gpt.cli import InputError
+from pretrain import datapoint_log
 from pretrain.datapoint_files import RunLog, part_files, read_row_groups, write_part
 from pretrain.datapoint_log import DatapointLog
 from pretrain.log_replay import Replay, Report
 from tests.pretrain.feeding import GLOBAL_BATCH, feed, flip, log_steps, open_data
+from tests.pretrain.saving import file_size_limit
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -198,22 +201,33 @@ def test_missing_and_repeated_steps_are_named(run_dir, data):
     assert verify(run_dir).messages == ["step 6: sample 30 is logged more than once"]
 
 
-def test_a_full_disk_stops_the_run_in_one_line_and_the_log_stays_whole(
-    run_dir, train_store_dir, val_store_dir
-):
-    program = f"""
-import resource, sys
-sys.path.insert(0, {str(ROOT)!r})
-from pathlib import Path
-from tests.pretrain.feeding import log_steps, open_data
-data = open_data("{train_store_dir}:3", "{val_store_dir}:1")
-resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
-log_steps(Path({str(run_dir)!r}), data, 10, 300, {{300}})
-"""
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
-    assert "part-00000011-node-000.parquet cannot be written (File too large): make room" in result.stderr
-    assert not list((run_dir / "datapoints").glob("*.tmp"))
-    assert verify(run_dir).steps == 10
+def test_what_the_disk_refuses_is_kept_and_written_with_the_next_steps(tmp_path, data, monkeypatch):
+    log = DatapointLog(tmp_path, data.describe(), global_batch_size=GLOBAL_BATCH)
+    log.discard_after(0)
+    loader = feed(data)
+
+    def feed_to(step: int) -> Callable[[], None]:
+        rows = next(loader).rows
+        while log.record(rows, 1.7e9) or rows.step < step:
+            rows = next(loader).rows
+        return log.take(step, {step})
+
+    folder = tmp_path / "datapoints"
+    feed_to(10)()
+    with file_size_limit(2000), pytest.raises(OSError, match=r"too large.*part-00000011-node-000\.parquet"):
+        feed_to(200)()
+    assert [path.name for path in folder.iterdir() if path.suffix != ".json"] == [
+        "part-00000001-node-000.parquet"
+    ]
+    assert not log.too_much_waits
+    monkeypatch.setattr(datapoint_log, "MAX_WAITING_BYTES", 1000)
+    assert log.too_much_waits
+    feed_to(210)()
+    assert not log.too_much_waits
+    assert verify(tmp_path).messages == []
+    assert verify(tmp_path).steps == 210
+    skipped = whole(tmp_path).filter(pa.compute.invert(whole(tmp_path)["applied"]))
+    assert set(skipped["step"].to_pylist()) == {10, 200, 210}
 
 
 # ---- size

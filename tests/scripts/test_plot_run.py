@@ -7,6 +7,7 @@ import pytest
 
 from lit_gpt.cli import InputError
 from pretrain.metrics import MetricsWriter, StepMetrics
+from pretrain.save_errors import SaveErrors
 from scripts.plot_run import Options, describe, draw, main, smoothed
 
 
@@ -28,7 +29,7 @@ def line(step: int, restart: int = 0) -> StepMetrics:
 def write_run(folder, restarted_at: int | None = None) -> None:
     folder.mkdir()
     for first, last in [(1, 20)] if restarted_at is None else [(1, 20), (restarted_at, 30)]:
-        writer = MetricsWriter(folder, first, wandb_project=None)
+        writer = MetricsWriter(folder, first, None, SaveErrors("stop", rank=0))
         writer.write([line(step, writer.restart) for step in range(first, last + 1)])
         writer.close()
 
@@ -56,7 +57,7 @@ def test_runs_of_one_name_keep_apart(tmp_path, capsys):
 )
 def test_a_folder_without_steps_is_refused(tmp_path, name, message):
     (tmp_path / "empty").mkdir()
-    MetricsWriter(tmp_path / "empty", 1, wandb_project=None).close()
+    MetricsWriter(tmp_path / "empty", 1, None, SaveErrors("stop", rank=0)).close()
     with pytest.raises(InputError, match=message):
         main(Options(run=[tmp_path / name], output=tmp_path / "x.png"))
 
