@@ -3,6 +3,7 @@
     iter-00010000-ckpt.pth/
         model/*.safetensors     weights
         optim/*.safetensors     the optimizer's tensors
+        tokenizer/*             the tokenizer's files, where the weights came with one
         state.json              everything that is not a tensor
         MANIFEST.json           size and hash of every other file; written last
 
@@ -27,14 +28,19 @@ import xxhash
 from lit_gpt.cli import InputError
 from lit_gpt.files import open_regular, read_bounded
 from lit_gpt.tensor_files import FileEntry
+from lit_gpt.tokenizer import FILES as TOKENIZER_FILES
 
 MANIFEST = "MANIFEST.json"
 STATE = "state.json"
-PARTS = ("model", "optim", "state")
+PARTS = ("model", "optim", "tokenizer", "state")
 FORMAT = 1
 
 _FOLDER = re.compile(r"iter-(\d{8,})-ckpt\.pth")
-_FILE = re.compile(r"(model|optim)/[\w.-]+\.safetensors|state\.json")
+_FILE = re.compile(
+    r"(model|optim)/[\w.-]+\.safetensors|state\.json|tokenizer/("
+    + "|".join(map(re.escape, TOKENIZER_FILES))
+    + ")"
+)
 _READ_BYTES = 4 << 20
 # This process lacks the means to read; the checkpoint may be sound.
 _OUR_FAULT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
@@ -78,7 +84,7 @@ class Manifest:
         return Manifest(files=files, **content)
 
     def of_parts(self, parts: Iterable[str]) -> dict[str, FileEntry]:
-        """The files of some of the parts `model`, `optim`, `state`."""
+        """The files of some of the parts `model`, `optim`, `tokenizer`, `state`."""
         chosen = set(parts)
         return {name: entry for name, entry in self.files.items() if _part(name) in chosen}
 
@@ -177,9 +183,25 @@ def read_state(folder: Path) -> dict[str, Any]:
     return state
 
 
+def write_file(path: Path, data: bytes) -> FileEntry:
+    """Write a new file and force it to disk.
+
+    Raises:
+        OSError: with the path in it.
+    """
+    try:
+        with open(path, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    return FileEntry(len(data), xxhash.xxh3_128_hexdigest(data))
+
+
 def write_state(folder: Path, state: Mapping[str, Any]) -> FileEntry:
     """Write state.json and force it to disk."""
-    return _write_text(folder / STATE, json.dumps(state, indent=1) + "\n")
+    return write_file(folder / STATE, (json.dumps(state, indent=1) + "\n").encode())
 
 
 def check_kind(path: Path) -> None:
@@ -214,8 +236,8 @@ def seal(temporary: Path, manifest: Manifest) -> None:
         DamagedCheckpoint: a file disappeared or changed its size in the meantime.
     """
     check_files(temporary, manifest)
-    _write_text(temporary / MANIFEST, manifest.to_json())
-    for path in (temporary / "model", temporary / "optim", temporary):
+    write_file(temporary / MANIFEST, manifest.to_json().encode())
+    for path in [*filter(Path.is_dir, temporary.iterdir()), temporary]:
         _fsync_folder(path)
 
 
@@ -250,18 +272,6 @@ def _fsync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
-
-
-def _write_text(path: Path, text: str) -> FileEntry:
-    data = text.encode()
-    try:
-        with open(path, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    return FileEntry(len(data), xxhash.xxh3_128_hexdigest(data))
 
 
 def _part(name: str) -> str:

@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,6 +68,7 @@ def write_hf_folder(
     config: ModelConfig,
     *,
     tokenizer: Tokenizer,
+    tokenizer_files: Sequence[Path] = (),
     bos: bool | None,
     card: str,
     dtype: torch.dtype | None = None,
@@ -80,6 +81,8 @@ def write_hf_folder(
         reader: over a verified `model/`.
         config: the checkpoint's shape.
         tokenizer: that of the training data; the model has a row for each of its ids.
+        tokenizer_files: that came with the weights, copied byte for byte; none: written so that transformers
+            gives the ids of the training data.
         bos: whether the tokenizer puts BOS before a text; None: as its files say.
         card: text of README.md.
         dtype: of the weights; None: as they are stored.
@@ -99,7 +102,10 @@ def write_hf_folder(
         "pad_token_id": tokenizer.pad_id,
     }
     _write_json(folder / "generation_config.json", {"_from_model_config": True, **ids})
-    tokenizer.write_for_transformers(folder, config.block_size, bos)
+    if not tokenizer_files:
+        tokenizer.write_for_transformers(folder, config.block_size, bos)
+    for path in tokenizer_files:
+        shutil.copyfile(path, folder / path.name)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 

@@ -12,6 +12,7 @@ from lit_gpt import checkpoint
 from lit_gpt.checkpoint import FileEntry, Manifest
 from lit_gpt.cli import InputError, progress
 from lit_gpt.config import ModelConfig
+from lit_gpt.files import read_bounded
 from lit_gpt.model import parameter_shapes
 from lit_gpt.tensor_files import MAX_FILE_BYTES, TensorSpec, split_into_files, write_tensors
 
@@ -26,13 +27,16 @@ class Source(Protocol):
     def read(self, name: str) -> Tensor | Iterable[Tensor]: ...
 
 
-def write_initial_checkpoint(source: Source, output: Path, origin: str) -> None:
+def write_initial_checkpoint(
+    source: Source, output: Path, origin: str, tokenizer_files: Iterable[Path] = ()
+) -> None:
     """Write a checkpoint folder of step 0, one tensor in memory at a time, whole or not there at all.
 
     Args:
         source: gives every parameter.
         output: does not exist yet.
         origin: where the weights are from, kept in state.json.
+        tokenizer_files: taken along byte for byte, so that the way back needs nothing else.
 
     Raises:
         InputError: `output` exists, or it cannot be written, as when the disk is full; nothing is left.
@@ -43,7 +47,7 @@ def write_initial_checkpoint(source: Source, output: Path, origin: str) -> None:
         output.parent.mkdir(parents=True, exist_ok=True)
         temporary = checkpoint.create(output)
         try:
-            files = _write_weights(source, temporary)
+            files = _copy_tokenizer(tokenizer_files, temporary) | _write_weights(source, temporary)
             state = {
                 "step": 0,
                 "tokens": 0,
@@ -59,6 +63,15 @@ def write_initial_checkpoint(source: Source, output: Path, origin: str) -> None:
             raise
     except OSError as error:
         raise InputError(f"{error.filename or output}: {error.strerror}") from error
+
+
+def _copy_tokenizer(paths: Iterable[Path], folder: Path) -> dict[str, FileEntry]:
+    written = {}
+    for path in paths:
+        name = f"tokenizer/{path.name}"
+        (folder / name).parent.mkdir(exist_ok=True)
+        written[name] = checkpoint.write_file(folder / name, read_bounded(path))
+    return written
 
 
 def _write_weights(source: Source, folder: Path) -> dict[str, FileEntry]:

@@ -18,13 +18,18 @@ from lit_gpt.cli import InputError
 from lit_gpt.files import read_json
 from lit_gpt.word_cache import word_cache
 
+REQUIRED_FILES = ("tokenizer.json", "tokenizer_config.json")
 FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
+    *REQUIRED_FILES,
     "special_tokens_map.json",
     "added_tokens.json",
     "tokenizer.model",
 )
+
+
+def files_in(folder: Path) -> list[Path]:
+    """The files of a folder that belong to a tokenizer, whether or not it is one that we read."""
+    return [path for name in FILES if (path := folder / name).is_file()]
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -128,7 +133,7 @@ class Tokenizer:
 
     def files(self) -> list[Path]:
         """The files of the folder that belong to the tokenizer."""
-        return [path for name in FILES if (path := self.folder / name).is_file()]
+        return files_in(self.folder)
 
     def write_for_transformers(self, folder: Path, max_length: int, bos: bool | None) -> None:
         """Copy the files so that `AutoTokenizer`, of whatever version, gives these ids.

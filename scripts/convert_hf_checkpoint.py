@@ -10,11 +10,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lit_gpt.cli import InputError, run_command
 from lit_gpt.hf_source import HFSource
 from lit_gpt.initial_checkpoint import write_initial_checkpoint
+from lit_gpt.tokenizer import files_in
 
 
 @dataclass
 class ConvertHFOptions:
-    """Turn a Hugging Face folder (safetensors) into a checkpoint of ours.
+    """Turn a Hugging Face folder (safetensors) into a checkpoint of ours, which carries its tokenizer along.
 
     The weights keep their dtype. Nothing in the folder is executed: no pickle is opened, code that it names
     (auto_map) is not run.
@@ -31,7 +32,8 @@ def main(options: ConvertHFOptions) -> None:
     if not options.hf_dir.is_dir():
         raise InputError(f"--hf_dir {options.hf_dir}: no such folder")
     source = HFSource(options.hf_dir)
-    write_initial_checkpoint(source, options.output, origin=f"Hugging Face folder {options.hf_dir.name}")
+    origin = f"Hugging Face folder {options.hf_dir.name}"
+    write_initial_checkpoint(source, options.output, origin, files_in(options.hf_dir))
     print(
         f"{options.output}: {source.config.n_parameters:,} parameters. Tokenize with --tokenizer "
         f"{options.hf_dir} and train with --model_name {options.output} "

@@ -3,6 +3,7 @@
 
 import math
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -19,7 +20,7 @@ from lit_gpt.model_card import model_card
 from lit_gpt.option_types import PositiveFloat
 from lit_gpt.store_manifest import DocumentEnds, Manifest
 from lit_gpt.tensor_files import TensorReader
-from lit_gpt.tokenizer import Tokenizer
+from lit_gpt.tokenizer import REQUIRED_FILES, Tokenizer
 from pretrain.metrics import read_metrics
 
 # For --check: letters, digits, signs, white space, a word in another script, and what looks like a token.
@@ -44,7 +45,8 @@ class ConvertOptions:
     output: Path
     """Folder to write; must not exist."""
     tokenizer_path: Path | None = None
-    """Tokenizer of the training data; the copy in the first token store when not given."""
+    """Tokenizer of the training data; when not given the one that came with a Hugging Face model, or the copy
+    in the first token store."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of the weights; auto: as the checkpoint has them."""
     max_shard_gb: PositiveFloat = 5.0
@@ -76,6 +78,7 @@ def convert(options: ConvertOptions) -> None:
             source.reader,
             source.config,
             tokenizer=source.tokenizer,
+            tokenizer_files=source.tokenizer_files,
             bos=source.bos,
             card=model_card(source.config, source.state, _losses(checkpoint, source.state), source.bos),
             dtype=dtype,
@@ -92,6 +95,8 @@ class Checkpoint(NamedTuple):
     config: ModelConfig
     state: dict[str, Any]
     tokenizer: Tokenizer
+    tokenizer_files: list[Path]
+    """Of the tokenizer that came with the weights; none where it is another one."""
     bos: bool | None
     """Whether BOS belongs before a text, as before the documents of training; None: not known."""
 
@@ -101,15 +106,18 @@ def open_checkpoint(checkpoint: Path, tokenizer_path: Path | None) -> Checkpoint
 
     Args:
         checkpoint: the folder.
-        tokenizer_path: None for the copy in the first token store that it was trained on.
+        tokenizer_path: None for the one that the checkpoint carries, or the copy in the first token store
+            that it was trained on.
 
     Raises:
         InputError: damaged, no trainer's checkpoint, or no tokenizer, or one with more ids than the model.
     """
-    verify(checkpoint, parts=("state",))
+    manifest = verify(checkpoint, parts=("state", "tokenizer"))
     state = read_state(checkpoint)
     config = ModelConfig.load(checkpoint)
-    tokenizer = Tokenizer.load(tokenizer_path or _store_tokenizer(state), cache_words=False)
+    carried = [] if tokenizer_path else _carried_tokenizer(checkpoint, manifest.of_parts(["tokenizer"]))
+    folder = tokenizer_path or (carried[0].parent if carried else _store_tokenizer(checkpoint, state))
+    tokenizer = Tokenizer.load(folder, cache_words=False)
     if tokenizer.vocab_size > config.vocab_rows:
         raise InputError(
             f"{tokenizer.folder} has {tokenizer.vocab_size} tokens, the model's vocabulary only "
@@ -120,9 +128,9 @@ def open_checkpoint(checkpoint: Path, tokenizer_path: Path | None) -> Checkpoint
             f"{tokenizer.folder} is not the tokenizer that the training data was made with: give "
             "--tokenizer_path that one"
         )
-    manifest = verify(checkpoint, parts=("model",))  # gigabytes: after everything that is quick to find wrong
+    verify(checkpoint, parts=("model",))  # gigabytes: after everything that is quick to find wrong
     reader = TensorReader(checkpoint, manifest.of_parts(["model"]))
-    return Checkpoint(reader, config, state, tokenizer, _begins_with_bos(state))
+    return Checkpoint(reader, config, state, tokenizer, carried, _begins_with_bos(state))
 
 
 def check_folder(folder: Path, source: Checkpoint, dtype: torch.dtype | None) -> None:
@@ -136,7 +144,7 @@ def check_folder(folder: Path, source: Checkpoint, dtype: torch.dtype | None) ->
     from lit_gpt.documents import Documents
     from lit_gpt.model import GPT
 
-    reader, config, _, tokenizer, bos = source
+    reader, config, _, tokenizer, _, bos = source
     theirs = AutoTokenizer.from_pretrained(folder)
     for text in CHECKED_TEXTS:
         ids = tokenizer.encode([text])[0][0 if bos else 1 : -1].tolist()
@@ -169,11 +177,20 @@ def _stores(state: dict[str, Any]) -> list[Path]:
     return [Path(entry.rpartition(":")[0] if data.get("weights") else entry) for entry in entries]
 
 
-def _store_tokenizer(state: dict[str, Any]) -> Path:
-    stores = _stores(state)
-    folder = (stores[0] if stores else Path()) / "tokenizer"
-    if not stores or not folder.is_dir():
-        raise InputError("the token store is not where it was: give --tokenizer_path its tokenizer")
+def _carried_tokenizer(checkpoint: Path, names: Collection[str]) -> list[Path]:
+    """Its files of these names, if those that `Tokenizer` reads are among them."""
+    complete = all(f"tokenizer/{name}" in names for name in REQUIRED_FILES)
+    return [checkpoint / name for name in names] if complete else []
+
+
+def _store_tokenizer(checkpoint: Path, state: dict[str, Any]) -> Path:
+    if not (stores := _stores(state)):
+        raise InputError(
+            f"{checkpoint} carries no tokenizer and was not trained on a token store: give --tokenizer_path "
+            "the model's"
+        )
+    if not (folder := stores[0] / "tokenizer").is_dir():
+        raise InputError(f"the token store is not where it was: give --tokenizer_path what {folder} was")
     return folder
 
 
@@ -188,14 +205,16 @@ def _begins_with_bos(state: dict[str, Any]) -> bool | None:
 
 
 def _losses(checkpoint: Path, state: dict[str, Any]) -> dict[str, float | None]:
-    """Training loss (mean of the last 100 steps) and last validation loss up to the checkpoint."""
+    """Mean training loss of the last 100 steps, and last validation loss, up to the checkpoint."""
     path = checkpoint.parent / "metrics.csv"
     rows = read_metrics(path) if path.is_file() else []
     rows = [row for row in rows if (row["step"] or math.inf) <= state["step"]]
     losses = [row["loss"] for row in rows[-100:] if row["loss"] is not None and not row["skipped"]]
     validations = [row["val_loss"] for row in rows if row["val_loss"] is not None]
     return {
-        "training loss": sum(losses) / len(losses) if losses else None,
+        f"training loss (mean of the last {len(losses)} steps)": sum(losses) / len(losses)
+        if losses
+        else None,
         "validation loss": validations[-1] if validations else None,
     }
 

@@ -1,7 +1,9 @@
 #!/usr/bin/env python
 """A `.pth` file of TinyLlama, lit-gpt or the first LLäMmlein -> a checkpoint that training can begin from."""
 
+import re
 import sys
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from lit_gpt.cli import InputError, run_command
 from lit_gpt.config import ModelConfig
+from lit_gpt.files import open_regular
 from lit_gpt.initial_checkpoint import write_initial_checkpoint
 from lit_gpt.model import clean_name, parameter_shapes
 
@@ -119,14 +122,20 @@ def _names(name: str) -> list[str]:
 
 def _load(path: Path) -> Mapping:
     try:
+        with open_regular(path) as file:
+            if not zipfile.is_zipfile(file):
+                raise InputError(f"{path}: no zip file, as torch.save has written since version 1.6")
         content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except FileNotFoundError:
         raise InputError(f"--checkpoint {path}: no such file") from None
     except UnpicklingError as error:
-        reason = str(error).partition("\n")[0]
+        # What torch says beside the name is how to run the code all the same.
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f" ({named[1]})" if named else ""
         raise InputError(
-            f"{path}: holds more than tensors and plain values, and is not opened: {reason}"
-        ) from error
+            f"{path}: holds more than tensors and plain values{what}, and is not opened, since that may run "
+            "code; save the state dict alone where the file was made"
+        ) from None
     except (RuntimeError, OSError, EOFError, ValueError) as error:
         raise InputError(f"{path}: not readable by torch.load: {str(error).partition(chr(10))[0]}") from error
     if not isinstance(content, Mapping):

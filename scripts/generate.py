@@ -106,7 +106,7 @@ def _load_folder(folder: Path) -> "tuple[LlamaForCausalLM, PreTrainedTokenizerBa
 def _load_checkpoint(options: GenerateOptions) -> "tuple[LlamaForCausalLM, PreTrainedTokenizerBase]":
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    reader, config, _, tokenizer, bos = open_checkpoint(options.model, options.tokenizer_path)
+    reader, config, _, tokenizer, _, bos = open_checkpoint(options.model, options.tokenizer_path)
     shapes = parameter_shapes(config)
     weights = {
         part.hf_name: reader.read(name)[part.rows] for name in shapes for part in hf_parts(name, config)

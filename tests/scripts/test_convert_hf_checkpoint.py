@@ -119,6 +119,61 @@ def test_there_and_back_is_the_identity(
     shutil.rmtree(tmp_path)
 
 
+def with_tokenizer(folder: Path, tokenizer_dir: Path) -> dict[str, bytes]:
+    """A tokenizer's files as others write them: indented, in an order and with keys of their own."""
+    definition = json.loads((tokenizer_dir / "tokenizer.json").read_text())
+    config = json.loads((tokenizer_dir / "tokenizer_config.json").read_text())
+    contents = {
+        "tokenizer.json": json.dumps(definition, indent=4, ensure_ascii=True),
+        "tokenizer_config.json": json.dumps({"legacy": True, "chat_template": "{{ x }}", **config}),
+        "special_tokens_map.json": json.dumps({"unk_token": "<unk>"}),
+    }
+    for name, content in contents.items():
+        (folder / name).write_text(content)
+    return {name: content.encode() for name, content in contents.items()}
+
+
+def test_the_tokenizer_goes_along_there_and_back(tmp_path, tokenizer_dir):
+    """Byte for byte and without a flag; a file that somebody put beside it does not."""
+    hf, lit, out = (tmp_path / name for name in ("hf", "lit", "out"))
+    contents = with_tokenizer(save_llama(hf, llama_config()), tokenizer_dir)
+    main(ConvertHFOptions(hf, lit))
+    assert {path.name: path.read_bytes() for path in (lit / "tokenizer").iterdir()} == contents
+    (lit / "tokenizer/added_tokens.json").write_text('{"planted": 1}')
+    convert(ConvertOptions(lit, out, check=True))
+    assert {name: (out / name).read_bytes() for name in contents} == contents
+    assert not (out / "added_tokens.json").exists()
+    assert_bitwise_equal(weights_of(hf), weights_of(out))
+
+
+def test_another_tokenizer_may_be_given_on_the_way_back(tmp_path, tokenizer_dir):
+    with_tokenizer(save_llama(tmp_path / "hf", llama_config()), tokenizer_dir)
+    main(ConvertHFOptions(tmp_path / "hf", tmp_path / "lit"))
+    convert(ConvertOptions(tmp_path / "lit", tmp_path / "out", tokenizer_dir))
+    assert "model_input_names" in json.loads((tmp_path / "out/tokenizer_config.json").read_text())
+
+
+def test_a_tokenizer_that_was_damaged_on_the_way_is_found(tmp_path, tokenizer_dir):
+    with_tokenizer(save_llama(tmp_path / "hf", llama_config()), tokenizer_dir)
+    main(ConvertHFOptions(tmp_path / "hf", tmp_path / "lit"))
+    path = tmp_path / "lit/tokenizer/tokenizer.json"
+    path.write_bytes(path.read_bytes().replace(b'"BPE"', b'"BPF"'))
+    with pytest.raises(InputError, match=r"tokenizer/tokenizer\.json: content does not match its hash"):
+        convert(ConvertOptions(tmp_path / "lit", tmp_path / "out"))
+
+
+def test_without_a_tokenizer_the_way_back_asks_for_one(tmp_path, tokenizer_dir):
+    hf = save_llama(tmp_path / "hf", llama_config())
+    (hf / "tokenizer_config.json").write_text("{}")  # half of one is none
+    main(ConvertHFOptions(hf, tmp_path / "lit"))
+    shutil.copy(tokenizer_dir / "tokenizer.json", tmp_path / "lit/tokenizer")  # and is not completed
+    message = (
+        r"lit carries no tokenizer and was not trained on a token store: give --tokenizer_path the model's"
+    )
+    with pytest.raises(InputError, match=message):
+        convert(ConvertOptions(tmp_path / "lit", tmp_path / "out"))
+
+
 SCALINGS = {
     "none": None,
     "linear": {"rope_type": "linear", "factor": 4.0},

@@ -1,5 +1,6 @@
 """Checkpoints to Hugging Face folders: what is in them, that clients load them, and every fault one line."""
 
+import csv
 import dataclasses
 import json
 import resource
@@ -21,6 +22,7 @@ from lit_gpt.config import ModelConfig
 from lit_gpt.hf_mapping import hf_parts
 from lit_gpt.model import parameter_shapes
 from lit_gpt.tokenizer import Tokenizer
+from pretrain.metrics import COLUMNS
 from scripts.convert_lit_checkpoint import ConvertOptions, convert, main
 from tests.pretrain.running import ROOT, environment
 from tests.pretrain.saving import mounted
@@ -98,6 +100,17 @@ def test_the_card_says_what_is_known_and_no_place(source, tmp_path, tokenizer_di
         assert fact in card
     assert "secret" not in card
     assert "license:" not in card
+    assert "training loss" not in card  # there is no metrics.csv
+
+
+def test_the_card_says_over_how_many_steps_the_loss_is_a_mean(source, tmp_path, tokenizer_dir):
+    with (source.parent / "metrics.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, restval="")
+        writer.writeheader()
+        writer.writerows({"step": step, "loss": step / 10, "skipped": 0} for step in range(1, 121))
+    convert(ConvertOptions(source, tmp_path / "hf", tokenizer_dir))
+    card = (tmp_path / "hf/README.md").read_text()
+    assert "| training loss (mean of the last 100 steps) | 5.0500 |" in card
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
