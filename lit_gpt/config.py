@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from lit_gpt.errors import InputError
 from lit_gpt.option_parser import read_config
-from lit_gpt.option_types import PositiveFloat, Range, convert_fields, required
+from lit_gpt.option_types import PositiveFloat, Range, build, convert_fields
 
 # Far above any model; what is larger is a mistake, and would fill the memory before anything is said.
 Count = Annotated[int, Range(at_least=1, at_most=10**5)]
@@ -82,11 +82,10 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, fields: dict[str, Any], origin: str) -> "ModelConfig":
         """The inverse of `to_dict`. Raises InputError that names `origin` and the field at fault."""
-        _, mistakes = convert_fields(cls, fields)
-        mistakes += [f"{name} is missing" for name in required(cls) if name not in fields]
-        if mistakes:
-            raise InputError(f"model {origin}: {'; '.join(mistakes)}")
-        return cls(**fields)
+        try:
+            return build(cls, fields)
+        except ValueError as error:
+            raise InputError(f"model {origin}: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, as JSON can hold them."""

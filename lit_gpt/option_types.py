@@ -170,7 +170,22 @@ def convert(value: Any, hint: Any) -> Any:
             return _choice(value, arguments)
         case builtin if builtin in (list, tuple, dict):
             return _collection(_unpacked(value), builtin, arguments)
-    return _SCALARS[hint](value)
+    return _SCALARS[hint](value) if hint in _SCALARS else build(hint, value)
+
+
+def build(record_class: type, values: Any) -> Any:
+    """The dataclass that a table of plain values describes, checked field by field.
+
+    Raises:
+        ValueError: all that is wrong, in one line.
+    """
+    if not isinstance(values, dict):
+        raise ValueError(f"{_shown(values)} is not of the form {{name: value}}")
+    fields, mistakes = convert_fields(record_class, values)
+    mistakes += [f"{name} is missing" for name in required(record_class) if name not in values]
+    if mistakes:
+        raise ValueError("; ".join(mistakes))
+    return record_class(**fields)
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -6,6 +6,7 @@ holds `shard-00000.rows` for each shard (packed_shard.py) and `packing.json`, wh
 docs/formats.md, Packing, is the specification.
 """
 
+import errno
 import functools
 import hashlib
 import json
@@ -23,7 +24,7 @@ import numpy as np
 
 from lit_gpt.bin_packing import Packing, pack_lengths
 from lit_gpt.cli import InputError, progress
-from lit_gpt.files import lock, sync_folder, write_atomically
+from lit_gpt.files import lock, read_bounded, sync_folder, write_atomically
 from lit_gpt.packed_shard import (
     RowTokens,
     ShardEntry,
@@ -130,7 +131,8 @@ class PackedStore:
         for shard in progress(range(self.store.n_shards), description="verifying", unit="shard"):
             packing = self.shard(shard)
             if not packing.covers(self.store.lengths(shard) - 1, self.block_size):
-                raise _damaged(self.folder, f"shard {shard} has not each prediction exactly once")
+                with _damage_told(self.folder):
+                    raise ValueError(f"shard {shard} has not each prediction exactly once")
             checksums = row_checksums(packing, self.store.tokens(shard), self.store.pointers(shard))
             differing = np.flatnonzero(checksums != packing.checksums)
             if differing.size:
@@ -140,10 +142,8 @@ class PackedStore:
                 )
 
     def _read_shard(self, shard: int) -> ShardPacking:
-        try:
+        with _damage_told(self.folder):
             return read_shard(self.folder / _file_name(shard), self.shards[shard])
-        except (OSError, ValueError) as error:
-            raise _damaged(self.folder, str(error)) from error
 
 
 def _place(
@@ -220,29 +220,49 @@ def _check_store(store: TokenStore, shard: int) -> None:
     for name in (f"{entry.name}.bin", f"{entry.name}.idx"):
         if FileEntry.of(store.path / name) != entry.files[name]:
             raise InputError(f"{store.path / name} differs from the store's manifest: restore it")
+    tokens = store.tokens(shard)
+    lowest, highest = int(tokens.min(initial=0)), int(tokens.max(initial=0))
+    if lowest < 0 or highest >= store.vocab_size:
+        raise InputError(
+            f"{store.path}: {entry.name}.bin holds the token id {lowest if lowest < 0 else highest}, but the "
+            f"store's vocabulary has {store.vocab_size} ids: tokenize again, with the tokenizer of the store"
+        )
 
 
 def _read_manifest(folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
-    try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        fingerprint = manifest.pop("fingerprint")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged(folder, f"{MANIFEST}: {error}") from error
-    if _hash(manifest) != fingerprint or any(manifest[name] != value for name, value in identity.items()):
-        raise _damaged(folder, f"{MANIFEST} is not what was written")
-    for shard, entry in enumerate(manifest["shards"]):
-        path = folder / _file_name(shard)
-        if not path.is_file() or path.stat().st_size != entry["bytes"]:
-            raise _damaged(folder, f"{path.name} is missing or cut short")
+    with _damage_told(folder):
+        manifest = json.loads(read_bounded(folder / MANIFEST).decode("utf-8"))
+        if not isinstance(manifest, dict):
+            raise ValueError(f"{MANIFEST} holds no object")
+        fingerprint = manifest.pop("fingerprint", None)
+        if _hash(manifest) != fingerprint or any(manifest.get(name) != identity[name] for name in identity):
+            raise ValueError(f"{MANIFEST} is not what was written")
+        for shard, entry in enumerate(manifest["shards"]):
+            if (folder / _file_name(shard)).stat().st_size != entry["bytes"]:
+                raise ValueError(f"{_file_name(shard)} is cut short")
     return {**manifest, "fingerprint": fingerprint}
+
+
+@contextmanager
+def _damage_told(folder: Path) -> Iterator[None]:
+    """What is missing or not as it was written is damage; what the machine refuses to read is not.
+
+    Raises:
+        InputError: either.
+    """
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"the packing in {folder} is damaged ({error}): delete that folder, it is built again"
+        ) from error
+    except OSError as error:
+        hint = "; raise `ulimit -n`" if error.errno in (errno.EMFILE, errno.ENFILE) else ""
+        raise InputError(f"{error.filename or folder} cannot be read: {error.strerror}{hint}") from error
 
 
 def _file_name(shard: int) -> str:
     return f"shard-{shard:05d}.rows"
-
-
-def _damaged(folder: Path, reason: str) -> InputError:
-    return InputError(f"the packing in {folder} is damaged ({reason}): delete that folder, it is built again")
 
 
 def _hash(values: dict[str, Any]) -> str:

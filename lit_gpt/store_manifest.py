@@ -10,21 +10,26 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
+import numpy as np
 import xxhash
 
 from lit_gpt.cli import InputError
+from lit_gpt.files import read_json
+from lit_gpt.option_types import NonNegativeInt, Range, build
 
 FORMAT_VERSION = 1
 NAME = "manifest.json"
+Dtype = Literal["uint16", "int32"]
+SUFFIXES = (".bin", ".idx", ".docs.parquet", ".ids")
 
 
 @dataclass(frozen=True)
 class FileEntry:
     """Size and hash of one file."""
 
-    bytes: int
+    bytes: NonNegativeInt
     xxh3_128: str
 
     @classmethod
@@ -45,37 +50,47 @@ class ShardEntry:
     """One shard."""
 
     name: str
-    n_documents: int
-    n_tokens: int
-    n_with_bos: int
+    n_documents: NonNegativeInt
+    n_tokens: NonNegativeInt
+    n_with_bos: NonNegativeInt
     """Documents whose first token is BOS."""
-    n_with_eos: int
+    n_with_eos: NonNegativeInt
     """Documents whose last token is EOS."""
     files: dict[str, FileEntry]
     """By file name: NAME.bin, NAME.idx, NAME.docs.parquet, NAME.ids."""
 
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "ShardEntry":
-        """Undo `dataclasses.asdict`."""
-        files = {name: FileEntry(**entry) for name, entry in values["files"].items()}
-        return cls(**values | {"files": files})
+    def __post_init__(self) -> None:
+        """Raises ValueError: what it says does not fit together."""
+        missing = {self.name + suffix for suffix in SUFFIXES} - self.files.keys()
+        if missing or any(Path(name).name != name for name in self.files):
+            raise ValueError(f"{self.name}: its files are not those of a shard: {', '.join(self.files)}")
+        if max(self.n_with_bos, self.n_with_eos) > self.n_documents:
+            raise ValueError(f"{self.name}: more documents with BOS or EOS than documents")
 
 
 @dataclass(frozen=True)
 class Manifest:
     """The contents of manifest.json."""
 
-    dtype: str
-    """uint16 or int32."""
-    vocab_size: int
+    dtype: Dtype
+    vocab_size: Annotated[int, Range(at_least=1, at_most=2**31)]
     tokenizer: str
     """Fingerprint of the tokenizer."""
-    special_tokens: dict[str, int | None]
+    special_tokens: dict[str, NonNegativeInt | None]
     """Ids of bos, eos and unk."""
     shards: list[ShardEntry]
     provenance: dict[str, Any] = field(default_factory=dict)
     """Where the documents came from, as told by the command that wrote the store."""
     format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        """Raises ValueError: the parts do not fit together."""
+        ids = {name: self.special_tokens[name] for name in ("bos", "eos") if name in self.special_tokens}
+        if len(ids) < 2 or any(token is not None and token >= self.vocab_size for token in ids.values()):
+            raise ValueError(f"special_tokens: bos, eos must be null or below vocab_size {self.vocab_size}")
+        for shard in self.shards:
+            if shard.n_tokens * np.dtype(self.dtype).itemsize > shard.files[f"{shard.name}.bin"].bytes:
+                raise ValueError(f"{shard.name}: {shard.n_tokens} tokens do not fit into its .bin")
 
     @property
     def fingerprint(self) -> str:
@@ -99,20 +114,17 @@ class Manifest:
             InputError: there is none, or it is none that this program reads.
         """
         path = folder / NAME
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            if values["format_version"] != FORMAT_VERSION:
-                raise ValueError(
-                    f"format version {values['format_version']}, this program reads {FORMAT_VERSION}"
-                )
-            return cls(**values | {"shards": [ShardEntry.from_json(shard) for shard in values["shards"]]})
-        except (FileNotFoundError, NotADirectoryError):
+        if not os.path.exists(path):
             hint = "write one with data_prep/tokenize_corpus.py"
-            raise InputError(f"{folder} is not a token store (it has no {NAME}); {hint}") from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise InputError(
-                f"{path} is not the manifest of a token store: {error!r}; write the store anew"
-            ) from error
+            raise InputError(f"{folder} is not a token store (it has no {NAME}); {hint}")
+        values = read_json(path, "write the store anew")
+        try:
+            if (version := values.get("format_version")) != FORMAT_VERSION:
+                raise ValueError(f"format version {version}, this program reads {FORMAT_VERSION}")
+            return build(cls, values)
+        except ValueError as error:
+            reason = f"{error}; write the store anew"
+            raise InputError(f"{path} is not the manifest of a token store: {reason}") from error
 
 
 _REMEDY = "Tokenize the text with data_prep/tokenize_corpus.py"
@@ -168,7 +180,7 @@ def check_sizes(folder: Path, manifest: Manifest) -> None:
         for name, entry in shard.files.items():
             try:
                 size = (folder / name).stat().st_size
-            except OSError:
+            except (FileNotFoundError, NotADirectoryError):
                 raise InputError(f"{folder / name} is missing though {NAME} names it; restore it") from None
             if size != entry.bytes:
                 hint = "truncated or replaced, restore it"

@@ -3,7 +3,7 @@
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -13,11 +13,11 @@ from lit_gpt.document_journal import DocumentJournal
 from lit_gpt.document_table import write_documents
 from lit_gpt.files import cut_back, sync, write_atomically
 from lit_gpt.megatron_index import read_index, write_index
-from lit_gpt.store_manifest import FileEntry, Manifest, ShardEntry
+from lit_gpt.option_types import build
+from lit_gpt.store_manifest import SUFFIXES, Dtype, FileEntry, Manifest, ShardEntry
 from lit_gpt.token_store import TokenStore
 from lit_gpt.tokenizer import Tokenizer
 
-SUFFIXES = (".bin", ".idx", ".docs.parquet", ".ids")
 MAX_SHARD_TOKENS = 1 << 28
 UNFINISHED = "unfinished."
 """Files whose names begin so belong to whoever drives a writer."""
@@ -50,7 +50,7 @@ class TokenStoreWriter:
         self._open: _OpenShard | None = None
         self._spent_journals: list[Path] = []
         if snapshot is not None:
-            self._closed = [ShardEntry.from_json(entry) for entry in snapshot["closed"]]
+            self._closed = [build(ShardEntry, entry) for entry in snapshot["closed"]]
             if snapshot["open"] is not None:
                 self._open = _OpenShard(self.folder, self._next_name(), snapshot["open"])
             self._remove_later_files()
@@ -203,7 +203,7 @@ def write_manifest(
     for file in tokenizer.files():
         shutil.copyfile(file, target / file.name)
     manifest = Manifest(
-        dtype=dtype.name,
+        dtype=cast(Dtype, dtype.name),
         vocab_size=tokenizer.vocab_size,
         tokenizer=tokenizer.fingerprint,
         special_tokens={"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "unk": tokenizer.unk_id},

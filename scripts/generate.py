@@ -5,19 +5,18 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from safetensors import SafetensorError
 
 from lit_gpt.checkpoint import MANIFEST
 from lit_gpt.cli import InputError, run_command
 from lit_gpt.hf_folder import config_json
 from lit_gpt.hf_mapping import hf_parts
 from lit_gpt.model import parameter_shapes
-from lit_gpt.option_types import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from lit_gpt.option_types import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range
 from lit_gpt.tokenizer import adds_bos
 from scripts.convert_lit_checkpoint import open_checkpoint
 
@@ -41,7 +40,7 @@ class GenerateOptions:
     """0 always takes the likeliest token."""
     top_k: NonNegativeInt = 50
     """Draw from so many of the likeliest tokens; 0: from all."""
-    top_p: Fraction = 1.0
+    top_p: Annotated[float, Range(above=0, at_most=1)] = 1.0
     """Draw from the likeliest tokens that together have this probability."""
     repetition_penalty: PositiveFloat = 1.0
     """Above 1 makes tokens that were there already less likely."""
@@ -55,12 +54,17 @@ def main(options: GenerateOptions) -> None:
     """Load, and stream the continuation to standard output."""
     from transformers import TextStreamer
 
-    _check(options)
+    if not options.model.is_dir():
+        raise InputError(f"--model {options.model}: no such folder")
     is_checkpoint = (options.model / MANIFEST).is_file()
     model, tokenizer = _load_checkpoint(options) if is_checkpoint else _load_folder(options.model)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).eval()
     ids = _prompt_ids(tokenizer, options).to(device)
+    if int(ids.max()) >= (rows := model.get_input_embeddings().num_embeddings):
+        raise InputError(
+            f"--model {options.model}: its tokenizer gives ids beyond the {rows} of its vocabulary"
+        )
     torch.manual_seed(options.seed)
     sampling = {}
     if options.temperature > 0:
@@ -77,19 +81,6 @@ def main(options: GenerateOptions) -> None:
     )
 
 
-def _check(options: GenerateOptions) -> None:
-    mistakes = {
-        f"--model {options.model}: no such folder": not options.model.is_dir(),
-        f"--max_new_tokens {options.max_new_tokens}: at least 1": options.max_new_tokens < 1,
-        f"--temperature {options.temperature}: 0 or more": options.temperature < 0,
-        f"--top_k {options.top_k}: 0 or more": options.top_k < 0,
-        f"--top_p {options.top_p}: above 0, at most 1": not 0 < options.top_p <= 1,
-        f"--repetition_penalty {options.repetition_penalty}: above 0": options.repetition_penalty <= 0,
-    }
-    if made := [mistake for mistake, is_made in mistakes.items() if is_made]:
-        raise InputError("; ".join(made))
-
-
 def _load_folder(folder: Path) -> "tuple[LlamaForCausalLM, PreTrainedTokenizerBase]":
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -97,9 +88,13 @@ def _load_folder(folder: Path) -> "tuple[LlamaForCausalLM, PreTrainedTokenizerBa
         raise InputError(f"--model {folder}: neither a Hugging Face folder (config.json) nor a checkpoint")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, use_safetensors=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        model, loaded = AutoModelForCausalLM.from_pretrained(
+            folder, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+        )
+    except Exception as error:  # a malformed folder makes transformers and tokenizers raise anything
         raise InputError(f"--model {folder} does not load: {' '.join(str(error).split())[:300]}") from error
+    if missing := sorted(loaded["missing_keys"]):  # transformers draws them at random
+        raise InputError(f"--model {folder}: {len(missing)} tensors are missing, the first is {missing[0]}")
     return model, tokenizer
 
 

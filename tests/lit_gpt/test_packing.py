@@ -3,9 +3,11 @@
 import json
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -176,6 +178,42 @@ def test_a_damaged_store_is_not_packed(store: TokenStore, suffix: str):
     with pytest.raises(InputError, match=path.name):
         PackedStore.open(TokenStore.open(store.path), BLOCK)
     assert [path.suffix for path in store.path.glob("packing-*")] == [".lock"]
+
+
+@contextmanager
+def no_more_files():
+    """This process may open no file."""
+    free = os.open("/dev/null", os.O_RDONLY)
+    os.close(free)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_too_few_file_descriptors_are_no_damage(store: TokenStore):
+    packed = PackedStore.open(store, BLOCK)
+    for read in (lambda: packed.shard(0), lambda: PackedStore.open(store, BLOCK)):
+        with (
+            no_more_files(),
+            pytest.raises(InputError, match="open files; raise `ulimit -n`") as error,
+        ):
+            read()
+        assert "damaged" not in str(error.value)
+    assert packed.shard(0).n_rows
+
+
+def test_ids_beyond_the_vocabulary_are_not_packed(store: TokenStore):
+    path = store.path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    highest = int(max(store.tokens(shard).max() for shard in range(store.n_shards)))
+    path.write_text(json.dumps(manifest | {"vocab_size": highest}))
+    with pytest.raises(InputError, match=f"the token id {highest}, but .* vocabulary has {highest} ids"):
+        PackedStore.open(TokenStore.open(store.path), BLOCK)
+    path.write_text(json.dumps(manifest | {"vocab_size": highest + 1}))
+    PackedStore.open(TokenStore.open(store.path), BLOCK)
 
 
 def test_verify_names_the_row_whose_tokens_changed(store: TokenStore):

@@ -108,9 +108,9 @@ def test_an_index_of_other_documents_is_refused(store_dir: Path):
     ("content", "says"),
     [
         (None, "not a token store"),
-        ("", "not the manifest"),
-        ("[1, 2]", "not the manifest"),
-        ("[" * 100_000, "not the manifest"),
+        ("", "not readable JSON"),
+        ("[1, 2]", "holds no JSON object"),
+        ("[" * 100_000, "not readable JSON"),
         ('{"format_version": 99}', "this program reads"),
         ('{"format_version": 1, "shards": [{}]}', "not the manifest"),
         ('{"format_version": 1, "shards": 7}', "not the manifest"),
@@ -121,6 +121,39 @@ def test_no_manifest_no_store(store_dir: Path, content: str | None, says: str):
     if content is not None:
         (store_dir / "manifest.json").write_text(content)
     with pytest.raises(InputError, match=says) as error:
+        TokenStore.open(store_dir)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda m: m.update(vocab_size=0), "vocab_size: must be at least 1"),
+        (lambda m: m.update(vocab_size=10**30), "vocab_size: does not fit"),
+        (lambda m: m.update(vocab_size=True), "vocab_size: true is not a whole number"),
+        (lambda m: m.update(vocab_size=1), "bos, eos must be null or below vocab_size 1"),
+        (lambda m: m.update(dtype="float64"), "dtype: 'float64' is no choice"),
+        (lambda m: m.update(dtype="int32"), "tokens do not fit into its .bin"),
+        (lambda m: m.update(special_tokens={}), "bos, eos"),
+        (lambda m: m.update(special_tokens=[1, 2]), "special_tokens: .* is not of the form"),
+        (lambda m: m.update(shards={"a": 1}), "shards: "),
+        (lambda m: m.update(shards=[None]), "shards: null is not of the form"),
+        (lambda m: m.pop("tokenizer"), "tokenizer is missing"),
+        (lambda m: m["shards"][0].update(n_documents=-1), "n_documents: must be at least 0"),
+        (lambda m: m["shards"][0].update(n_tokens=1.5), "n_tokens: 1.5 is not a whole number"),
+        (lambda m: m["shards"][0].update(n_with_bos=10**9), "more documents with BOS"),
+        (lambda m: m["shards"][0].update(name="../shard-00000"), "not those of a shard"),
+        (lambda m: m["shards"][0]["files"].update({"/a": {"bytes": 1, "xxh3_128": ""}}), "not those of"),
+        (lambda m: m["shards"][0]["files"].pop("shard-00000.ids"), "not those of a shard"),
+        (lambda m: m["shards"][0]["files"].update({"shard-00000.ids": 3}), "files: 3 is not of the form"),
+    ],
+)  # fmt: skip
+def test_odd_values_in_a_manifest_are_named(store_dir: Path, change, says: str):
+    path = store_dir / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=rf"{path}.*{says}") as error:
         TokenStore.open(store_dir)
     assert "\n" not in str(error.value)
 

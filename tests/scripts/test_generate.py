@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lit_gpt.cli import InputError
@@ -66,18 +67,34 @@ def test_a_chat_template_is_used_if_there_is_one(folder, capsys):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("name", "content", "message"),
     [
-        (
-            {"max_new_tokens": 0, "top_p": 2.0},
-            "--max_new_tokens 0: at least 1; --top_p 2.0: above 0, at most 1",
-        ),
-        ({"temperature": -1.0}, "--temperature -1.0: 0 or more"),
+        ("config.json", "", "does not load"),
+        ("config.json", "[]", "does not load"),
+        ("config.json", "{}", "does not load"),
+        ("config.json", '{"model_type": "llama", "vocab_size": "many"}', "does not load"),
+        ("config.json", '{"model_type": "nonsense"}', "does not load"),
+        ("tokenizer.json", "{}", "does not load"),
+        ("tokenizer.json", "nothing", "does not load"),
+        ("tokenizer_config.json", "[]", "does not load"),
+        ("model.safetensors", "short", "does not load"),
+        ("model.safetensors", "", "does not load"),
+        ("generation_config.json", "[1]", "does not load"),
     ],
 )
-def test_impossible_options(options, message, folder, capsys):
-    with pytest.raises(InputError, match=message):
-        generate(capsys, folder, **options)
+def test_malformed_folders_are_named(name, content, message, folder, capsys):
+    (folder / name).write_text(content)
+    with pytest.raises(InputError, match=f"^--model {folder} {message}") as error:
+        generate(capsys, folder, **GREEDY)
+    assert len(str(error.value)) < 500
+
+
+def test_a_folder_that_lacks_weights_is_refused(folder, capsys):
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.norm.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"1 tensors are missing, the first is model\.norm\.weight"):
+        generate(capsys, folder, **GREEDY)
 
 
 def test_folders_that_hold_no_model(folder, tmp_path, capsys):
