@@ -96,7 +96,7 @@ def in_short(folder: Path) -> str:
     ]
     lines += [f"  {count['documents']:>12,}  {reason}" for reason, count in _by_size(stats["excluded"])]
     lines += [f"  {count:>12,}  lines set aside: {reason}" for reason, count in stats["set_aside"].items()]
-    lines += losses_in_short(stats["losses"])
+    lines += losses_in_short(stats.get("losses", []))  # earlier revisions wrote none
     return "\n".join([*lines, f"counts and examples: {folder / 'report.html'}"])
 
 

@@ -160,12 +160,18 @@ def _finish(state: State, writers: list[TokenStoreWriter], output: Path) -> None
 
 
 def _summarize(folder: Path) -> None:
-    done = TokenStore.open(folder).manifest.provenance
+    store = TokenStore.open(folder)
+    done = store.manifest.provenance
     counts = done["counts"]
     print(
         f"{folder}: {counts['documents']:,} documents, {counts['tokens']:,} tokens, "
         f"{counts['tokens_per_word']:.3f} tokens per word, {counts['bytes_per_token']:.3f} bytes per token"
     )
+    if repeated := store.count_repeated_ids():
+        print(
+            f"repeated ids: {repeated:,} documents have an id that another of their shard has; a look-up "
+            "finds all of them, and validation takes all or none (--id_fields names another field)"
+        )
     if done["part"] == "training":
         reasons = "".join(f", {count:,} {reason}" for reason, count in done["set_aside"].items())
         print(f"skipped: {done['empty_documents']:,} empty documents{reasons}")

@@ -93,11 +93,22 @@ def read_sources(path: Path) -> pa.DictionaryArray:
 
 def find_id(path: Path, document_id: str) -> np.ndarray:
     """Numbers, ascending, of the documents whose id may be this one: those whose hash is."""
-    data = np.memmap(path, dtype=np.uint8, mode="r")
-    count = len(data) // 12
-    hashes, order = data[: 8 * count].view("<u8"), data[8 * count :].view("<u4")
+    hashes, order = _read_ids(path)
     wanted = np.uint64(_hash(document_id))
     return np.sort(order[hashes.searchsorted(wanted, "left") : hashes.searchsorted(wanted, "right")])
+
+
+def count_repeats(path: Path) -> int:
+    """Documents of a shard whose id another one before them has."""
+    hashes, _ = _read_ids(path)
+    return int(np.count_nonzero(hashes[1:] == hashes[:-1]))
+
+
+def _read_ids(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted hashes and the documents in their order, memory-mapped."""
+    data = np.memmap(path, dtype=np.uint8, mode="r")
+    count = len(data) // 12
+    return data[: 8 * count].view("<u8"), data[8 * count :].view("<u4")
 
 
 def _hash(document_id: str) -> int:

@@ -20,6 +20,7 @@ from lit_gpt import store_manifest
 from lit_gpt.cli import InputError
 from lit_gpt.document_table import (
     DocumentInfo,
+    count_repeats,
     find_id,
     read_documents,
     read_sources,
@@ -103,6 +104,11 @@ class TokenStore:
                 pairs = zip(candidates.tolist(), infos, strict=True)
                 found += [(shard, document) for document, info in pairs if info.id == document_id]
         return found
+
+    def count_repeated_ids(self) -> int:
+        """Documents whose id another document of their shard has already."""
+        paths = (self.path / self._file(shard, ".ids") for shard in range(self.n_shards))
+        return sum(map(count_repeats, paths))
 
     def verify(self) -> None:
         """Read and hash every file.

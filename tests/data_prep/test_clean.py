@@ -156,3 +156,11 @@ def test_what_only_parquet_knows_becomes_text(tmp_path):
     [kept] = documents(run([tmp_path / "x.parquet"], tmp_path / "out") / "documents")
     found = [kept[name] for name in ("when", "took", "raw", "price", "pairs")]
     assert found == ["2020-01-02T00:00:00", "0:00:03", "ff00", "1.50", [["x", 1]]]
+
+
+def test_a_folder_of_an_earlier_revision_is_summed_up_too(tmp_path):
+    output = run([write_jsonl(tmp_path / "a.jsonl", [{"text": GOOD}])], tmp_path / "out")
+    counts = stats(output)
+    del counts["losses"]
+    (output / "stats.json").write_text(json.dumps(counts))
+    run([tmp_path / "a.jsonl"], output)

@@ -260,6 +260,14 @@ def test_what_is_skipped_is_counted_and_named(
     assert "1 not a JSON object" in out
 
 
+def test_repeated_ids_are_said(options: Options, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = tmp_path / "x.jsonl"
+    file.write_text("".join(json.dumps({"id": f"d{n % 7}", "text": f"Text {n}"}) + "\n" for n in range(10)))
+    main(replace(options, input=[str(file)], val_fraction=0.0, val_output=None))
+    assert "repeated ids: 3 documents have an id that another" in capsys.readouterr().out
+    assert TokenStore.open(options.output).find("d0") == [(0, 0), (0, 7)]
+
+
 @pytest.mark.slow
 def test_a_document_of_ten_million_bytes(options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.undo()
