@@ -125,7 +125,13 @@ class ProgressLine:
         self._enabled = enabled
         self._bar = None
         if enabled and sys.stderr.isatty():
-            self._bar = tqdm(total=max_steps, initial=first_step - 1, unit="step", dynamic_ncols=True)
+            # Without tqdm's own time left, which is that of the last few steps.
+            self._bar = tqdm(
+                total=max_steps,
+                initial=first_step - 1,
+                dynamic_ncols=True,
+                bar_format="step {n_fmt}/{total_fmt}|{bar}| [{elapsed}{postfix}]",
+            )
 
     def update(self, metrics: StepMetrics, epoch: str, eta_seconds: float | None) -> None:
         """Show a step's figures."""
@@ -137,12 +143,13 @@ class ProgressLine:
             parts.append(f"{metrics.tokens_per_second:,.0f} tok/s")
         if metrics.mfu is not None:
             parts.append(f"mfu {metrics.mfu:.1%}")
+        if eta_seconds is not None:
+            parts.append(f"eta {tqdm.format_interval(int(eta_seconds))}")
         if self._bar is not None:
             self._bar.set_postfix_str("  ".join(parts), refresh=False)
             self._bar.update(metrics.step - self._bar.n)
         elif self._enabled:
-            eta = "" if eta_seconds is None else f"  eta {tqdm.format_interval(int(eta_seconds))}"
-            print(f"step {metrics.step}/{self._max_steps}  {'  '.join(parts)}{eta}", flush=True)
+            print(f"step {metrics.step}/{self._max_steps}  {'  '.join(parts)}", flush=True)
 
     def message(self, text: str) -> None:
         """A line of its own that does not tear the bar."""

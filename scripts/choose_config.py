@@ -106,6 +106,11 @@ def main(options: ChooseOptions) -> None:
         value = getattr(trained, field.name)
         if field.name not in ("out_dir", "train_data_dir") and value != getattr(default, field.name):
             lines.append(f"{field.name}: {value}")
+    if chosen.per_parameter < TOKENS_PER_PARAMETER:
+        print(
+            f"warning: {chosen.per_parameter:.1f} tokens a parameter are few, {TOKENS_PER_PARAMETER:g} would be "
+            "enough: give more hours or more data"
+        )
     write_atomically(options.output, "\n".join(lines) + "\n")
     print(
         f"{chosen.config.name}, written to {options.output}; to train:\n"

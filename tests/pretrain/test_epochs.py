@@ -1,7 +1,15 @@
 """Steps, epochs and passes: what the first lines of a run and its progress say, against the order itself."""
 
+import contextlib
+import fcntl
 import json
 import math
+import os
+import pty
+import re
+import struct
+import subprocess
+import termios
 
 import numpy as np
 import pytest
@@ -10,7 +18,7 @@ from lit_gpt.checkpoint import list_checkpoints, read_state
 from pretrain.epochs import Epochs, StoreSize
 from pretrain.speed_monitor import PACE_SECONDS, Pace
 from tests.pretrain.feeding import GLOBAL_BATCH, open_data
-from tests.pretrain.running import train
+from tests.pretrain.running import command, environment, train
 
 
 def test_passes_are_those_of_the_order(train_store_dir, val_store_dir):
@@ -93,3 +101,24 @@ def test_the_time_left_is_that_of_the_last_half_hour():
     assert pace.seconds_per_step(21, 200.0, 1.5) == 5.0  # validation counts
     late = 120.0 + PACE_SECONDS + 1
     assert pace.seconds_per_step(100, late, 1.0) == pytest.approx((late - 120.0) / 89)
+
+
+def test_a_terminal_shows_the_time_left_too(tmp_path, val_store_dir):
+    """A real terminal, 200 columns wide."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 200, 0, 0))
+    process = subprocess.Popen(
+        command(tmp_path, val_store_dir, max_steps=2, warmup_steps=1),
+        stdout=subprocess.DEVNULL,
+        stderr=slave,
+        env=environment(),
+    )
+    os.close(slave)
+    shown = b""
+    with contextlib.suppress(OSError):  # the terminal ends with its last user
+        while part := os.read(master, 4096):
+            shown += part
+    os.close(master)
+    assert process.wait(timeout=60) == 0
+    last = re.split(rb"[\r\n]+", shown.strip())[-1].decode()
+    assert re.match(r"step 2/2\|.*\| \[\d+:\d+, epoch 0\.\d\d  .* tokens  loss .*  eta 00:00\]", last), last

@@ -71,7 +71,8 @@ def test_the_command_writes_what_the_trainer_takes(tmp_path, train_store_dir):
     )
     written.check()
     assert (written.model_name, written.accelerator) == ("tiny_3M", "cpu")
-    assert (tmp_path / "c.yaml").read_text().startswith("# 4,")
+    assert (tmp_path / "c.yaml").read_text().startswith("# 3,164,416 parameters, ")
+    assert "tokens a parameter are few" in result.stdout
 
     none = subprocess.run(
         [*command[:2], *flags[:2], "--output", "/nowhere/c.yaml"], capture_output=True, text=True
