@@ -108,8 +108,8 @@ def main(options: ChooseOptions) -> None:
             lines.append(f"{field.name}: {value}")
     if chosen.per_parameter < TOKENS_PER_PARAMETER:
         print(
-            f"warning: {chosen.per_parameter:.1f} tokens a parameter are few, {TOKENS_PER_PARAMETER:g} would be "
-            "enough: give more hours or more data"
+            f"warning: {chosen.per_parameter:.1f} tokens a parameter are few, {TOKENS_PER_PARAMETER:g} "
+            "would be enough: give more hours or more data"
         )
     write_atomically(options.output, "\n".join(lines) + "\n")
     print(
