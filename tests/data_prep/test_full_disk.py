@@ -99,6 +99,13 @@ def test_train_tokenizer(kind, tmp_path, corpus):
         assert Tokenizer.load(disk / "tokenizer").vocab_size == 2048
 
 
+def test_a_read_only_disk(tmp_path, corpus):
+    with mounted(tmp_path / "disk", "size=1m,ro") as disk:
+        done = run("clean", "--input", *corpus, "--output", disk / "out")
+    assert done.returncode == 2
+    assert done.stderr == f"error: {disk}/out: Read-only file system; mend that and run the command again\n"
+
+
 def test_pack(tmp_path, train_store_dir):
     with mounted(tmp_path / "disk", "size=8k") as disk:
         flags = ["--store", train_store_dir, "--block_size", "64", "--packing_dir", disk / "packings"]

@@ -75,5 +75,3 @@ def test_the_file_has_unique_ids_and_the_size_asked_for(tmp_path):
     size = sum(len(line["text"].encode()) for line in lines)
     assert 200_000 <= size < 200_000 + len(lines[-1]["text"].encode())
     assert list(file.parent.iterdir()) == [file]
-    with pytest.raises(InputError, match="--megabytes"):
-        main(Options(output=file, megabytes=0))
