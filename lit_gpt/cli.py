@@ -47,22 +47,32 @@ def parse_options(
     return options_class(**values)
 
 
+def print_error(message: str) -> None:
+    """The one line that bad input gets."""
+    print(f"error: {message}", file=sys.stderr, flush=True)
+
+
 def run_command(
     options_class: type[OptionsT],
     main: Callable[[OptionsT], None],
     argv: Sequence[str] | None = None,
     program: str | None = None,
+    report: Callable[[str], None] = print_error,
 ) -> NoReturn:
-    """Parse, run, and leave: 0 done, 2 bad input or a full disk (one line, no traceback), 130 interrupted."""
+    """Parse, run, and leave: 0 done, 2 bad input or a full disk (one line, no traceback), 130 interrupted.
+
+    Args:
+        report: Is given that line.
+    """
     try:
         main(parse_options(options_class, argv, program))
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        report(str(error))
         sys.exit(EXIT_BAD_INPUT)
     except OSError as error:
         if (message := machine_error(error)) is None:
             raise
-        print(f"error: {message}", file=sys.stderr, flush=True)
+        report(message)
         sys.exit(EXIT_BAD_INPUT)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)

@@ -64,6 +64,7 @@ class Checkpointer:
         self._staging = Staging(self.ranks, full=state_dict_type == "full")
         self._thread: threading.Thread | None = None
         self._verified: tuple[Path, Manifest] | None = None
+        self._on_disk = 0  # step of the state that is; nothing of a run need be kept at step 0
 
     # ---- saving
 
@@ -103,6 +104,11 @@ class Checkpointer:
         """Whether a checkpoint is being written."""
         return self._thread is not None and self._thread.is_alive()
 
+    def has_saved(self, step: int) -> bool:
+        """Whether the state after a step is on disk; waits for a save under way. The same on every rank."""
+        self.wait()
+        return self._on_disk == step
+
     def wait(self) -> None:
         """Until nothing is being written any more."""
         if self._thread is not None:
@@ -130,6 +136,7 @@ class Checkpointer:
             self.errors.failed("checkpoint", f"checkpoint of step {step} was not saved: {error}")
             return
         self.errors.succeeded("checkpoint")
+        self._on_disk = step
         try:
             retain(self.ranks, folder, *self._keep)
         except Exception as error:
@@ -224,6 +231,7 @@ class Checkpointer:
             for step, later in self._list_checkpoints():
                 if step > state["step"]:
                     self._set_aside(later, "superseded", f"the run was resumed from {folder}")
+            self._on_disk = state["step"]
         return state
 
 

@@ -50,7 +50,8 @@ class DataLoader:
         first_step: int = 1,
         prefetch: int = 2,
     ) -> None:
-        """`prefetch` is the number of steps made ahead by a thread; with 0 they are made when asked for.
+        """`prefetch` is the number of steps made ahead by a thread, from the first `next` on; with 0 they are
+        made when asked for.
 
         Raises:
             InputError: the ranks cannot share the batch evenly.
@@ -68,13 +69,16 @@ class DataLoader:
         self._device = torch.device(device)
         self._cache = _open_cache(data)
         self._steps = self._make_steps(first_step)
-        self._thread = _Prefetcher(self._steps, prefetch) if prefetch > 0 else None
+        self._prefetch = prefetch
+        self._thread: _Prefetcher | None = None
 
     def __iter__(self) -> Iterator[StepBatch]:
         return self
 
     def __next__(self) -> StepBatch:
-        batch = next(self._steps if self._thread is None else self._thread)
+        if self._prefetch > 0 and self._thread is None:
+            self._thread = _Prefetcher(self._steps, self._prefetch)
+        batch = next(self._thread or self._steps)
         return batch._replace(micro_batches=[micro.to(self._device) for micro in batch.micro_batches])
 
     def close(self) -> None:

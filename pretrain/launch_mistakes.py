@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 from socket import gethostname
 
+UNDETECTED = ("bash", "interactive")  # jobs of these names are not taken for SLURM's by Lightning
+
 
 def launch_mistake(
     devices: int, num_nodes: int, environment: Mapping[str, str], visible_gpus: int
@@ -31,7 +33,7 @@ def launch_mistake(
         return None
     if "SLURM_JOB_ID" not in environment or world_size == tasks == 1:
         return None
-    if environment.get("SLURM_JOB_NAME") in ("bash", "interactive"):
+    if environment.get("SLURM_JOB_NAME") in UNDETECTED:
         return (
             f"the job's name {environment['SLURM_JOB_NAME']!r} switches off the detection of SLURM, and "
             "every task would train alone: give sbatch or srun another --job-name"
@@ -67,3 +69,10 @@ def expand_hosts(node_list: str) -> list[str]:
 def is_torchrun(environment: Mapping[str, str]) -> bool:
     """Whether torchrun started this process, be it inside a SLURM job."""
     return "TORCHELASTIC_RUN_ID" in environment
+
+
+def is_srun(environment: Mapping[str, str]) -> bool:
+    """Whether srun started this process as one of several."""
+    get = environment.get
+    is_task = "SLURM_STEP_ID" in environment and "SLURM_NTASKS_PER_NODE" in environment
+    return is_task and int(get("SLURM_NTASKS", "1")) > 1 and get("SLURM_JOB_NAME") not in UNDETECTED

@@ -14,7 +14,8 @@ from lightning.fabric import Fabric
 
 from pretrain.roll_call import RollCall, name_all
 
-COLLECTIVE_SECONDS = 40.0  # an all-reduce that has not ended by then hangs
+# An all-reduce that has not ended by then hangs. On CUDA the first one makes contexts and communicators.
+COLLECTIVE_SECONDS = {"cuda": 300.0, "cpu": 40.0}
 REDUCED_MIB = {"cuda": 256, "cpu": 4}
 
 
@@ -55,7 +56,8 @@ def _reduce(call: RollCall, fabric: Fabric, name: str, groups: list[list[int]]) 
         None for a rank that is in no group of two.
     """
     groups = [group for group in groups if len(group) > 1]
-    result: list[float | str | None] = [f"it does not end within {COLLECTIVE_SECONDS:.0f} s"]
+    limit = COLLECTIVE_SECONDS[fabric.device.type]
+    result: list[float | str | None] = [f"it does not end within {limit:.0f} s"]
 
     def reduce_in_thread() -> None:
         try:
@@ -65,8 +67,8 @@ def _reduce(call: RollCall, fabric: Fabric, name: str, groups: list[list[int]]) 
 
     thread = threading.Thread(target=reduce_in_thread, daemon=True)
     thread.start()
-    thread.join(COLLECTIVE_SECONDS)
-    return call.stage(name, result[0])
+    thread.join(limit)
+    return call.stage(name, result[0], patience=limit)
 
 
 def _bandwidth(fabric: Fabric, groups: list[list[int]]) -> float | str | None:
@@ -74,7 +76,8 @@ def _bandwidth(fabric: Fabric, groups: list[list[int]]) -> float | str | None:
     device, rank = fabric.device, fabric.global_rank
     if device.type == "cuda":
         torch.cuda.set_device(device)  # a new thread starts with the first device
-    timeout = timedelta(seconds=COLLECTIVE_SECONDS)
+    # Longer than what the caller waits for: torch's own limit would end the process without naming anything.
+    timeout = timedelta(seconds=2 * COLLECTIVE_SECONDS[device.type])
     made = [(group, dist.new_group(group, timeout=timeout)) for group in groups]
     mine = [(group, handle) for group, handle in made if rank in group]
     if not mine:

@@ -80,7 +80,7 @@ class TrainOptions:
     """Of the initial weights and of the order of the data."""
 
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train; auto takes CUDA devices if there are any."""
+    """Where to train; auto takes CUDA devices if there are any; under SLURM and torchrun there must be."""
     devices: ProcessCount = 1
     """Devices (processes) per node."""
     num_nodes: ProcessCount = 1
@@ -144,7 +144,8 @@ class TrainOptions:
     max_skipped_steps: PositiveInt = 20
     """Stop after this many steps in a row with a gradient that is not finite."""
     watchdog_minutes: NonNegativeFloat = 15.0
-    """Stop a process, with the stack of every thread in a file, when no step ends for so long. 0: never."""
+    """End the run, with every thread's stack in a file, when no micro-batch ends for so long. Slow ones raise
+    the limit, and other phases have multiples of it. 0: never."""
 
     @property
     def world_size(self) -> int:

@@ -11,6 +11,8 @@ ModelParallelStrategy, on GPUs over NCCL and on CPUs over gloo alike:
 
 import logging
 import os
+import socket
+import subprocess
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
@@ -28,6 +30,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from lit_gpt.cli import InputError
 from lit_gpt.config import ModelConfig
 from lit_gpt.model import GPT
+from pretrain.launch_mistakes import is_torchrun
 
 if TYPE_CHECKING:
     from pretrain.options import TrainOptions
@@ -80,13 +83,32 @@ def resolve_accelerator(requested: str) -> str:
     """`auto` to what is there.
 
     Raises:
-        InputError: CUDA was asked for and there is none.
+        InputError: CUDA was asked for, or is what SLURM and torchrun are for, and there is none.
     """
-    if requested == "cuda" and not torch.cuda.is_available():
-        raise InputError("--accelerator cuda: torch sees no CUDA device here; use --accelerator cpu")
-    if requested == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return requested
+    if requested == "cpu" or torch.cuda.is_available():
+        return "cpu" if requested == "cpu" else "cuda"
+    none = f"torch sees no CUDA device on {socket.gethostname()}{gpus_unseen()}"
+    if requested == "cuda":
+        raise InputError(f"--accelerator cuda: {none}; mend that, or give --accelerator cpu")
+    if "SLURM_JOB_ID" in os.environ or is_torchrun(os.environ):
+        raise InputError(
+            f"{none}; ask for GPUs or mend the driver, or give --accelerator cpu to train without"
+        )
+    return "cpu"
+
+
+def gpus_unseen() -> str:
+    """What nvidia-smi shows although torch sees no GPU, for a message; empty if it shows none either."""
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    shown = sum(line.startswith("GPU ") for line in listed.splitlines())
+    return (
+        f", but nvidia-smi shows {shown}: this torch ({torch.__version__}) and the driver disagree"
+        if shown
+        else ""
+    )
 
 
 def resolve_precision(requested: str, device_type: str) -> str:
@@ -149,15 +171,13 @@ def new_gloo_group(timeout: timedelta = PROCESS_GROUP_TIMEOUT) -> "dist.ProcessG
     return dist.new_group(backend="gloo", timeout=timeout)
 
 
-def new_node_group(num_nodes: int, devices: int, node_rank: int) -> "dist.ProcessGroup | None":
-    """A gloo group of the ranks of this node. Collective: every rank makes every node's group."""
+def new_node_group(devices: int, node_rank: int) -> "dist.ProcessGroup | None":
+    """A gloo group of the ranks of this node. Collective over them alone."""
     if not dist.is_initialized():
         return None
-    groups = [
-        dist.new_group(list(range(node * devices, (node + 1) * devices)), backend="gloo")
-        for node in range(num_nodes)
-    ]
-    return cast("dist.ProcessGroup", groups[node_rank])
+    ranks = list(range(node_rank * devices, (node_rank + 1) * devices))
+    group = dist.new_group(ranks, backend="gloo", use_local_synchronization=True)
+    return cast("dist.ProcessGroup", group)
 
 
 def _sharding_function(

@@ -1,18 +1,19 @@
 """Is this job's machinery sound? Found out in a minute, and the node that is not is named.
 
-    ranks = check_launch(devices, num_nodes)   launch mistakes; under srun, ranks that are missing
-    with connecting(ranks): ...                ranks that cannot join the process group
-    preflight(fabric, stores, out_dir)         devices, folders, all-reduce within and between nodes
+    ranks = join(options, watchdog)            launch mistakes; ranks that are missing
+    connect(ranks, device_type)                ranks that cannot make the process group
+    preflight(ranks, fabric, stores, out_dir)  devices, folders, all-reduce within and between nodes
 
 Without them a wrong launch or a broken node shows as a job that hangs until its time limit.
 """
 
+import atexit
 import math
 import os
 import re
+import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from socket import gethostname
@@ -21,98 +22,103 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning.fabric import Fabric
-from lightning.fabric.plugins.environments import SLURMEnvironment
 
 from lit_gpt.cli import InputError
 from lit_gpt.packing import PackedStore
-from pretrain.launch_mistakes import expand_hosts, is_torchrun, launch_mistake
+from pretrain.launch_mistakes import launch_mistake
 from pretrain.network_check import check_network
-from pretrain.roll_call import RollCall, leave, name_all
+from pretrain.options import TrainOptions
+from pretrain.parallel import PROCESS_GROUP_TIMEOUT, gpus_unseen, resolve_accelerator
+from pretrain.roll_call import EXIT_UNSOUND, RollCall, name_all
+from pretrain.watchdog import Watchdog
 
 LATE_START_SECONDS = 300.0  # importing from a slow file system may take some ranks long
-READING_SECONDS = 3600.0  # so may packing a large store
-CONNECT_SECONDS = 45.0
-ROLL_CALL_PORT_OFFSET = 10_000  # from the process group's port
+READING_SECONDS = 86_400.0  # so may packing a large store; a rank that dies meanwhile is noticed at once
+CONNECT_SECONDS = {"cuda": 300.0, "cpu": 45.0}  # on CUDA libraries and contexts come first
 
 
-def check_launch(devices: int, num_nodes: int, accelerator: str = "auto") -> RollCall | None:
-    """Refuse a launch that would hang or train several times over; under srun, wait for every rank.
+def join(options: TrainOptions, watchdog: Watchdog) -> RollCall | None:
+    """Refuse a launch that would hang or train several times over; start, or wait for, every rank.
 
-    To be called on every rank before anything slow. Ranks that are missing are named within a minute; if
-    they have not come after LATE_START_SECONDS, the process ends with exit code 87.
-
-    Args:
-        devices: Processes that each node should run.
-        num_nodes: Nodes of the job.
-        accelerator: "cpu" if GPUs do not matter.
+    To be called on every rank before anything slow; from now on the ranks end together. Ranks that are
+    missing are named within a minute; if they have not come after LATE_START_SECONDS, all end with code 87.
 
     Returns:
-        What `connecting` takes; None if srun did not start the processes, or one only.
+        What `connect` and `preflight` take; None for a single process.
 
     Raises:
         InputError: a launch mistake; one line that says the fix.
     """
-    visible_gpus = 0 if accelerator == "cpu" else torch.cuda.device_count()
-    if mistake := launch_mistake(devices, num_nodes, os.environ, visible_gpus):
+    launch = watchdog.launch
+    visible_gpus = 0 if options.accelerator == "cpu" else torch.cuda.device_count()
+    if mistake := launch_mistake(options.devices, options.num_nodes, os.environ, visible_gpus):
         raise InputError(mistake)
-    world_size = devices * num_nodes
-    if world_size == 1 or "SLURM_STEP_ID" not in os.environ or is_torchrun(os.environ):
-        return None
-    slurm = SLURMEnvironment()
-    rank, port = slurm.global_rank(), slurm.main_port + ROLL_CALL_PORT_OFFSET
+    device_type = resolve_accelerator(options.accelerator)
+    if (options.accelerator, device_type) == ("auto", "cpu") and (unseen := gpus_unseen()):
+        print(f"warning: training on the CPU: torch sees no GPU{unseen}", file=sys.stderr, flush=True)
+    if options.world_size > 1 and launch.world_size == 1:
+        launch.start_others(options.devices, options.num_nodes)
     try:
-        store = dist.TCPStore(
-            slurm.main_address,
-            port,
-            is_master=rank == 0,
-            timeout=timedelta(seconds=LATE_START_SECONDS),
-            wait_for_workers=False,
-        )
+        watchdog.start(timedelta(seconds=LATE_START_SECONDS))
     except dist.DistError as error:
-        leave(
-            f"rank {rank} on {gethostname()} does not reach rank 0 at {slurm.main_address}:{port} "
-            f"({' '.join(str(error).split())[:120]}): is that node up, and MASTER_ADDR its address?"
+        watchdog.end(
+            EXIT_UNSOUND,
+            f"rank {launch.rank} on {gethostname()} does not reach rank 0 "
+            f"({' '.join(str(error).split())[:160]}): is its node up, and MASTER_ADDR its address?",
         )
-    nodes = expand_hosts(os.environ["SLURM_JOB_NODELIST"])
-    call = RollCall(store, rank, [nodes[index // devices] for index in range(world_size)])
-    call.stage("start", None, patience=LATE_START_SECONDS)
+    if launch.world_size == 1:
+        return None
+    call = RollCall(watchdog)
+    host = os.environ.get("SLURMD_NODENAME", gethostname())
+    launch.hosts = call.stage("start", host, patience=LATE_START_SECONDS)
     return call
 
 
-@contextmanager
-def connecting(ranks: RollCall | None) -> Iterator[None]:
-    """Inside it the process group is made. Ranks may come late, when reading data took them long.
+def connect(call: RollCall | None, device_type: str) -> None:
+    """Make the process group. Ranks may come late, when reading data took them long.
 
-    Ends the process with exit code 87 if it hangs, after one line that names the nodes where it does.
+    No rank is bound to a device: so NCCL connects the ranks of a group when they first reduce in it, and the
+    pre-flight sees it fail within a node, or between two, before all try.
+
+    Ends all ranks with exit code 87 if it hangs, after one line that names the nodes where it does.
     """
-    if ranks is None:
-        yield
+    if call is None:
         return
-    ranks.stage("connect", None, patience=READING_SECONDS)
+    call.stage("connect", None, patience=READING_SECONDS)
     is_connected = threading.Event()
+    limit = CONNECT_SECONDS[device_type]
 
     def watch() -> None:
-        answers = ranks.stage("connected", is_connected.wait(CONNECT_SECONDS))
-        hanging = {host for host, is_done in zip(ranks.hosts, answers, strict=True) if not is_done}
-        if hanging:
-            where = "every node" if hanging == set(ranks.hosts) else name_all(hanging)
-            ranks.leave(
-                f"no process group after {CONNECT_SECONDS:.0f} s, it hangs on {where}; look at MASTER_ADDR "
+        answers = call.stage("connected", is_connected.wait(limit), patience=limit)
+        if hanging := {host for host, is_done in zip(call.hosts, answers, strict=True) if not is_done}:
+            where = "every node" if hanging == set(call.hosts) else name_all(hanging)
+            call.leave(
+                f"no process group after {limit:.0f} s, it hangs on {where}; look at MASTER_ADDR "
                 "and NCCL_SOCKET_IFNAME in env.sh, and at firewalls"
             )
 
     watcher = threading.Thread(target=watch, name="connecting", daemon=True)
     watcher.start()
-    yield
+    dist.init_process_group(
+        "nccl" if device_type == "cuda" else "gloo",
+        store=call.group_store(),
+        rank=call.launch.rank,
+        world_size=call.launch.world_size,
+        timeout=PROCESS_GROUP_TIMEOUT,
+    )
     is_connected.set()
     watcher.join()
+    if device_type == "cuda":
+        atexit.register(dist.destroy_process_group)  # torch complains of one that is left
 
 
-def preflight(fabric: Fabric, stores: Sequence[PackedStore], out_dir: Path) -> list[str]:
+def preflight(
+    call: RollCall | None, fabric: Fabric, stores: Sequence[PackedStore], out_dir: Path
+) -> list[str]:
     """Look at every rank's device and folders, then reduce within each node and between them. Collective.
 
-    Ends the process with exit code 87, after one line that names the nodes at fault, if a rank does not
-    answer, if it sees other data or another `out_dir` than rank 0, or if an all-reduce hangs or is wrong.
+    Ends all ranks, after one line that names the nodes at fault: with exit code 87 if a rank does not answer
+    or an all-reduce hangs or is wrong, with 2 if a rank sees other data or another `out_dir` than rank 0.
 
     Args:
         stores: As this rank opened them.
@@ -122,15 +128,12 @@ def preflight(fabric: Fabric, stores: Sequence[PackedStore], out_dir: Path) -> l
         Lines to show, on every rank the same: one for each rank and one on the network.
     """
     report = _report(fabric.device, stores)
-    if fabric.world_size == 1:
-        return [_line(0, report)]
-    store = dist.PrefixStore("preflight", dist.distributed_c10d._get_default_store().clone())  # type: ignore[attr-defined]
-    call = RollCall(store, fabric.global_rank, ["an unknown node"] * fabric.world_size)
+    if call is None:
+        return [_line(gethostname(), 0, report)]
     reports = call.stage("devices", report)
-    call.hosts = [entry["host"] for entry in reports]
-    _check_folders(call, fabric.global_rank, reports, out_dir)
+    _check_folders(call, reports, out_dir)
     network = check_network(call, fabric)
-    return [*(_line(rank, entry) for rank, entry in enumerate(reports)), network]
+    return [*(_line(call.hosts[rank], rank, entry) for rank, entry in enumerate(reports)), network]
 
 
 def _report(device: torch.device, stores: Sequence[PackedStore]) -> dict[str, Any]:
@@ -146,7 +149,6 @@ def _report(device: torch.device, stores: Sequence[PackedStore]) -> dict[str, An
         name = f"CPU, {torch.get_num_threads()} thread(s)"
         free = _available_memory()
     return {
-        "host": os.environ.get("SLURMD_NODENAME", gethostname()),
         "device": name,
         "driver": driver,
         "free": free / 2**30,
@@ -161,15 +163,16 @@ def _available_memory() -> float:
     return 1024.0 * int(found[1]) if found else math.nan
 
 
-def _line(rank: int, report: dict[str, Any]) -> str:
+def _line(host: str, rank: int, report: dict[str, Any]) -> str:
     return (
-        f"rank {rank} on {report['host']}: {report['device']}, driver {report['driver']}, "
+        f"rank {rank} on {host}: {report['device']}, driver {report['driver']}, "
         f"{report['free']:.1f} GiB free, {len(report['stores'])} store(s)"
     )
 
 
-def _check_folders(call: RollCall, rank: int, reports: list[dict[str, Any]], out_dir: Path) -> None:
+def _check_folders(call: RollCall, reports: list[dict[str, Any]], out_dir: Path) -> None:
     """All ranks must see the same stores, and in `out_dir` a file that rank 0 has just put there."""
+    rank = call.launch.rank
     beacon = out_dir / f".preflight-{os.environ.get('SLURM_JOB_ID', '')}-{os.getpid()}"
     if rank == 0:
         beacon.touch()
@@ -178,7 +181,8 @@ def _check_folders(call: RollCall, rank: int, reports: list[dict[str, Any]], out
     if rank == 0:
         beacon.unlink()
     if blind := {host for host, sees in zip(call.hosts, seen, strict=True) if not sees}:
-        call.leave(f"--out_dir {out_dir} is another folder on {name_all(blind)} than on {call.hosts[0]}")
+        call.refuse(f"--out_dir {out_dir} is another folder on {name_all(blind)} than on {call.hosts[0]}")
     for path, fingerprint in reports[0]["stores"].items():
-        if other := {entry["host"] for entry in reports if entry["stores"].get(path) != fingerprint}:
-            call.leave(f"{path} holds other data on {name_all(other)} than on {call.hosts[0]}")
+        held = zip(call.hosts, reports, strict=True)
+        if other := {host for host, report in held if report["stores"].get(path) != fingerprint}:
+            call.refuse(f"{path} holds other data on {name_all(other)} than on {call.hosts[0]}")

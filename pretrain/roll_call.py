@@ -4,7 +4,6 @@ Unlike a collective it cannot hang: a rank that does not answer in time is named
 """
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -13,7 +12,10 @@ from typing import Any, NoReturn
 
 import torch.distributed as dist
 
-ANSWER_SECONDS = 50.0
+from lit_gpt.cli import EXIT_BAD_INPUT
+from pretrain.watchdog import Watchdog
+
+ANSWER_SECONDS = 50.0  # a rank that has not answered for so long is named
 EXIT_UNSOUND = 87
 
 
@@ -21,18 +23,18 @@ class RollCall:
     """One rank's part in it.
 
     Args:
-        store: Shared by all ranks; rank 0 may be its server.
-        hosts: Name of each rank's node, to say where a missing rank is.
-        answer_seconds: A rank that has not answered for so long is named.
+        watchdog: Has the store, and ends all ranks.
     """
 
-    def __init__(
-        self, store: dist.Store, rank: int, hosts: Sequence[str], answer_seconds: float = ANSWER_SECONDS
-    ) -> None:
-        self._store = store
-        self._rank = rank
-        self.hosts = hosts
-        self._answer_seconds = answer_seconds
+    def __init__(self, watchdog: Watchdog) -> None:
+        self._watchdog = watchdog
+        self._store = watchdog.own_store("roll call")
+        self.launch = watchdog.launch
+
+    @property
+    def hosts(self) -> list[str]:
+        """Name of each rank's node."""
+        return self.launch.hosts
 
     def stage(self, name: str, answer: Any, patience: float = 0.0) -> list[Any]:
         """Answer, and learn the others' answers. Every rank takes part in every stage.
@@ -40,34 +42,36 @@ class RollCall:
         Args:
             name: Of the stage, used once.
             answer: This rank's, as JSON can hold it.
-            patience: Seconds more than `answer_seconds` that a rank may take once it has been named.
+            patience: Seconds more than ANSWER_SECONDS that a rank may take once it has been named.
 
         Returns:
             The answers by rank; the process ends with exit code 87 when some are missing.
         """
-        patience += self._answer_seconds
-        self._store.set(f"{name}/{self._rank}", json.dumps(answer))
+        patience += ANSWER_SECONDS
+        self._store.set(f"{name}/{self.launch.rank}", json.dumps(answer))
         try:
-            missing = (
-                self._preside(name, patience) if self._rank == 0 else self._await_verdict(name, patience)
-            )
+            preside = self.launch.rank == 0
+            missing = self._preside(name, patience) if preside else self._await_verdict(name, patience)
             if missing:
                 self.leave(f"no answer from {self._where(missing)} for {patience:.0f} s")
-            answers = self._store.multi_get(_keys(name, range(len(self.hosts))))
-            self._store.add(f"{name}/read", 1)
-            if self._rank == 0:
-                self._await_readers(name)
+            answers = self._store.multi_get(_keys(name, range(self.launch.world_size)))
         except dist.DistError:
-            # If it left for a reason of its own, its exit code must be the highest: srun takes that.
-            leave(f"rank 0 on {self.hosts[0]} does not answer rank {self._rank}", exit_code=1)
+            # If rank 0 left for a reason of its own, its exit code must be the highest: srun takes that.
+            me, first = self.launch.name(self.launch.rank), self.launch.name(0)
+            self._watchdog.end(1, f"{first} does not answer {me}")
         return [json.loads(text) for text in answers]
 
+    def group_store(self) -> dist.Store:
+        """For the process group's own keys."""
+        return self._watchdog.own_store("process group")
+
     def leave(self, complaint: str) -> NoReturn:
-        """End all ranks' processes with exit code 87; rank 0 says why. Every rank calls it."""
-        if self._rank == 0:
-            print(f"error: {complaint}", file=sys.stderr, flush=True)
-            time.sleep(2)  # the others may still be reading the store, which may be this process's
-        leave()
+        """End all ranks, as the machinery is not sound. Every rank may call it."""
+        self._watchdog.end(EXIT_UNSOUND, complaint)
+
+    def refuse(self, complaint: str) -> NoReturn:
+        """End all ranks, as what they were given is not the same for all. Every rank may call it."""
+        self._watchdog.end(EXIT_BAD_INPUT, complaint)
 
     def _preside(self, name: str, patience: float) -> list[int]:
         """Rank 0 alone decides who is missing, so that all come to the same verdict."""
@@ -76,16 +80,16 @@ class RollCall:
         return missing
 
     def _await_verdict(self, name: str, patience: float) -> list[int]:
-        self._store.wait([f"{name}/missing"], timedelta(seconds=patience + self._answer_seconds))
+        self._store.wait([f"{name}/missing"], timedelta(seconds=patience + ANSWER_SECONDS))
         return json.loads(self._store.get(f"{name}/missing"))
 
     def _await_answers(self, name: str, patience: float) -> list[int]:
         """The ranks that have not answered when patience ends."""
-        missing = list(range(len(self.hosts)))
+        missing = list(range(self.launch.world_size))
         deadline = time.monotonic() + patience
         while missing and (left := deadline - time.monotonic()) > 0:
             try:
-                self._store.wait(_keys(name, missing), timedelta(seconds=min(left, self._answer_seconds)))
+                self._store.wait(_keys(name, missing), timedelta(seconds=min(left, ANSWER_SECONDS)))
             except dist.DistError:
                 missing = [rank for rank in missing if not self._store.check(_keys(name, [rank]))]
                 if missing and deadline > time.monotonic():
@@ -94,22 +98,8 @@ class RollCall:
                 missing = []
         return missing
 
-    def _await_readers(self, name: str) -> None:
-        """The store may be this process's: it must not go before the others have read it."""
-        deadline = time.monotonic() + 10
-        while self._store.add(f"{name}/read", 0) < len(self.hosts) and time.monotonic() < deadline:
-            time.sleep(0.01)
-
     def _where(self, ranks: list[int]) -> str:
-        return ", ".join(f"rank {rank} on {self.hosts[rank]}" for rank in ranks)
-
-
-def leave(message: str = "", exit_code: int = EXIT_UNSOUND) -> NoReturn:
-    """End this process at once, even when a thread of it hangs in a collective."""
-    if message:
-        print(f"error: {message}", file=sys.stderr, flush=True)
-    sys.stdout.flush()
-    os._exit(exit_code)
+        return ", ".join(self.launch.name(rank) for rank in ranks)
 
 
 def name_all(hosts: Iterable[str]) -> str:

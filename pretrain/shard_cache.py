@@ -66,8 +66,7 @@ class ShardCache:
         self._refused: set[tuple[int, int]] = set()
         self._wake = threading.Event()
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="shard-cache", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
 
     def tokens(self, store: int, shard: int) -> np.memmap:
         """A shard's tokens, from the copy if there is a whole one."""
@@ -82,12 +81,16 @@ class ShardCache:
         """Have these (store, shard) copied, in this order, as far as there is room. Returns at once."""
         self._wanted = list(shards)
         self._wake.set()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="shard-cache", daemon=True)
+            self._thread.start()
 
     def close(self) -> None:
         """Stop copying and wait for the thread."""
         self._closed.set()
         self._wake.set()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
 
     # ---- the copying thread
 

@@ -14,6 +14,7 @@ from lit_gpt.cli import run_command
 from pretrain.options import TrainOptions
 from pretrain.preemption import StopRequest
 from pretrain.save_errors import keep_output_from_failing
+from pretrain.watchdog import Watchdog
 
 
 def main(options: TrainOptions) -> None:
@@ -24,12 +25,12 @@ def main(options: TrainOptions) -> None:
     from pretrain.trainer import Trainer
 
     try:
-        Trainer(options, stop_request).fit()
+        Trainer(options, watchdog).fit()
     except TrainingDiverged as error:
         sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":
     keep_output_from_failing()
-    stop_request = StopRequest().install()
-    run_command(TrainOptions, main)
+    watchdog = Watchdog(StopRequest().install())
+    run_command(TrainOptions, main, report=watchdog.refuse)

@@ -1,6 +1,6 @@
 """The training loop.
 
-    build -> resume -> for each step: feed, step, log, validate, agree on stopping, save -> finish
+    read -> build -> resume -> for each step: feed, step, agree on stopping, validate, log, save -> finish
 
 Everything on the device stays there until a log step: losses, norms and skips are read together, once.
 """
@@ -22,8 +22,8 @@ from pretrain.inputs import open_inputs
 from pretrain.metrics import MetricsWriter, ProgressLine
 from pretrain.optim import build_optimizer, guarded_step
 from pretrain.options import TrainOptions
-from pretrain.preemption import StopAgreement, StopRequest
-from pretrain.preflight import check_launch, connecting, preflight
+from pretrain.preemption import StopAgreement
+from pretrain.preflight import connect, join, preflight
 from pretrain.save_errors import SaveErrors
 from pretrain.schedules import keep_schedule, make_schedule
 from pretrain.speed_monitor import SpeedMonitor
@@ -35,32 +35,38 @@ from pretrain.watchdog import Watchdog
 class Trainer:
     """One run, from its options to its last checkpoint."""
 
-    def __init__(self, options: TrainOptions, stop_request: StopRequest) -> None:
+    def __init__(self, options: TrainOptions, watchdog: Watchdog) -> None:
         self.options = options
         self.out_dir = Path(options.out_dir)
-        ranks = check_launch(options.devices, options.num_nodes, options.accelerator)
+        self.watchdog = watchdog
+        self.stop_request = watchdog.stop_request
+        self.stop_request.limit(options.max_seconds)
+        self.watchdog.limit(options.watchdog_minutes, self.out_dir)
+        ranks = join(options, watchdog)
+        self.watchdog.phase("reading the data")
         self.data, validation, self.config = open_inputs(options)
         self.epochs = Epochs.of(self.data, options.global_batch_size)
         self.schedule = make_schedule(options, self.epochs.rows)
-        with connecting(ranks):
-            self.fabric = parallel.launch(options)
+        connect(ranks, parallel.resolve_accelerator(options.accelerator))
+        self.watchdog.phase("checking devices and network")
+        self.fabric = parallel.launch(options)
         self.device = self.fabric.device
         self.rank = self.fabric.global_rank
         self.world_size = self.fabric.world_size
         # The others wait for it in the pre-flight.
         self.run_lock = run_folder.prepare(options) if self.rank == 0 else None
         stores = self.data.stores + ([validation] if validation else [])
-        self.startup_lines = preflight(self.fabric, stores, self.out_dir)
+        self.startup_lines = preflight(ranks, self.fabric, stores, self.out_dir)
         max_rows = options.eval_iters * options.micro_batch_size or None
         self.validation = ValidationSample(validation, max_rows) if validation else None
         if self.validation is not None and self.rank == 0:
             self.startup_lines += self.validation.describe()
-        self.stop_request = stop_request
-        self.stop_request.limit(options.max_seconds)
-        self.agreement = StopAgreement(stop_request, parallel.new_gloo_group())
-        self.watchdog = Watchdog(self.out_dir, self.rank, self.world_size, 60 * options.watchdog_minutes)
-        self.watchdog.start()
+        self.agreement = StopAgreement(self.stop_request, parallel.new_gloo_group())
+        self.step = 0
+        self.watchdog.before_stopping = self._mark_stopped
+        self.watchdog.phase("drawing weights")
         self._build_model()
+        self.watchdog.phase("verifying and loading a checkpoint")
         self._resume()
         self._open_logs()
 
@@ -105,7 +111,6 @@ class Trainer:
             errors=self.errors,
         )
         self.checkpointer.reserve(self.model)
-        self.step = 0
         self.tokens = 0
         if options.resume and (folder := self.checkpointer.find(options.resume)) is not None:
             state = self.checkpointer.load(folder, self.model, self.optimizer, expected=self._identity())
@@ -166,7 +171,7 @@ class Trainer:
             rank=self.rank,
             local_rank=self.fabric.local_rank,
             node_rank=node_rank,
-            node_group=parallel.new_node_group(self.options.num_nodes, self.options.devices, node_rank),
+            node_group=parallel.new_node_group(self.options.devices, node_rank),
         )
         self.checkpointer.ranks.first(lambda: log.discard_after(self.step))
         return log
@@ -195,18 +200,20 @@ class Trainer:
 
     def _train(self) -> None:
         """Step by step; not at all where all steps are done."""
-        stopping = False
         first_step = self.step + 1  # reported at once: on a slow machine the tenth comes late
         batches = iter(self.loader)
-        while self.step < self.schedule.max_steps and not stopping:
+        self.watchdog.phase("the first step")
+        while self.step < self.schedule.max_steps and not self.agreement.reached:
             waited = time.monotonic()
             batch = next(batches)
             waited = time.monotonic() - waited
-            self.train_step(batch, waited)
-            stopping = self.agreement.should_stop()
-            # Who was asked to stop has no time for a validation.
+            if self.train_step(batch, waited):
+                self.agreement.should_stop()
+            self.watchdog.beat(f"step {self.step}")
             val_loss = self._validate() if self._due(self.options.eval_step_interval) else None
-            save = stopping or self._due(self.options.save_step_interval)
+            save = self._due(self.options.save_step_interval)
+            if self.agreement.reached:
+                save = not self.checkpointer.has_saved(self.step)
             log = self.step == first_step or self._due(self.options.log_step_interval)
             if save or val_loss is not None or log:
                 self.reporter.report(val_loss)
@@ -214,18 +221,26 @@ class Trainer:
                 self.save_checkpoint()
             if self.errors.stop or (self.datapoint_log is not None and self.datapoint_log.too_much_waits):
                 self.stop_request.reason = self.stop_request.reason or "what is to be saved cannot be written"
-            self.watchdog.beat(f"step {self.step}")
+            self.watchdog.phase("training")
 
     def _due(self, interval: int) -> bool:
         """At every so many steps, and at the last one."""
         return self.step == self.schedule.max_steps or (interval > 0 and self.step % interval == 0)
 
-    def train_step(self, batch: StepBatch, waited: float) -> None:
-        """Forward and backward over this rank's micro-batches, then one optimizer step."""
+    def train_step(self, batch: StepBatch, waited: float) -> bool:
+        """Forward and backward over this rank's micro-batches, then one optimizer step.
+
+        Returns:
+            False if the ranks agreed to stop between two micro-batches: then no rank has done the step.
+        """
         # FSDP2 averages gradients over ranks; this turns the average into the mean over all targets.
         scale = self.world_size / batch.n_targets
         loss_sum = torch.zeros((), device=self.device)
         for index, micro in enumerate(batch.micro_batches):
+            if index > 0:
+                self.watchdog.beat(f"micro-batch {index} of step {batch.step}")
+                if self.agreement.should_stop():
+                    return False
             parallel.sync_gradients(self.model, last=index == len(batch.micro_batches) - 1)
             loss = self.model(micro.input_ids, micro.positions, micro.documents, micro.labels)
             self.fabric.backward(loss * scale)
@@ -240,6 +255,7 @@ class Trainer:
         self.reporter.add(batch.rows, self.tokens, mean_loss, norm, skipped)
         if self.datapoint_log is not None:
             self.datapoint_log.record(batch.rows, time.time())
+        return True
 
     @torch.no_grad()
     def _validate(self) -> float | None:
@@ -254,14 +270,19 @@ class Trainer:
             ):
                 loss = self.model(batch.input_ids, batch.positions, batch.documents, batch.labels)
                 totals += torch.stack([loss.double(), (batch.labels >= 0).sum().double()])
-                self.watchdog.beat("validation")
+                self.watchdog.beat(f"a batch after step {self.step}")
+                if self.agreement.should_stop():
+                    break
             parallel.reshard(self.model)
             self.model.train()
+            if self.agreement.reached:
+                return None
             loss_sum, targets = parallel.all_reduce_sum(totals).tolist()
         return loss_sum / targets
 
     def save_checkpoint(self) -> None:
         """Log and metrics of the steps that a checkpoint has seen are on disk before it is."""
+        self.watchdog.phase("saving")
         with self.speed.pause():
             skipped = self.reporter.take_skipped()
             write_log = self.datapoint_log.take(self.step, skipped) if self.datapoint_log else None
@@ -286,7 +307,7 @@ class Trainer:
 
     def _leave(self, marker: run_folder.Marker) -> None:
         """Finish writing, then say how the run ended, after every rank has saved."""
-        self.watchdog.lift_limit()  # the last checkpoint may take longer than a step
+        self.watchdog.phase("finishing")
         self.checkpointer.close()
         reason = self.stop_request.reason
         self.checkpointer.ranks.first(
@@ -301,3 +322,8 @@ class Trainer:
                 f"stopped at step {self.step} ({self.stop_request.reason or 'another rank was asked to'}); "
                 "go on with --resume auto"
             )
+
+    def _mark_stopped(self) -> None:
+        """For batch scripts: this start ends before it has done a step, and the run is to go on."""
+        reason = self.stop_request.reason or "another rank was asked to stop"
+        run_folder.write_marker(self.out_dir, "requeue", self.step, reason)

@@ -25,7 +25,6 @@ from lit_gpt.option_types import NonNegativeInt, PositiveInt
 from lit_gpt.token_store import TokenStore
 from pretrain.dataloader import DataLoader, StepBatch
 from pretrain.options import TrainOptions
-from pretrain.preemption import StopRequest
 from pretrain.training_data import DataOptions, TrainingData
 from scripts.timed_trainer import TimedTrainer
 
@@ -94,7 +93,7 @@ def _ours(options: VariantOptions) -> list[float]:
             **OURS[options.variant],
         )
         train.check()
-        trainer = TimedTrainer(train, StopRequest())
+        trainer = TimedTrainer(train)
         if options.profile:
             _profile(trainer.fit, len_steps=options.warmup + options.steps)
         else:

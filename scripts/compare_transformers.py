@@ -33,6 +33,7 @@ from pretrain.preemption import StopRequest
 from pretrain.schedules import Schedule
 from pretrain.snapshot import model_tensors
 from pretrain.trainer import Trainer
+from pretrain.watchdog import Watchdog
 
 
 @dataclass
@@ -101,7 +102,7 @@ class _InStep(Trainer):
     """Our trainer, with the other side doing each step before it."""
 
     def __init__(self, train: TrainOptions, options: CompareOptions) -> None:
-        super().__init__(train, StopRequest())
+        super().__init__(train, Watchdog(StopRequest()))
         self.copy_at = options.copy_at
         self.differences = Differences()
         self.llama = self._llama_with_our_weights()
@@ -112,7 +113,7 @@ class _InStep(Trainer):
         ]
         self.adamw = torch.optim.AdamW(groups, betas=(train.beta1, train.beta2))
 
-    def train_step(self, batch: StepBatch, waited: float) -> None:
+    def train_step(self, batch: StepBatch, waited: float) -> bool:
         """Theirs, then ours."""
         if batch.step - 1 in self.copy_at:
             self._probe(batch)
@@ -122,9 +123,10 @@ class _InStep(Trainer):
             group["lr"] = _cosine(batch.step, self.schedule)
         self.adamw.step()
         self.adamw.zero_grad()
-        super().train_step(batch, waited)
+        done = super().train_step(batch, waited)
         our_loss = self.reporter.newest_loss()
         self.differences.loss.append(abs(our_loss - their_loss))
+        return done
 
     def _llama_with_our_weights(self) -> torch.nn.Module:
         from transformers import LlamaConfig, LlamaForCausalLM

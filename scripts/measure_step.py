@@ -20,7 +20,6 @@ import torch
 
 from lit_gpt.cli import run_command
 from pretrain.options import TrainOptions
-from pretrain.preemption import StopRequest
 from scripts.timed_trainer import TimedTrainer
 
 WARMUP = 2  # steps that compile, or touch memory for the first time
@@ -29,7 +28,7 @@ WARMUP = 2  # steps that compile, or touch memory for the first time
 def main(options: TrainOptions) -> None:
     """Train a few steps; rank 0 prints."""
     options.check()
-    trainer = TimedTrainer(options, StopRequest())
+    trainer = TimedTrainer(options)
     trainer.fit()
     seconds = [end - begin for begin, end in itertools.pairwise(trainer.ends)]
     timed = seconds[WARMUP:] or seconds[-1:]

@@ -8,21 +8,23 @@ from pretrain.dataloader import StepBatch
 from pretrain.options import TrainOptions
 from pretrain.preemption import StopRequest
 from pretrain.trainer import Trainer
+from pretrain.watchdog import Watchdog
 
 
 class TimedTrainer(Trainer):
     """Notes when each step ends; saves nothing, since a checkpoint is no part of a step."""
 
-    def __init__(self, options: TrainOptions, stop_request: StopRequest) -> None:
-        super().__init__(options, stop_request)
+    def __init__(self, options: TrainOptions) -> None:
+        super().__init__(options, Watchdog(StopRequest()))
         self.ends = [time.perf_counter()]
 
     def save_checkpoint(self) -> None:
         """Write nothing."""
 
-    def train_step(self, batch: StepBatch, waited: float) -> None:
+    def train_step(self, batch: StepBatch, waited: float) -> bool:
         """Wait for the device after each step."""
-        super().train_step(batch, waited)
+        done = super().train_step(batch, waited)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self.ends.append(time.perf_counter())
+        return done

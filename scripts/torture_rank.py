@@ -22,6 +22,7 @@ from pretrain.options import TrainOptions
 from pretrain.preemption import StopRequest
 from pretrain.snapshot import Staging, local_part, model_tensors, optimizer_tensors
 from pretrain.trainer import Trainer
+from pretrain.watchdog import Watchdog
 
 
 class Phase(NamedTuple):
@@ -93,8 +94,10 @@ class Report(NamedTuple):
 class WatchedTrainer(Trainer):
     """Compares this rank's weights and moments with the undisturbed run's at every step."""
 
-    def __init__(self, options: TrainOptions, report: Report, fingerprints: Path, record: bool) -> None:
-        super().__init__(options, StopRequest().install())
+    def __init__(
+        self, options: TrainOptions, watchdog: Watchdog, report: Report, fingerprints: Path, record: bool
+    ) -> None:
+        super().__init__(options, watchdog)
         self._report = report
         self._path = fingerprints
         self._record = record
@@ -102,10 +105,11 @@ class WatchedTrainer(Trainer):
         report.resumed[0] = report.reached[0] = self.step
         self._compare()
 
-    def train_step(self, *arguments: object) -> None:
-        super().train_step(*arguments)  # type: ignore[arg-type]
+    def train_step(self, *arguments: object) -> bool:
+        done = super().train_step(*arguments)  # type: ignore[arg-type]
         self._compare()
         self._report.reached[0] = self.step
+        return done
 
     def _compare(self) -> None:
         if self.step == 0:
@@ -146,11 +150,11 @@ def run_rank(
         "TORCHELASTIC_RUN_ID": "torture",
     }
     _arm(fault, report)
+    watchdog = Watchdog(StopRequest().install())
     try:
-        WatchedTrainer(options, report, run / f"fingerprints-rank{rank}.txt", record).fit()
+        WatchedTrainer(options, watchdog, report, run / f"fingerprints-rank{rank}.txt", record).fit()
     except InputError as error:
-        print(f"error: {error}", flush=True)
-        sys.exit(2)
+        watchdog.refuse(str(error))
 
 
 def _arm(fault: Fault, report: Report) -> None:

@@ -82,7 +82,7 @@ srun --label --kill-on-bad-exit=0 --wait=60 "$REPO/cluster/exec/inside.sh" \
 
 if ((status == 0)) && [[ -e $out/done ]]; then leave 0 "the run is complete: $out"; fi
 if ((status == 2)); then leave 2 "bad input, named above: mend it and submit again"; fi
-if [[ -e $out/requeue ]]; then reason="stopped as asked"; else reason="ended with exit code $status"; fi
+if ((status == 0)); then reason="stopped as asked"; else reason="ended with exit code $status"; fi
 job=$(scontrol show job -o "$SLURM_JOB_ID")
 if [[ $job != *" JobState=RUNNING "* && $job != *" Reason=TimeLimit "* ]]; then
     say "$reason; SLURM is taking the job away (scancel, or it requeues by itself), so that is left to it"

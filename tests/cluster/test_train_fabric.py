@@ -2,10 +2,12 @@
 
 import os
 import signal
+import sys
+from pathlib import Path
 
 import pytest
 
-from tests.cluster.running import MAX_STEPS, TrainingJob, train
+from tests.cluster.running import MAX_STEPS, ROOT, TrainingJob, train
 from tests.pretrain.running import assert_same_checkpoint, losses
 
 pytestmark = pytest.mark.slow
@@ -91,6 +93,57 @@ def test_bad_input_is_not_requeued(slurm, tmp_path, train_store_dir):
     assert slurm.wait(job.id)["ExitCode"] == "2:0", job.output
     assert job.starts == ["nothing"]
     assert "--global_batch_size 7 is not divisible by 4" in job.output
+
+
+def python_that(folder: Path, command: str) -> Path:
+    """A virtual environment whose Python runs the training by another command."""
+    python = folder / "bin/python"
+    python.parent.mkdir(parents=True, exist_ok=True)
+    new = python.with_suffix(".new")
+    new.write_text(f'#!/bin/bash\nshift\n{command} "$@"\n')
+    new.chmod(0o755)
+    new.replace(python)
+    return folder
+
+
+def python_with(folder: Path, fault: str) -> Path:
+    """As tests/pretrain/train_faulty.py says."""
+    return python_that(folder, f"FAULT={fault} exec {sys.executable} {ROOT}/tests/pretrain/train_faulty.py")
+
+
+@pytest.mark.parametrize("point", ["options", "open_inputs", "train_step"])
+def test_bad_input_on_one_node_is_not_requeued(slurm, tmp_path, train_store_dir, point):
+    """Rank 3 alone, on the second node, does not find what it needs."""
+    venv = python_with(tmp_path / "venv", f"refuse:{point}:3")
+    job = train(slurm, tmp_path / "run", train_store_dir, site_settings={"VENV": venv})
+    assert slurm.wait(job.id, 600)["ExitCode"] == "2:0", job.output
+    assert job.starts == ["nothing"]
+    assert job.output.count("error: this rank has met bad input: mend it (rank 3 on ") == 1
+    assert "bad input, named above" in job.output
+
+
+def test_a_task_killed_before_the_process_group_exists_ends_all(slurm, tmp_path, train_store_dir):
+    venv = python_with(tmp_path / "venv", "wait:open_inputs:3")
+    job = train(slurm, tmp_path / "run", train_store_dir, site_settings={"VENV": venv})
+    job.wait_until(lambda: "fault before open_inputs" in job.output)
+    tasks = job.tasks()
+    os.kill(tasks[0], signal.SIGKILL)
+    python_that(venv, f"exec {sys.executable} {ROOT}/pretrain/tinyllama_fabric.py")  # at the next start
+    job.wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in tasks), seconds=60)
+    job.completed(600)
+    assert job.starts == ["nothing", "nothing"]
+
+
+def test_a_stop_before_the_first_step_requeues(slurm, straight, tmp_path, train_store_dir):
+    venv = python_with(tmp_path / "venv", "wait:open_inputs:3")
+    job = train(slurm, tmp_path / "run", train_store_dir, site_settings={"VENV": venv})
+    job.wait_until(lambda: "fault before open_inputs" in job.output)
+    python_that(venv, f"exec {sys.executable} {ROOT}/pretrain/tinyllama_fabric.py")  # at the next start
+    slurm.run("scancel", "--signal=USR1", job.id)
+    job.wait_until(lambda: "stopped as asked; requeueing" in job.output, seconds=60)
+    job.completed(600)
+    assert job.starts == ["nothing", "nothing"]
+    assert_same_run(job, straight)
 
 
 def test_a_cancelled_job_saves_and_stays_cancelled(slurm, tmp_path, train_store_dir):

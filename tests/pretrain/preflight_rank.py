@@ -11,16 +11,17 @@ import time
 from pathlib import Path
 
 import torch.distributed as dist
-from lightning.fabric import Fabric
 
-from pretrain import network_check, preflight
-from pretrain.roll_call import RollCall
+from pretrain import network_check, parallel, preflight, roll_call
+from pretrain.options import TrainOptions
+from pretrain.preemption import StopRequest
+from pretrain.watchdog import Watchdog
 
 N_RANKS = 4
 LIMIT = 3.0
 
 
-def run(rank: int, port: int, roll_call_port: int, folder: Path, fault: str) -> None:
+def run(rank: int, port: int, folder: Path, fault: str) -> None:
     """Print what the pre-flight reports, or leave as it leaves; output goes to FOLDER/RANK.txt."""
     with (folder / f"{rank}.txt").open("w") as output:
         os.dup2(output.fileno(), 1)
@@ -36,16 +37,16 @@ def run(rank: int, port: int, roll_call_port: int, folder: Path, fault: str) -> 
         "LOCAL_RANK": str(rank),
         "SLURMD_NODENAME": f"node{rank // 2}",
     }
-    preflight.RollCall = functools.partial(RollCall, answer_seconds=2 * LIMIT)
-    network_check.COLLECTIVE_SECONDS = LIMIT
-    preflight.CONNECT_SECONDS = 3 * LIMIT
-    store = dist.TCPStore("127.0.0.1", roll_call_port, is_master=rank == 0, wait_for_workers=False)
-    hosts = [f"node{index // 2}" for index in range(N_RANKS)]
-    with preflight.connecting(RollCall(store, rank, hosts)):
-        if rank == 2 and fault == "not connected":
-            time.sleep(60)
-        fabric = Fabric(accelerator="cpu", devices=N_RANKS, strategy="ddp")
-        fabric.launch()
+    roll_call.ANSWER_SECONDS = 2 * LIMIT
+    network_check.COLLECTIVE_SECONDS = {"cpu": LIMIT}
+    preflight.CONNECT_SECONDS = {"cpu": 3 * LIMIT}
+    watchdog = Watchdog(StopRequest())
+    options = TrainOptions(accelerator="cpu", devices=N_RANKS)
+    call = preflight.join(options, watchdog)
+    if rank == 2 and fault == "not connected":
+        dist.init_process_group = lambda *args, **kwargs: time.sleep(60)
+    preflight.connect(call, "cpu")
+    fabric = parallel.launch(options)
     out_dir = folder / "out"
     if rank == 3 and fault == "frozen":
         os.kill(os.getpid(), signal.SIGSTOP)
@@ -58,9 +59,11 @@ def run(rank: int, port: int, roll_call_port: int, folder: Path, fault: str) -> 
     if rank == 2 and fault == "another folder":
         out_dir = folder / "elsewhere"
     out_dir.mkdir(exist_ok=True)
-    lines = preflight.preflight(fabric, [], out_dir)
+    lines = preflight.preflight(call, fabric, [], out_dir)
     print("\n".join(lines) if rank == 0 else "")
     sys.stdout.flush()
+    dist.barrier()
+    watchdog.close()
     os._exit(0)
 
 

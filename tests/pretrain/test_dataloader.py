@@ -214,3 +214,14 @@ def test_closing_ends_the_thread(data):
     next(loader)
     loader.close()
     assert threading.active_count() == before
+
+
+def test_no_thread_runs_before_the_first_batch_is_asked_for(train_store_dir, tmp_path):
+    """What may still refuse to start must not leave a thread behind."""
+    before = threading.active_count()
+    loader = feed(open_data(train_store_dir, cache_dir=str(tmp_path)), prefetch=2)
+    assert threading.active_count() == before
+    next(loader)
+    assert threading.active_count() == before + 2  # the loader's and its cache's
+    loader.close()
+    assert threading.active_count() == before

@@ -1,5 +1,6 @@
 """Several processes on gloo train what one process trains."""
 
+import multiprocessing
 import os
 import shutil
 import socket
@@ -9,11 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from lit_gpt.checkpoint import folder_name
-from pretrain import parallel
+from lit_gpt.cli import InputError
+from pretrain import parallel, preflight
 from pretrain.metrics import read_metrics
 from pretrain.options import TrainOptions
+from pretrain.preemption import StopRequest
+from pretrain.watchdog import Watchdog
 from tests.pretrain.running import assert_same_checkpoint, losses, train
 
 
@@ -114,3 +119,58 @@ def test_one_device_sharded_by_force_is_the_same_run(tmp_path, train_store_dir, 
     assert "at step 10" in result.stdout, result.stderr
     assert losses(forced) == losses(plain)
     assert_same_checkpoint(forced, plain, 20)
+
+
+def _node_group_of_the_first_node(rank: int, port: int) -> None:
+    os.environ["TORCH_DIST_INIT_BARRIER"] = "1"
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=4)
+    if rank < 2:  # the other node's ranks are busy, or dead
+        numbers = torch.ones(1)
+        dist.all_reduce(numbers, group=parallel.new_node_group(2, 0))
+        assert numbers.item() == 2
+    os._exit(0)
+
+
+def test_a_node_group_needs_no_other_node():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    ranks = [context.Process(target=_node_group_of_the_first_node, args=(rank, port)) for rank in range(4)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(120)
+        process.kill()
+    assert [process.exitcode for process in ranks] == [0] * 4
+
+
+@pytest.fixture
+def fake_nvidia_smi(tmp_path, monkeypatch):
+    """A driver that shows two GPUs, on a machine whose torch sees none."""
+    (tmp_path / "nvidia-smi").write_text(
+        "#!/bin/sh\necho 'GPU 0: H200 (UUID: x)'\necho 'GPU 1: H200 (UUID: y)'\n"
+    )
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.mark.parametrize("variable", ["SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"])
+def test_a_job_does_not_train_on_the_cpu_by_itself(fake_nvidia_smi, monkeypatch, variable):
+    monkeypatch.setenv(variable, "7")
+    with pytest.raises(InputError, match=r"nvidia-smi shows 2.*give --accelerator cpu"):
+        parallel.resolve_accelerator("auto")
+    assert parallel.resolve_accelerator("cpu") == "cpu"
+
+
+def test_a_gpu_that_torch_does_not_see_is_said_aloud(fake_nvidia_smi, monkeypatch, capsys):
+    for variable in ("SLURM_JOB_ID", "SLURM_NTASKS", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(variable, raising=False)
+    watchdog = Watchdog(StopRequest())
+    preflight.join(TrainOptions(), watchdog)
+    watchdog.close()
+    assert (
+        "warning: training on the CPU: torch sees no GPU, but nvidia-smi shows 2" in capsys.readouterr().err
+    )
+    with pytest.raises(InputError, match="nvidia-smi shows 2"):
+        parallel.resolve_accelerator("cuda")

@@ -72,7 +72,7 @@ def test_a_signal_saves_marks_and_exits_with_0(straight, tmp_path, train_store_d
 
 @pytest.mark.slow
 def test_the_time_limit_saves_and_marks(tmp_path, train_store_dir):
-    result = train(tmp_path, train_store_dir, max_time="00:00:06", max_steps=100_000)
+    result = train(tmp_path, train_store_dir, max_time="00:01:00", max_steps=100_000)
     assert result.returncode == 0, result.stderr
     marker = json.loads((tmp_path / "requeue").read_text())
     assert marker["reason"] == "max_time"

@@ -12,6 +12,7 @@ from pretrain.options import TrainOptions
 from pretrain.preemption import StopRequest
 from pretrain.step_reporter import TrainingDiverged
 from pretrain.trainer import Trainer
+from pretrain.watchdog import Watchdog
 
 
 @dataclass
@@ -26,7 +27,7 @@ class PoisonedOptions(TrainOptions):
 
 
 def main(options: PoisonedOptions) -> None:
-    trainer = Trainer(options, StopRequest().install())
+    trainer = Trainer(options, watchdog)
 
     now = time.time
 
@@ -47,4 +48,5 @@ def main(options: PoisonedOptions) -> None:
 
 
 if __name__ == "__main__":
-    run_command(PoisonedOptions, main)
+    watchdog = Watchdog(StopRequest().install())
+    run_command(PoisonedOptions, main, report=watchdog.refuse)
