@@ -97,8 +97,13 @@ def list_checkpoints(out_dir: Path) -> list[tuple[int, Path]]:
     """(step, folder) of all that look whole by their name, oldest step first. A clock plays no part."""
     if not out_dir.is_dir():
         return []
-    found = [(_FOLDER.fullmatch(path.name), path) for path in out_dir.iterdir()]
-    return sorted((int(match[1]), path) for match, path in found if match and path.is_dir())
+    with os.scandir(out_dir) as entries:  # knows a folder even where its inode cannot be read
+        found = [
+            (_FOLDER.fullmatch(entry.name), Path(entry.path))
+            for entry in entries
+            if entry.is_dir(follow_symlinks=False) or os.path.isdir(entry.path)
+        ]
+    return sorted((int(match[1]), path) for match, path in found if match)
 
 
 def verify(folder: Path, parts: Iterable[str] = PARTS) -> Manifest:

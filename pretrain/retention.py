@@ -23,9 +23,9 @@ def refuse_foreign(out_dir: Path) -> None:
     Raises:
         InputError: naming a file or a link with the name of a checkpoint, or of one half written or removed.
     """
-    for path in sorted(out_dir.iterdir()) if out_dir.is_dir() else []:
-        if _NAME.fullmatch(path.name):
-            check_kind(path)
+    for _, entry in _named(out_dir):
+        if not entry.is_dir(follow_symlinks=False):
+            check_kind(Path(entry.path))
 
 
 def surplus(out_dir: Path, keep_last: int, keep_every: int) -> list[Path]:
@@ -86,13 +86,19 @@ def damaged(out_dir: Path) -> list[Path]:
     return sorted(path for path in out_dir.glob("iter-*-ckpt.pth.damaged*") if path.is_dir())
 
 
+def _named(out_dir: Path) -> list[tuple[str, os.DirEntry[str]]]:
+    """(suffix, entry) of all that has the name of a checkpoint, or of one half written or removed."""
+    with os.scandir(out_dir) as entries:
+        found = [(_NAME.fullmatch(entry.name), entry) for entry in entries]
+    return sorted(((match[1] or "", entry) for match, entry in found if match), key=lambda pair: pair[1].name)
+
+
 def _unfinished(out_dir: Path, *suffixes: str) -> list[Path]:
     """The folders between a checkpoint and nothing; what else has such a name is not ours."""
-    found = [(_NAME.fullmatch(path.name), path) for path in out_dir.iterdir()]
     return [
-        path
-        for match, path in found
-        if match and (match[1] or "").startswith(suffixes) and path.is_dir() and not path.is_symlink()
+        Path(entry.path)
+        for suffix, entry in _named(out_dir)
+        if suffix.startswith(suffixes) and entry.is_dir(follow_symlinks=False)
     ]
 
 

@@ -32,11 +32,11 @@ def prepare(options: TrainOptions) -> IO[str]:
             continue it.
     """
     out_dir = Path(options.out_dir)
-    refuse_foreign(out_dir)
     if options.resume is None and list_checkpoints(out_dir):
         raise InputError(f"--out_dir {out_dir} holds checkpoints: give --resume auto or another folder")
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
+        refuse_foreign(out_dir)
         if (held := lock(out_dir / "lock")) is None:
             raise InputError(
                 f"--out_dir {out_dir}: another job trains there; end it, give another folder or, if its node "

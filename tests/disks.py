@@ -50,12 +50,12 @@ def _run(*command: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 @contextlib.contextmanager
-def read_as_nobody(path: Path) -> Iterator[None]:
-    """A file that may not be read, by a user for whom that counts."""
+def read_as_nobody(path: Path, allowed: int = 0) -> Iterator[None]:
+    """A file or a folder with few rights or none, for a user for whom that counts."""
     mode, user = path.stat().st_mode, os.geteuid()
     folders = [folder for folder in path.parents if folder.stat().st_mode & 0o005 != 0o005]
     modes = [folder.stat().st_mode for folder in folders]
-    path.chmod(0)
+    path.chmod(allowed)
     try:
         if user == 0:
             for folder in folders:

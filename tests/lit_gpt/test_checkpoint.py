@@ -205,6 +205,14 @@ def test_what_may_not_be_read_is_damage(tmp_path):
         checkpoint.verify(folder)
 
 
+def test_a_folder_that_cannot_be_looked_into_is_found_and_damaged(tmp_path):
+    folder = build(tmp_path, 10)
+    with read_as_nobody(tmp_path, allowed=0o444):  # names can be read, and nothing of what they name
+        assert checkpoint.list_checkpoints(tmp_path) == [(10, folder)]
+        with pytest.raises(DamagedCheckpoint, match=r"MANIFEST\.json: cannot be read: Permission denied"):
+            checkpoint.verify(folder)
+
+
 @pytest.mark.parametrize("name", [SHARD, "state.json", "MANIFEST.json"])
 def test_a_disk_that_gives_no_answer_is_damage(tmp_path, name):
     """EIO by the kernel: the file's blocks are on a disk that is gone."""

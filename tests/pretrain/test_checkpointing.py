@@ -390,6 +390,7 @@ FOREIGN = {
     "a file": Path.touch,
     "a link to a folder": lambda path: path.symlink_to(path.parent / "elsewhere"),
     "a link to nothing": lambda path: path.symlink_to(path.parent / "nowhere"),
+    "a loop of links": lambda path: path.symlink_to(path),
     "a FIFO": os.mkfifo,
 }
 
