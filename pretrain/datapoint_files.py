@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lit_gpt.cli import InputError
-from lit_gpt.files import replacing, sync_folder, unused_path, write_atomically
+from lit_gpt.files import read_json, replacing, sync_folder, unused_path, write_atomically
 
 FORMAT_VERSION = 1
 ROW_GROUP = 1 << 16
@@ -60,6 +60,28 @@ class Segment:
     """`TrainingData.describe()`."""
 
 
+@dataclass(frozen=True)
+class Gap:
+    """Steps that the log has lost, or never had, in whole or of some nodes."""
+
+    first_step: int
+    last_step: int
+    reason: str
+    """`log lost` or `not logged`."""
+
+    def __str__(self) -> str:
+        return f"steps {self.first_step}-{self.last_step}: {self.reason}"
+
+
+class DataFile(NamedTuple):
+    """What data.json holds."""
+
+    global_batch_size: int
+    segments: list[Segment]
+    gaps: list[Gap]
+    """Disjoint and ascending."""
+
+
 class RunLog:
     """The log of a run, for reading."""
 
@@ -71,7 +93,7 @@ class RunLog:
         self.folder = Path(run_dir) / "datapoints"
         if not (self.folder / "data.json").is_file():
             raise InputError(f"{run_dir} has no datapoints/data.json: give the out_dir of a run that logs")
-        self.global_batch_size, self.segments = read_data(self.folder)
+        self.global_batch_size, self.segments, self.gaps = read_data(self.folder)
         self.parts = part_files(self.folder)
         newest = [part for part in self.parts if first_step(part) == first_step(self.parts[-1])]
         self.last_step = max((last_step(part) for part in newest), default=0)
@@ -81,6 +103,10 @@ class RunLog:
         first_steps = [segment.first_step for segment in self.segments]
         which = np.searchsorted(first_steps, table["step"].to_numpy(), side="right") - 1
         return [(self.segments[number], table.filter(which == number)) for number in np.unique(which)]
+
+    def in_gap(self, step: int) -> bool:
+        """Whether rows of a step may be missing."""
+        return any(gap.first_step <= step <= gap.last_step for gap in self.gaps)
 
     def step_rows(self, step: int) -> pa.Table:
         """The rows of one step, by sample. Empty if the step was not logged."""
@@ -109,10 +135,20 @@ def first_step(part: Path) -> int:
 
 def last_step(part: Path) -> int:
     """The last step in a part."""
+    return steps_and_rows(part)[1]
+
+
+def steps_and_rows(part: Path) -> tuple[int, int, int]:
+    """The first and the last step in a part and how many rows it has, from name and footer.
+
+    Raises:
+        InputError: the file is damaged.
+    """
     with _open(part) as file:
         column = SCHEMA.get_field_index("step")
         groups = (file.metadata.row_group(group) for group in range(file.num_row_groups))
-        return max(group.column(column).statistics.max for group in groups)
+        last = max((group.column(column).statistics.max for group in groups), default=0)
+        return first_step(part), last, file.metadata.num_rows
 
 
 def read_row_groups(
@@ -172,44 +208,57 @@ def discard_after(folder: Path, step: int) -> None:
 
     Killed at any moment and run again, it ends the same; no row is ever in two parts.
     """
-    discarded = folder / "discarded"
     for part in part_files(folder):
         if first_step(part) > step:
-            discarded.mkdir(exist_ok=True)
-            os.replace(part, unused_path(discarded / part.name))
+            discard(part)
         elif last_step(part) > step:
             head = pa.concat_tables(read_row_groups(part, step=(0, step)))
             tail = pa.concat_tables(read_row_groups(part, step=(step + 1, sys.maxsize)))
-            discarded.mkdir(exist_ok=True)
-            write_part(unused_path(discarded / part_name(step + 1, int(part.stem.split("-")[3]))), tail)
+            write_part(_discarded(folder, part_name(step + 1, int(part.stem.split("-")[3]))), tail)
             write_part(part, head)
-    sync_folder(folder)
+
+
+def discard(path: Path) -> None:
+    """Move a file of the log to `discarded/`."""
+    os.replace(path, _discarded(path.parent, path.name))
+    sync_folder(path.parent)
+
+
+def _discarded(folder: Path, name: str) -> Path:
+    """Where to put a file: the same steps may be discarded more than once."""
+    (folder / "discarded").mkdir(exist_ok=True)
+    return unused_path(folder / "discarded" / name)
 
 
 # ---- data.json
 
 
-def read_data(folder: Path) -> tuple[int, list[Segment]]:
-    """The global batch size and the segments.
+def read_data(folder: Path) -> DataFile:
+    """The content of data.json.
 
     Raises:
-        InputError: the file cannot be read.
+        InputError: the file is missing or cannot be read.
     """
-    path = folder / "data.json"
+    path, hint = folder / "data.json", "restore it from a copy of the run"
+    content = read_json(path, hint)
     try:
-        content = json.loads(path.read_text())
         if content["format_version"] != FORMAT_VERSION:
             raise ValueError(f"format {content['format_version']}, this program reads {FORMAT_VERSION}")
-        return content["global_batch_size"], [Segment(**segment) for segment in content["segments"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} cannot be read ({error}): restore it from a copy of the run") from error
+        segments = [Segment(**segment) for segment in content["segments"]]
+        return DataFile(
+            content["global_batch_size"], segments, [Gap(**gap) for gap in content.get("gaps", [])]
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} cannot be read ({error}): {hint}") from error
 
 
-def write_data(folder: Path, global_batch_size: int, segments: list[Segment]) -> None:
+def write_data(folder: Path, data: DataFile) -> None:
     """Write data.json durably."""
-    content = {
+    content: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
-        "global_batch_size": global_batch_size,
-        "segments": [asdict(segment) for segment in segments],
+        "global_batch_size": data.global_batch_size,
+        "segments": [asdict(segment) for segment in data.segments],
     }
+    if data.gaps:
+        content["gaps"] = [asdict(gap) for gap in data.gaps]
     write_atomically(folder / "data.json", json.dumps(content, indent=1) + "\n")

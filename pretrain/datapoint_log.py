@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from lit_gpt.cli import InputError
 from pretrain import datapoint_files
-from pretrain.datapoint_files import LIST_OF_PIECES, PIECES, SCHEMA, Segment
+from pretrain.datapoint_files import LIST_OF_PIECES, PIECES, SCHEMA, DataFile, Segment
+from pretrain.log_gaps import check_log
 from pretrain.row_table import RowTable, StepRows
 
 if TYPE_CHECKING:
@@ -50,27 +51,28 @@ class DatapointLog:
         self._steps: list[tuple[StepRows, float]] = []
         self._waiting = SCHEMA.empty_table()
 
-    def discard_after(self, step: int) -> None:
+    def discard_after(self, step: int, was_logged: bool = False, accept_gap: bool = False) -> None:
         """Begin, or go on, after `step`: set aside what is logged later, and note the data from there on.
 
-        For one process of the job, before any commits.
+        For one process of the job, before any commits. The last two arguments: see `check_log`.
+
+        Raises:
+            InputError: the log up to the step is not complete, or of another batch size; nothing was changed.
+            OSError: it cannot be written.
         """
+        size, segments, gaps = check_log(self._folder, step, was_logged, accept_gap)
+        if segments and size != self._global_batch_size:
+            raise InputError(
+                f"{self._folder} was written with global_batch_size {size}, not "
+                f"{self._global_batch_size}: use the same or another out_dir"
+            )
         self._folder.mkdir(parents=True, exist_ok=True)
         for unfinished in self._folder.rglob("*.tmp"):
             unfinished.unlink()
         datapoint_files.discard_after(self._folder, step)
-        segments: list[Segment] = []
-        if (self._folder / "data.json").exists():
-            global_batch_size, segments = datapoint_files.read_data(self._folder)
-            segments = [segment for segment in segments if segment.first_step <= step]
-            if segments and global_batch_size != self._global_batch_size:
-                raise InputError(
-                    f"{self._folder} was written with global_batch_size {global_batch_size}, not "
-                    f"{self._global_batch_size}: use the same or another out_dir"
-                )
         if not segments or segments[-1].data != self._data:
             segments.append(Segment(step + 1, self._data))
-        datapoint_files.write_data(self._folder, self._global_batch_size, segments)
+        datapoint_files.write_data(self._folder, DataFile(self._global_batch_size, segments, gaps))
 
     def record(self, rows: StepRows, seconds: float) -> None:
         """Remember what this rank was fed, and when (Unix time). Nothing is copied."""

@@ -102,11 +102,13 @@ class Replay:
         size = self.log.global_batch_size
         of_its_step = sample // size + 1 == step
         end = max(int(step[of_its_step].max(initial=0)) * size, next_sample)
-        report.steps += (end - next_sample) // size
+        report.steps += self._outside_gaps(next_sample, end)[0] // size
         found, times = np.unique(sample[of_its_step], return_counts=True)
         repeated = found[(times > 1) | (found < next_sample)]
         once = found[found >= next_sample]
-        gaps = np.flatnonzero(np.diff(once, prepend=next_sample - 1, append=end) > 1)
+        bounds = np.concatenate([[next_sample - 1], once, [end]])
+        holes = [(int(bounds[at]) + 1, int(bounds[at + 1])) for at in np.flatnonzero(np.diff(bounds) > 1)]
+        missing = [found for found in (self._outside_gaps(*hole) for hole in holes) if found[0]]
         if not of_its_step.all():
             at = int(np.argmin(of_its_step))
             wrong = int((~of_its_step).sum())
@@ -114,11 +116,19 @@ class Replay:
         if len(repeated):
             first = int(repeated[0])
             report.add(len(repeated), f"step {first // size + 1}: sample {first} is logged more than once")
-        if len(gaps):
-            first = int(once[gaps[0] - 1]) + 1 if gaps[0] else next_sample
-            missing = end - next_sample - len(once)
-            report.add(missing, f"step {first // size + 1}: sample {first} is not logged")
+        if missing:
+            first = missing[0][1]
+            report.add(sum(n for n, _ in missing), f"step {first // size + 1}: sample {first} is not logged")
         return end
+
+    def _outside_gaps(self, first: int, end: int) -> tuple[int, int]:
+        """How many of the samples [first, end) are in no gap of the log, and the first of them."""
+        size, n_samples, at = self.log.global_batch_size, end - first, first
+        for gap in self.log.gaps:
+            gap_first, gap_end = (gap.first_step - 1) * size, gap.last_step * size
+            n_samples -= max(0, min(end, gap_end) - max(first, gap_first))
+            at = gap_end if gap_first <= at < gap_end else at
+        return n_samples, at
 
     def _check_rows(self, table: pa.Table, report: Report) -> None:
         for segment, rows in self.log.by_segment(table):

@@ -22,7 +22,7 @@ class Sighting(NamedTuple):
 
 
 def sightings_by_order(replay: Replay, document_id: str) -> list[Sighting]:
-    """All pieces of all documents of that id in the logged steps, by the order's inverse."""
+    """All pieces of all documents of that id in the steps logged without a gap, by the order's inverse."""
     sightings = []
     size = replay.log.global_batch_size
     for segment, last in _spans(replay.log):
@@ -33,7 +33,8 @@ def sightings_by_order(replay: Replay, document_id: str) -> list[Sighting]:
             rows = np.searchsorted(packing.row_offsets, pieces, side="right") - 1
             for samples in _epochs(data, store, shard, rows, last * size):
                 for piece, sample in zip(pieces.tolist(), samples.tolist(), strict=True):
-                    if (segment.first_step - 1) * size <= sample < last * size:
+                    logged = (segment.first_step - 1) * size <= sample < last * size
+                    if logged and not replay.log.in_gap(sample // size + 1):
                         where = int(packing.start[piece]), int(packing.length[piece])
                         sightings.append(Sighting(sample // size + 1, sample, *where))
     return sorted(sightings)
@@ -47,7 +48,7 @@ def sightings_by_log(replay: Replay, document_id: str) -> list[Sighting]:
             for part in replay.log.parts:
                 if first_step(part) <= last:
                     sightings += _search(part, (segment.first_step, last), store, shard, document)
-    return sorted(sightings)
+    return sorted(sighting for sighting in sightings if not replay.log.in_gap(sighting.step))
 
 
 def find_document(data: TrainingData, document_id: str) -> list[tuple[int, int, int]]:

@@ -117,6 +117,8 @@ class TrainOptions:
     """Most that cache_dir may hold, in 10^9 bytes."""
     log_datapoints: bool = True
     """Write the datapoint log: which documents each step was fed."""
+    accept_log_gap: bool = False
+    """Resume although files of the datapoint log are lost; the gap is noted in the log."""
 
     save_step_interval: NonNegativeInt = 1000
     """Steps between checkpoints; one is written at the end in any case. 0: at the end only."""

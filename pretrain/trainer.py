@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from lit_gpt.attention import choose_attention
-from pretrain import parallel, run_folder
+from pretrain import datapoint_files, parallel, run_folder
 from pretrain.checkpointing import Checkpointer
 from pretrain.dataloader import DataLoader, StepBatch, check_resumable
 from pretrain.datapoint_log import DatapointLog
@@ -112,10 +112,13 @@ class Trainer:
         )
         self.checkpointer.reserve(self.model)
         self.tokens = 0
+        self.was_logged = False
         if options.resume and (folder := self.checkpointer.find(options.resume)) is not None:
             state = self.checkpointer.load(folder, self.model, self.optimizer, expected=self._identity())
             check_resumable(state["data"], self.data, options.allow_changed_data)
             self.step, self.tokens = state["step"], state["tokens"]
+            is_own = folder.resolve().parent == self.out_dir.resolve()
+            self.was_logged = is_own and state.get("options", {}).get("log_datapoints", False)
             self.options = keep_schedule(options, state.get("options", {}))
             self.schedule = make_schedule(self.options, self.epochs.rows)
             self.startup_lines.append(
@@ -142,7 +145,7 @@ class Trainer:
             device=self.device,
             first_step=self.step + 1,
         )
-        self.datapoint_log = self._open_datapoint_log() if options.log_datapoints else None
+        self.datapoint_log = self._open_datapoint_log()
         self.metrics: MetricsWriter | None = None
         self.checkpointer.ranks.first(self._open_metrics)
         self.progress = ProgressLine(self.step + 1, self.schedule.max_steps, enabled=rank == 0)
@@ -162,18 +165,22 @@ class Trainer:
         wandb_project = self.options.wandb_project
         self.metrics = MetricsWriter(self.out_dir, self.step + 1, wandb_project, self.errors)
 
-    def _open_datapoint_log(self) -> DatapointLog:
+    def _open_datapoint_log(self) -> DatapointLog | None:
+        first, options = self.checkpointer.ranks.first, self.options
+        if not options.log_datapoints:
+            first(lambda: datapoint_files.discard_after(self.out_dir / "datapoints", self.step))
+            return None
         node_rank = self.fabric.node_rank
         log = DatapointLog(
             self.out_dir,
             self.data.describe(),
-            global_batch_size=self.options.global_batch_size,
+            global_batch_size=options.global_batch_size,
             rank=self.rank,
             local_rank=self.fabric.local_rank,
             node_rank=node_rank,
-            node_group=parallel.new_node_group(self.options.devices, node_rank),
+            node_group=parallel.new_node_group(options.devices, node_rank),
         )
-        self.checkpointer.ranks.first(lambda: log.discard_after(self.step))
+        first(lambda: log.discard_after(self.step, self.was_logged, options.accept_log_gap))
         return log
 
     def _identity(self) -> dict[str, Any]:

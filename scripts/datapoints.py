@@ -131,6 +131,8 @@ def print_document(options: DocOptions) -> None:
     if by_order != by_log:
         _disagree("the log and the order disagree")
     print(f"{len({sighting.step for sighting in by_log})} step(s), by the order and by the log")
+    for gap in replay.log.gaps:
+        print(f"{gap}; documents seen there are not listed")
 
 
 def _doubt(sighting: Sighting, by_order: list[Sighting], by_log: list[Sighting]) -> str:
@@ -157,6 +159,8 @@ def verify(options: VerifyOptions) -> None:
     for report in replay.verify():
         bar.update(report.rows - bar.n)
     bar.close()
+    for gap in replay.log.gaps:
+        print(gap)
     for message in report.messages:
         print(message)
     if report.differences:
