@@ -26,7 +26,7 @@ from typing import Any
 import xxhash
 
 from lit_gpt.cli import InputError
-from lit_gpt.files import open_regular, read_bounded
+from lit_gpt.files import open_regular, read_bounded, sync_folder
 from lit_gpt.tensor_files import FileEntry
 from lit_gpt.tokenizer import FILES as TOKENIZER_FILES
 
@@ -243,13 +243,13 @@ def seal(temporary: Path, manifest: Manifest) -> None:
     check_files(temporary, manifest)
     write_file(temporary / MANIFEST, manifest.to_json().encode())
     for path in [*filter(Path.is_dir, temporary.iterdir()), temporary]:
-        _fsync_folder(path)
+        sync_folder(path)
 
 
 def publish(temporary: Path, folder: Path) -> None:
     """Give a sealed folder its name, which must be free."""
     temporary.rename(folder)
-    _fsync_folder(folder.parent)
+    sync_folder(folder.parent)
 
 
 @contextmanager
@@ -266,17 +266,6 @@ def _readable(path: Path) -> Iterator[None]:
 def _read_text(path: Path) -> str:
     with _readable(path):
         return read_bounded(path, follow_symlinks=False).decode()
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # some network file systems can do this for files only
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def _part(name: str) -> str:
