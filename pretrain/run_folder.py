@@ -6,6 +6,7 @@ lock            held by the job that trains here
 """
 
 import json
+import os
 import typing
 from pathlib import Path
 from typing import IO, Literal
@@ -37,6 +38,7 @@ def prepare(options: TrainOptions) -> IO[str]:
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
         refuse_foreign(out_dir)
+        _refuse_other_kinds(out_dir)
         if (held := lock(out_dir / "lock")) is None:
             raise InputError(
                 f"--out_dir {out_dir}: another job trains there; end it, give another folder or, if its node "
@@ -48,6 +50,17 @@ def prepare(options: TrainOptions) -> IO[str]:
     except OSError as error:
         raise InputError(f"--out_dir {out_dir}: cannot write {error.filename} ({error.strerror})") from error
     return held
+
+
+def _refuse_other_kinds(out_dir: Path) -> None:
+    """A folder or a FIFO where the run needs a file would fail, or hang, hours later."""
+    for name in ("lock", "config.yaml", *typing.get_args(Marker), "datapoints"):
+        path, fits = out_dir / name, os.path.isdir if name == "datapoints" else os.path.isfile
+        if os.path.lexists(path) and not fits(path):
+            needed = "folder" if name == "datapoints" else "file"
+            raise InputError(
+                f"{path} is no {needed}, which a run needs there: move it or give another --out_dir"
+            )
 
 
 def write_marker(out_dir: Path, marker: Marker, step: int, reason: str | None) -> None:
