@@ -25,7 +25,7 @@ class Options:
     block_size: PositiveInt = 2048
     """Predictions in a row; the block_size of the training."""
     strategy: Literal["best_fit", "concat", "one_per_row"] = "best_fit"
-    """best_fit, concat or one_per_row."""
+    """How documents are laid into rows."""
     packing_dir: Path | None = None
     """Where to keep the packing; by default in the store."""
 

@@ -30,6 +30,10 @@ from lit_gpt.option_types import NonNegativeInt, PositiveFloat, PositiveInt, Sha
 class Options(clean.Options):
     """Prepare a corpus for training: filter, deduplicate, train a tokenizer, tokenize, pack."""
 
+    output: Path
+    """Folder for clean/, dedup/, minhash/, tokenizer/ and the stores train/ and val/."""
+    tokenizer: Path | None = None
+    """Folder of a tokenizer to use; without it one is trained on what is kept."""
     min_paragraph_bytes: NonNegativeInt = 0
     """Deduplication leaves shorter paragraphs alone."""
     near_duplicates: bool = False

@@ -60,7 +60,7 @@ def option_parser(options_class: type, program: str | None) -> argparse.Argument
         help="YAML or JSON file with any of the options; flags after it win.",
     )
     for title, helps in _titled_helps(options_class):
-        group = parser.add_argument_group(title)
+        group = parser.add_argument_group(title) if title else parser
         for name, text in helps.items():
             hint = hints_of(options_class)[name]
             several = typing.get_origin(_bare(hint)) is list
@@ -97,16 +97,18 @@ class _Config(argparse.Action):
             vars(namespace)[name] = (value, f"{values}: ")
 
 
-def _titled_helps(options_class: type) -> Iterator[tuple[str, dict[str, str]]]:
-    """For each class that declares options, the base classes first: its title, and help by option."""
+def _titled_helps(options_class: type) -> Iterator[tuple[str | None, dict[str, str]]]:
+    """For each class that declares options, the command's own first: its title, and help by option.
+
+    An option that is declared again belongs, with its new docstring, to the class that does so.
+    """
     fields = {field.name: field for field in dataclasses.fields(options_class)}
-    for owner in reversed(options_class.__mro__):
-        texts = _docstrings(owner) if dataclasses.is_dataclass(owner) else {}
-        declared = {name: text for name, text in texts.items() if name in fields}
-        helps = {name: _help(options_class, fields.pop(name), text) for name, text in declared.items()}
+    for owner in filter(dataclasses.is_dataclass, options_class.__mro__):
+        texts = {name: text for name, text in _docstrings(owner).items() if name in fields}
+        helps = {name: _help(options_class, fields.pop(name), text) for name, text in texts.items()}
+        title = (inspect.getdoc(owner) or "").partition("\n")[0].rstrip(".")
         if helps:
-            title = (inspect.getdoc(owner) or "").partition("\n")[0]
-            yield ("options of this command" if owner is options_class else title.rstrip(".")), helps
+            yield (None if owner is options_class else title), helps
 
 
 @cache

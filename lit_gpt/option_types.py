@@ -30,8 +30,8 @@ class Range:
     """Limits of a number."""
 
     at_least: float = -math.inf
-    at_most: float = math.inf
     above: float = -math.inf
+    at_most: float = math.inf
     below: float = math.inf
 
     def __call__(self, value: float) -> None:
@@ -41,7 +41,7 @@ class Range:
 
     def __str__(self) -> str:
         limits = (getattr(self, limit.name) for limit in dataclasses.fields(self))
-        words = ("at least", "at most", "above", "below")
+        words = ("at least", "above", "at most", "below")
         pairs = zip(words, limits, strict=True)
         return " and ".join(f"{word} {limit:,}" for word, limit in pairs if math.isfinite(limit))
 

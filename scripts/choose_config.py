@@ -19,6 +19,7 @@ from lit_gpt.cli import InputError, parse_options, run_command
 from lit_gpt.config import ModelConfig
 from lit_gpt.files import write_atomically
 from lit_gpt.flops import matmul_parameters
+from lit_gpt.option_types import PositiveFloat
 from lit_gpt.token_store import TokenStore
 from pretrain.epochs import MAX_EPOCHS
 from pretrain.memory_estimate import estimate_memory
@@ -43,7 +44,7 @@ class ChooseOptions:
     """Token store(s), as for training."""
     output: Path
     """YAML file to write, for `pretrain/tinyllama_fabric.py --config`."""
-    hours: float = 5.0
+    hours: PositiveFloat = 5.0
     """Time that the training may take."""
 
 
@@ -83,8 +84,6 @@ class Choice:
 
 def main(options: ChooseOptions) -> None:
     """Measure, choose, write."""
-    if options.hours <= 0 or not math.isfinite(options.hours):
-        raise InputError(f"--hours {options.hours}: give the hours that the training may take")
     if not options.output.parent.is_dir():
         raise InputError(f"--output {options.output}: no such folder")
     import torch

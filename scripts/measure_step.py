@@ -12,6 +12,7 @@ import json
 import resource
 import statistics
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -25,7 +26,15 @@ from scripts.timed_trainer import TimedTrainer
 WARMUP = 2  # steps that compile, or touch memory for the first time
 
 
-def main(options: TrainOptions) -> None:
+@dataclass
+class MeasureOptions(TrainOptions):
+    """Time the training step of a configuration; prints its figures as one JSON line.
+
+    Takes the trainer's options. It trains max_steps steps, or until max_time, and writes no checkpoint.
+    """
+
+
+def main(options: MeasureOptions) -> None:
     """Train a few steps; rank 0 prints."""
     options.check()
     trainer = TimedTrainer(options)
@@ -49,4 +58,4 @@ def main(options: TrainOptions) -> None:
 
 
 if __name__ == "__main__":
-    run_command(TrainOptions, main)
+    run_command(MeasureOptions, main)

@@ -56,6 +56,8 @@ class SubmitOptions(TrainOptions):
     Takes the trainer's options; --num_nodes and --devices are also the size of the job.
     """
 
+    resume: str | None = None
+    """Leave it out: a job continues from its newest checkpoint by itself."""
     time: Duration = "24:00:00"
     """Time limit of a job. What is not done by then is done after the next start."""
     chain: PositiveInt = 1

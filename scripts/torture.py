@@ -57,7 +57,7 @@ class TortureOptions:
     save_step_interval: PositiveInt = 4
     """Steps between checkpoints."""
     state_dict_type: Literal["sharded", "full"] = "sharded"
-    """sharded or full."""
+    """As in the trainer."""
 
 
 @dataclass

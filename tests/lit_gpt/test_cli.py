@@ -109,6 +109,23 @@ def test_help_says_type_range_and_default(capsys):
     assert "Files. (required)" in text
 
 
+@dataclass(kw_only=True)
+class Narrower(Options):
+    """Do something else."""
+
+    max_lines: PositiveInt = 9
+    """Lines of this one."""
+
+
+def test_help_speaks_of_its_own_command(capsys):
+    with pytest.raises(SystemExit):
+        parse_options(Narrower, ["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Lines of this one. (whole number, at least 1; default: 9)" in text
+    assert "Lines. " not in text
+    assert text.index("Lines of this one") < text.index("Do something: ") < text.index("Files. ")
+
+
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
