@@ -23,7 +23,7 @@ from lit_gpt.config import ModelConfig
 from lit_gpt.flops import device_peak_flops, flops_per_token
 from lit_gpt.option_types import NonNegativeInt, PositiveInt
 from lit_gpt.token_store import TokenStore
-from scripts.sample_store import sample_store
+from scripts.sample_store import fixed_length_store, sample_store
 
 ROOT = Path(__file__).resolve().parents[1]
 GPU_SHAPES = ["LLaMmlein_120M:64", "LLaMmlein_1B:16", "LLaMmlein_7B:4:bf16-true"]
@@ -37,10 +37,12 @@ class BenchOptions:
     shapes: list[str] = field(default_factory=list)
     """MODEL:ROWS or MODEL:ROWS:PRECISION. On CUDA without it: 120M, 1B and 7B; on CPU a tiny shape."""
     variants: list[str] = field(default_factory=list)
-    """Of ours ours-fa2 ours-sdpa ours-float8 ours-deterministic bare transformers litgpt. The last one is the
-    ratio's base."""
+    """Of bare, transformers, litgpt and those of bench_step_switches.py. The last one is the ratio's base."""
     train_data_dir: str | None = None
-    """Token store to train on; without it one is made from the sample corpus."""
+    """Token store to train on."""
+    document_lengths: list[PositiveInt] = field(default_factory=list)
+    """Train also on stores of random documents with so many targets each, whose attention is known. Without a
+    store and without lengths: on the sample corpus."""
     steps: PositiveInt = 10
     """Timed steps of a process."""
     warmup: NonNegativeInt = 4
@@ -64,17 +66,25 @@ def main(options: BenchOptions) -> None:
     )
     variants = options.variants or default
     with tempfile.TemporaryDirectory() as folder:
-        store = options.train_data_dir or sample_store(Path(folder))
-        if options.profile:
-            for model_name, rows, precision in shapes:
-                print(f"{model_name}, {rows} rows, {precision}")
-                _run("ours", model_name, rows, precision, store, options)
-            return
         results = []
-        for model_name, rows, precision in shapes:
-            results += _compare(model_name, rows, precision, variants, store, options)
+        for data, store in _stores(options, Path(folder)).items():
+            for model_name, rows, precision in shapes:
+                print(f"\n{model_name}: {rows} rows, {precision}, {data}", flush=True)
+                if options.profile:
+                    _run("ours", model_name, rows, precision, store, options)
+                    continue
+                for line in _compare(model_name, rows, precision, variants, store, options):
+                    results.append({"data": data, **line})
     if options.output is not None:
         Path(options.output).write_text(json.dumps(results, indent=1) + "\n")
+
+
+def _stores(options: BenchOptions, folder: Path) -> dict[str, str]:
+    """What is trained on, in words, and where it lies."""
+    stores = {f"store {options.train_data_dir}": options.train_data_dir} if options.train_data_dir else {}
+    for length in options.document_lengths:
+        stores[f"random documents of {length}"] = fixed_length_store(folder, length)
+    return stores or {"sample corpus": sample_store(folder)}
 
 
 def _compare(
@@ -90,17 +100,19 @@ def _compare(
             result = _run(variant, model_name, rows, precision, store, options)
             if isinstance(result, str):
                 failures[variant] = result
+                print(f"  {variant}: not measured: {result}", flush=True)
                 continue
             seconds[variant] += result["seconds"]
             memory[variant] = result["peak_memory_gb"]
+            print(f"  {variant}: {1000 * statistics.median(result['seconds']):.1f} ms a step", flush=True)
     config = ModelConfig.load(model_name).with_vocab_of(TokenStore.open(store).vocab_size)
     measured = [variant for variant in variants if seconds[variant]]
     tokens = {variant: rows * config.block_size / statistics.median(seconds[variant]) for variant in measured}
     peak = device_peak_flops(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
     base = measured[-1] if measured else None
-    print(f"\n{model_name}: {rows} rows of {config.block_size}, {precision}; ratio against {base}")
     print(
-        f"{'variant':14s} {'tok/s':>10s} {'ratio':>7s} {'ms/step':>9s} {'spread':>7s} {'MFU':>6s} {'GB':>6s}"
+        f"{'variant':21s} {'tok/s':>10s} {'ratio':>7s} {'ms/step':>9s} {'spread':>7s} {'MFU':>6s} {'GB':>6s}"
+        f"  (ratio against {base}, rows of {config.block_size})"
     )
     lines = []
     for variant in measured:
@@ -109,7 +121,7 @@ def _compare(
         mfu = None if peak is None else tokens[variant] * flops_per_token(config, config.block_size) / peak
         ratio = tokens[variant] / tokens[base or variant]
         print(
-            f"{variant:14s} {tokens[variant]:10,.0f} {ratio:7.3f} {middle * 1000:9.1f} {spread:7.1%} "
+            f"{variant:21s} {tokens[variant]:10,.0f} {ratio:7.3f} {middle * 1000:9.1f} {spread:7.1%} "
             f"{'' if mfu is None else f'{mfu:.1%}':>6s} {memory[variant] or 0:6.1f}",
             flush=True,
         )
@@ -117,8 +129,6 @@ def _compare(
             {"model": model_name, "rows": rows, "precision": precision, "variant": variant, "ratio": ratio}
             | {"tokens_per_second": tokens[variant], "mfu": mfu, "seconds": seconds[variant]}
         )
-    for variant, reason in failures.items():
-        print(f"{variant:14s} not measured: {reason}", flush=True)
     return lines
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -26,19 +26,9 @@ from lit_gpt.token_store import TokenStore
 from pretrain.dataloader import DataLoader, StepBatch
 from pretrain.options import TrainOptions
 from pretrain.training_data import DataOptions, TrainingData
+from scripts.bench_step_switches import SWITCHES, Switch
 from scripts.timed_trainer import TimedTrainer
 
-VariantName = Literal[
-    "ours", "ours-fa2", "ours-sdpa", "ours-float8", "ours-deterministic", "bare", "transformers", "litgpt"
-]
-# What the trainer is told besides.
-OURS: dict[str, dict[str, Any]] = {
-    "ours": {},
-    "ours-fa2": {"attention": "fa2"},
-    "ours-sdpa": {"attention": "sdpa"},
-    "ours-float8": {"float8": True},
-    "ours-deterministic": {"deterministic": True},
-}
 LITGPT_LOSS_CHUNK = 128  # tokens, as `litgpt pretrain` has it
 
 
@@ -46,9 +36,10 @@ LITGPT_LOSS_CHUNK = 128  # tokens, as `litgpt pretrain` has it
 class VariantOptions:
     """Time the training step of one variant."""
 
-    variant: VariantName
-    """ours*: this project's trainer, data engine and log included; bare: its model in a plain loop;
-    transformers: LlamaForCausalLM; litgpt: the recipe of `litgpt pretrain`."""
+    variant: str
+    """ours, ours-* and without-*: this project's trainer, data engine and log included
+    (bench_step_switches.py); bare: its model in a plain loop; transformers: LlamaForCausalLM; litgpt: the
+    recipe of `litgpt pretrain`."""
     model_name: str
     """Shape, of lit_gpt/config.py."""
     rows: PositiveInt
@@ -62,22 +53,50 @@ class VariantOptions:
     precision: Literal["32-true", "bf16-mixed", "bf16-true"] = "32-true"
     """As in the trainer; litgpt's recipe is always bf16-true on CUDA."""
     profile: bool = False
-    """Print the time of kernels by group (ours only)."""
+    """Print the time of kernels by group (ours only), of the timed steps."""
 
 
 def main(options: VariantOptions) -> None:
     """Dispatch, and print seconds per step and peak memory."""
     torch.manual_seed(0)
-    if options.variant in OURS:
-        seconds = _ours(options)
+    others = {"bare": _bare, "transformers": _transformers, "litgpt": _litgpt}
+    if options.variant in SWITCHES:
+        seconds = _ours(options, SWITCHES[options.variant])
+    elif options.variant in others:
+        seconds = _time(others[options.variant](options), options)
     else:
-        step = {"bare": _bare, "transformers": _transformers, "litgpt": _litgpt}[options.variant](options)
-        seconds = _time(step, options)
+        known = ", ".join([*SWITCHES, *others])
+        raise InputError(f"--variant {options.variant}: unknown; known: {known}")
     peak = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None
     print(json.dumps({"seconds": seconds, "peak_memory_gb": peak}), flush=True)
 
 
-def _ours(options: VariantOptions) -> list[float]:
+class _ProfiledTrainer(TimedTrainer):
+    """Profiles the steps after the warm-up."""
+
+    def profile(self, options: VariantOptions) -> None:
+        """Train, and print milliseconds a step by group of kernels, on the device if there is one."""
+        activity = torch.profiler.ProfilerActivity
+        last = min(options.warmup, 1)  # of the warm-up, in which the profiler starts
+        self.profiler = torch.profiler.profile(
+            activities=[activity.CUDA if torch.cuda.is_available() else activity.CPU],
+            schedule=torch.profiler.schedule(
+                wait=options.warmup - last, warmup=last, active=options.steps, repeat=1
+            ),
+        )
+        with self.profiler:
+            self.fit()
+        _print_groups(self.profiler, options.steps)
+
+    def train_step(self, batch: StepBatch, waited: float) -> bool:
+        """Tell the profiler where a step ends."""
+        complete = super().train_step(batch, waited)
+        self.profiler.step()
+        return complete
+
+
+def _ours(options: VariantOptions, switch: Switch) -> list[float]:
+    switch.apply()
     with tempfile.TemporaryDirectory() as folder:
         train = TrainOptions(
             train_data_dir=[options.train_data_dir],
@@ -90,14 +109,14 @@ def _ours(options: VariantOptions) -> list[float]:
             precision=options.precision,
             save_step_interval=0,
             log_step_interval=1_000_000,
-            **OURS[options.variant],
+            **switch.options,
         )
         train.check()
-        trainer = TimedTrainer(train)
         if options.profile:
-            _profile(trainer.fit, len_steps=options.warmup + options.steps)
-        else:
-            trainer.fit()
+            _ProfiledTrainer(train).profile(options)
+            return []
+        trainer = TimedTrainer(train)
+        trainer.fit()
     ends = trainer.ends[options.warmup :]
     return [after - before for before, after in itertools.pairwise(ends)]
 
@@ -213,17 +232,11 @@ def _litgpt(options: VariantOptions) -> Callable[[], None]:
     return _plain_step(model, loss)
 
 
-def _profile(fit: Callable[[], None], len_steps: int) -> None:
-    """Milliseconds a step by group of kernels, on the device if there is one."""
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    if torch.cuda.is_available():
-        activities = [torch.profiler.ProfilerActivity.CUDA]
-    with torch.profiler.profile(activities=activities) as profiler:
-        fit()
+def _print_groups(profiler: torch.profiler.profile, n_steps: int) -> None:
     totals: dict[str, float] = {}
     for event in profiler.key_averages():
         duration = event.self_device_time_total if torch.cuda.is_available() else event.self_cpu_time_total
-        totals[_group(event.key)] = totals.get(_group(event.key), 0.0) + duration / 1000 / len_steps
+        totals[_group(event.key)] = totals.get(_group(event.key), 0.0) + duration / 1000 / n_steps
     whole = sum(totals.values()) or 1.0
     for name, milliseconds in sorted(totals.items(), key=lambda item: -item[1]):
         print(f"{name:24s} {milliseconds:9.2f} ms a step  {milliseconds / whole:6.1%}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -224,6 +225,7 @@ def test_a_varying_number_of_documents_compiles_once():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++: torch compiles for the CPU with it")
 def test_compiled_blocks_compute_the_same():
     torch.compiler.reset()
     model, eager = make_model(), make_model()

@@ -1,0 +1,58 @@
+"""The script that tries a GPU, as far as it goes without one."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "check_gpu.py"
+
+
+def check(output: Path, store: Path, *parts: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SCRIPT), "--output", str(output), "--smoke", "true", "--train_data_dir"]
+    command += [str(store), *(["--parts", *parts] if parts else [])]
+    return subprocess.run(command, capture_output=True, text=True, timeout=900)
+
+
+@pytest.mark.slow
+def test_every_kind_of_part_runs_and_what_has_passed_does_not_run_again(tmp_path, train_store_dir):
+    result = check(tmp_path, train_store_dir, "versions", "deterministic", "sharded", "lengths", "profile")
+    assert result.returncode == 0, result.stdout
+    assert "attention kernel for heads 64 wide: sdpa" in (tmp_path / "versions.txt").read_text()
+    assert result.stdout.count("every loss and every weight bitwise equal") == 2
+    assert "sharded: losses differ by" in result.stdout
+    figures = json.loads((tmp_path / "lengths.json").read_text())
+    assert {(line["data"], line["variant"]) for line in figures} == {
+        (f"random documents of {length}", variant)
+        for length in (2048, 128)
+        for variant in ("ours", "without-buckets")
+    }
+    assert "ms a step" in (tmp_path / "profile.txt").read_text()
+
+    for name in ("tests", "bench-1B", "bench-120M", "bench-7B", "changes-120M", "changes-1B"):
+        (tmp_path / f"{name}.done").touch()
+    for name in ("deterministic-cost", "sharded-cost", "float8", "experiments", "autotune"):
+        (tmp_path / f"{name}.done").touch()
+    result = check(tmp_path, train_store_dir)
+    assert result.returncode == 0, result.stdout
+    assert result.stdout.count("passed before") == 16
+    assert "== train: passed in" in result.stdout
+    assert "resumed from" in (tmp_path / "train.txt").read_text()
+
+
+def test_a_part_that_fails_is_named_and_the_next_one_runs(tmp_path):
+    result = check(tmp_path, tmp_path / "no store", "train", "versions")
+    assert result.returncode == 1
+    assert "== train: NOT PASSED" in result.stdout
+    assert "no store" in (tmp_path / "train.txt").read_text()
+    assert "== versions: passed" in result.stdout
+    assert result.stdout.endswith("not passed: train\n")
+    assert [path.name for path in tmp_path.glob("*.done")] == ["versions.done"]
+
+
+def test_an_unknown_part_is_refused(tmp_path):
+    result = check(tmp_path, tmp_path, "trian")
+    assert result.returncode == 2
+    assert "--parts trian: unknown; known: versions, tests, train" in result.stderr
