@@ -5,6 +5,7 @@ import importlib
 import json
 import re
 from pathlib import Path
+from typing import Annotated, get_args, get_origin
 
 import pytest
 import yaml
@@ -123,3 +124,16 @@ def test_help_explains_every_option_in_words(command, capsys):
     entries = re.split(r"\n  (?=--)", text)
     explained = {entry.split()[0] for entry in entries if re.search(r"\.(\s|$)", entry)}
     assert {f"--{name}" for name in hints_of(command)} <= explained
+
+
+def unlimited(hint):
+    """Whether a number somewhere in the annotation has no range."""
+    if get_origin(hint) is Annotated:
+        return False
+    return hint in (int, float) or any(map(unlimited, get_args(hint)))
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=NAMES)
+def test_every_number_has_a_range(command):
+    free = {name for name, hint in hints_of(command).items() if unlimited(hint)}
+    assert free <= {"seed", "min_language_score", "signals"}
