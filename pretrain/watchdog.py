@@ -261,9 +261,9 @@ class Watchdog:
         os._exit(ending.exit_code)
 
     def _dump_stacks(self, message: str) -> None:
-        """What every thread is doing; into the run's folder if there is one."""
+        """What every thread is doing; into the run's folder if there is one and room in it."""
         name = f"hang-rank{self.launch.rank:05d}.txt"
-        with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
             file = sys.stderr
             if self._reports is not None:
                 with contextlib.suppress(OSError):
