@@ -1,6 +1,6 @@
 """The flags of a dataclass of options, its YAML or JSON file, and its help.
 
-Values are kept as text; `option_types.convert_fields` reads them.
+Values are kept as text; `option_values.convert_fields` reads them.
 """
 
 import argparse
@@ -18,7 +18,8 @@ from typing import Any, NoReturn
 
 from lit_gpt.errors import InputError
 from lit_gpt.files import read_bounded, read_json
-from lit_gpt.option_types import describe, hints_of, placeholder, read_yaml, required, show
+from lit_gpt.option_types import describe, placeholder, show
+from lit_gpt.option_values import hints_of, read_yaml, required
 
 MAX_CONFIG_BYTES = 1 << 20
 

@@ -17,7 +17,8 @@ import xxhash
 
 from lit_gpt.cli import InputError
 from lit_gpt.files import read_json
-from lit_gpt.option_types import NonNegativeInt, Range, build
+from lit_gpt.option_types import NonNegativeInt, Range
+from lit_gpt.option_values import build
 
 FORMAT_VERSION = 1
 NAME = "manifest.json"

@@ -13,7 +13,7 @@ from lit_gpt.document_journal import DocumentJournal
 from lit_gpt.document_table import write_documents
 from lit_gpt.files import cut_back, sync, write_atomically
 from lit_gpt.megatron_index import read_index, write_index
-from lit_gpt.option_types import build
+from lit_gpt.option_values import build
 from lit_gpt.store_manifest import SUFFIXES, Dtype, FileEntry, Manifest, ShardEntry
 from lit_gpt.token_store import TokenStore
 from lit_gpt.tokenizer import Tokenizer

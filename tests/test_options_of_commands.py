@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from data_prep import clean, prepare, tokenize_corpus
 from lit_gpt.cli import InputError, parse_options
-from lit_gpt.option_types import hints_of, required
+from lit_gpt.option_values import hints_of, required
 from pretrain.options import TrainOptions
 from scripts import datapoints
 
