@@ -68,9 +68,9 @@ class Checkpointer:
 
     # ---- saving
 
-    def reserve(self, model: nn.Module) -> None:
+    def reserve(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Allocate the memory that `save` copies to."""
-        self._staging.reserve(model)
+        self._staging.reserve(model, optimizer)
 
     def save(
         self,

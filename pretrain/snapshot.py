@@ -48,12 +48,14 @@ class Staging:
         self._buffer = torch.empty(0, dtype=torch.uint8)
         self._unlock = lambda: None
 
-    def reserve(self, model: nn.Module) -> None:
+    def reserve(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Allocate what AdamW's snapshots will need, so that too little memory shows at the start."""
-        weights = model_tensors(model)
-        moments = [(name, tensor) for name, tensor in weights.items() for _ in range(2)]
-        specs = [self._spec(index, *item) for index, item in enumerate([*weights.items(), *moments])]
-        page_lock = next(iter(weights.values())).device.type == "cuda"
+        weights = list(model.parameters())
+        # In the order in which `take` comes to them: of what several ranks hold, they take turns.
+        updated = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        moments = [parameter for parameter in updated for _ in range(2)]
+        specs = [self._spec(index, "", tensor) for index, tensor in enumerate([*weights, *moments])]
+        page_lock = weights[0].device.type == "cuda"
         self._grow(sum(_aligned(spec) for spec in specs if spec), page_lock)
 
     @torch.no_grad()

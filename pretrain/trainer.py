@@ -110,7 +110,7 @@ class Trainer:
             asynchronous=options.async_save,
             errors=self.errors,
         )
-        self.checkpointer.reserve(self.model)
+        self.checkpointer.reserve(self.model, self.optimizer)
         self.tokens = 0
         self.was_logged = False
         if options.resume and (folder := self.checkpointer.find(options.resume)) is not None:

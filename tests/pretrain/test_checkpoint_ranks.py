@@ -114,7 +114,7 @@ def _pass_on(rank: int, folder: Path, ports: list[int]) -> None:
             step = run.resume()
             tensors, scalars = run.everything()
             assert_same((tensors, json.loads(json.dumps(scalars))), _recorded(folder))
-        run.saver.reserve(run.model)
+        run.saver.reserve(run.model, run.optimizer)
         reserved = run.saver._staging._buffer
         train(run.model, run.optimizer, range(step + 1, step + 3))
         run.saver.save(step + 2, run.model, run.optimizer, {})

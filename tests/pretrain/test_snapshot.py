@@ -19,7 +19,7 @@ def test_the_first_save_allocates_nothing(full):
     model = Small().fill(0)
     optimizer = optimizer_of(model)
     staging = Staging(ALONE, full)
-    staging.reserve(model)
+    staging.reserve(model, optimizer)
     reserved = staging._buffer
     train(model, optimizer, range(1, 3))
     taken = staging.take(model, optimizer)
