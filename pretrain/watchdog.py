@@ -247,7 +247,8 @@ class Watchdog:
 
     def _show(self, ending: Ending) -> None:
         if ending.exit_code == 0:
-            self.before_stopping()
+            with contextlib.suppress(OSError):  # a full disk keeps no rank from ending
+                self.before_stopping()
             print(ending.message, flush=True)
         else:
             print_error(ending.message)

@@ -72,11 +72,16 @@ def test_a_signal_saves_marks_and_exits_with_0(straight, tmp_path, train_store_d
 
 @pytest.mark.slow
 def test_the_time_limit_saves_and_marks(tmp_path, train_store_dir):
-    result = train(tmp_path, train_store_dir, max_time="00:01:00", max_steps=100_000)
-    assert result.returncode == 0, result.stderr
-    marker = json.loads((tmp_path / "requeue").read_text())
+    """A busy machine may not come to a first step in time, and has nothing to save then: it gets longer."""
+    for seconds in (10, 40, 160):
+        out_dir = tmp_path / str(seconds)
+        result = train(out_dir, train_store_dir, max_time=f"00:00:{seconds}", max_steps=100_000)
+        assert result.returncode == 0, result.stderr
+        if list_checkpoints(out_dir):
+            break
+    marker = json.loads((out_dir / "requeue").read_text())
     assert marker["reason"] == "max_time"
-    assert list_checkpoints(tmp_path)[-1][0] == marker["step"]
+    assert list_checkpoints(out_dir)[-1][0] == marker["step"] > 0
 
 
 @pytest.mark.slow
