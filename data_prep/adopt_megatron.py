@@ -13,11 +13,11 @@ import numpy as np
 
 from data_prep.readers import find_files
 from lit_gpt.cli import InputError, progress, run_command
-from lit_gpt.document_table import ROW_GROUP, DocumentColumns, write_documents
-from lit_gpt.megatron_index import ShardIndex, read_index
-from lit_gpt.store_writer import shard_entry, write_manifest
-from lit_gpt.token_store import TokenStore
-from lit_gpt.tokenizer import Tokenizer
+from lit_gpt.store.document_table import ROW_GROUP, DocumentColumns, write_documents
+from lit_gpt.store.megatron_index import ShardIndex, read_index
+from lit_gpt.store.store_writer import shard_entry, write_manifest
+from lit_gpt.store.token_store import TokenStore
+from lit_gpt.store.tokenizer import Tokenizer
 
 _TOKENS_AT_ONCE = 1 << 24
 

@@ -14,7 +14,7 @@ from data_prep.filters import Limits, preset_values, with_preset
 from data_prep.pipeline import ExecutionOptions, Stage, run_stages, settle
 from data_prep.summary import Summarise, in_short
 from lit_gpt.cli import InputError, run_command
-from lit_gpt.tokenizer import Tokenizer
+from lit_gpt.store.tokenizer import Tokenizer
 
 
 @dataclass(kw_only=True)

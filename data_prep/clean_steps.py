@@ -8,7 +8,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from data_prep.corpus import CorpusDocument
 from data_prep.filters import Filters, Limits, Text
-from lit_gpt.tokenizer import Tokenizer
+from lit_gpt.store.tokenizer import Tokenizer
 
 
 class FilterDocuments(PipelineStep):

@@ -11,7 +11,7 @@ import xxhash
 
 from data_prep.batches import Batch, Rejected
 from data_prep.readers import Document, parse_batch
-from lit_gpt.tokenizer import Tokenizer
+from lit_gpt.store.tokenizer import Tokenizer
 
 _VALIDATION_SEED = 1  # the hash that splits is not the one that looks ids up
 

@@ -13,7 +13,7 @@ from data_prep.train_tokenizer import sample
 from lit_gpt.cli import InputError, progress, run_command
 from lit_gpt.files import write_atomically
 from lit_gpt.option_types import PositiveFloat
-from lit_gpt.tokenizer import Tokenizer
+from lit_gpt.store.tokenizer import Tokenizer
 
 
 @dataclass(kw_only=True)

@@ -17,7 +17,7 @@ from sentencepiece import sentencepiece_model_pb2
 
 from lit_gpt.cli import InputError
 from lit_gpt.files import create, write_atomically
-from lit_gpt.tokenizer import begin_with_bos, for_transformers
+from lit_gpt.store.tokenizer import begin_with_bos, for_transformers
 
 UNK, BOS, EOS = "<unk>", "<s>", "</s>"  # ids 0, 1 and 2; with bytes to fall back on <unk> never occurs
 MAX_LINE_BYTES = 1 << 20

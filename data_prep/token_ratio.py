@@ -19,7 +19,7 @@ from data_prep.readers import TEXT_FIELDS, SetAside, find_files, look_into
 from data_prep.train_tokenizer import sample
 from lit_gpt.cli import InputError, progress, run_command
 from lit_gpt.option_types import NonNegativeFloat, NonNegativeInt, PositiveFloat
-from lit_gpt.tokenizer import Tokenizer
+from lit_gpt.store.tokenizer import Tokenizer
 
 
 @dataclass(kw_only=True)

@@ -22,9 +22,9 @@ from data_prep.tokenize_state import SNAPSHOT, State, claimed
 from lit_gpt.cli import InputError, progress, run_command
 from lit_gpt.files import read_json, write_atomically
 from lit_gpt.option_types import NonNegativeFloat, NonNegativeInt, PositiveInt, Share
-from lit_gpt.store_writer import MAX_SHARD_TOKENS, TokenStoreWriter
-from lit_gpt.token_store import TokenStore
-from lit_gpt.tokenizer import Tokenizer
+from lit_gpt.store.store_writer import MAX_SHARD_TOKENS, TokenStoreWriter
+from lit_gpt.store.token_store import TokenStore
+from lit_gpt.store.tokenizer import Tokenizer
 
 SET_ASIDE = "set_aside.jsonl"
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from data_prep.encode_batches import EncodedBatch, Share
 from data_prep.readers import SetAside
-from lit_gpt import store_manifest
 from lit_gpt.cli import InputError
 from lit_gpt.files import lock, write_atomically
-from lit_gpt.store_manifest import Manifest
-from lit_gpt.store_writer import UNFINISHED, TokenStoreWriter
+from lit_gpt.store import manifest as store_manifest
+from lit_gpt.store.manifest import Manifest
+from lit_gpt.store.store_writer import UNFINISHED, TokenStoreWriter
 
 SNAPSHOT = UNFINISHED + "json"
 _LOCK = UNFINISHED + "lock"

@@ -17,8 +17,8 @@ from data_prep.readers import TEXT_FIELDS, SetAside, find_files, look_into, loss
 from lit_gpt.cli import InputError, progress, run_command
 from lit_gpt.files import write_atomically
 from lit_gpt.option_types import NonNegativeInt, PositiveFloat, PositiveInt
-from lit_gpt.tokenizer import begin_with_bos, for_transformers
-from lit_gpt.word_cache import WORDS
+from lit_gpt.store.tokenizer import begin_with_bos, for_transformers
+from lit_gpt.store.word_cache import WORDS
 
 BOS, EOS = "<s>", "</s>"  # ids 0 and 1, whatever the vocabulary
 

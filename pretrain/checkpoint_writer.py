@@ -11,10 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lit_gpt import checkpoint
-from lit_gpt.checkpoint import FileEntry, Manifest
+from lit_gpt.checkpoint import folder as checkpoint
+from lit_gpt.checkpoint.folder import FileEntry, Manifest
+from lit_gpt.checkpoint.tensor_files import MAX_FILE_BYTES, split_into_files, write_tensors
 from lit_gpt.cli import InputError
-from lit_gpt.tensor_files import MAX_FILE_BYTES, split_into_files, write_tensors
 from pretrain import retention
 from pretrain.ranks import Ranks, verify_together
 from pretrain.snapshot import Snapshot

@@ -16,11 +16,11 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from lit_gpt import checkpoint
-from lit_gpt.checkpoint import DamagedCheckpoint, Manifest
+from lit_gpt.checkpoint import folder as checkpoint
+from lit_gpt.checkpoint.folder import DamagedCheckpoint, Manifest
+from lit_gpt.checkpoint.tensor_files import TensorReader
 from lit_gpt.cli import InputError
-from lit_gpt.config import ModelConfig
-from lit_gpt.tensor_files import TensorReader
+from lit_gpt.model.config import ModelConfig
 from pretrain import retention
 from pretrain.checkpoint_writer import retain, write_checkpoint
 from pretrain.ranks import Ranks, verify_together

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from lit_gpt.cli import InputError
-from lit_gpt.documents import Batch, assemble
-from lit_gpt.sample_order import RowAddresses
+from lit_gpt.model.documents import Batch, assemble
+from lit_gpt.rows.sample_order import RowAddresses
 from pretrain.options import nearest_multiples
 from pretrain.row_reader import RowReader
 from pretrain.row_table import StepRows

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lit_gpt.packing import PackedStore
-from lit_gpt.token_store import TokenStore
+from lit_gpt.rows.packed_store import PackedStore
+from lit_gpt.store.token_store import TokenStore
 from pretrain.training_data import TrainingData
 
 MAX_EPOCHS = 4

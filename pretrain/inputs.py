@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lit_gpt.cli import InputError
-from lit_gpt.config import ModelConfig
-from lit_gpt.packing import PackedStore
-from lit_gpt.token_store import TokenStore
+from lit_gpt.model.config import ModelConfig
+from lit_gpt.rows.packed_store import PackedStore
+from lit_gpt.store.token_store import TokenStore
 from pretrain.options import TrainOptions
 from pretrain.training_data import DataOptions, TrainingData
 

@@ -8,11 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from lit_gpt.checkpoint import list_checkpoints
+from lit_gpt.checkpoint.folder import list_checkpoints
 from lit_gpt.cli import InputError
-from lit_gpt.config import ModelConfig
-from lit_gpt.packing import PackedStore
-from lit_gpt.token_store import TokenStore
+from lit_gpt.model.config import ModelConfig
+from lit_gpt.rows.packed_store import PackedStore
+from lit_gpt.store.token_store import TokenStore
 from pretrain.epochs import Epochs, StoreSize
 from pretrain.memory_estimate import checkpoint_bytes, estimate_memory, shards
 from pretrain.options import TrainOptions

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from lit_gpt.packing import row_checksum
+from lit_gpt.rows.packed_store import row_checksum
 from pretrain.datapoint_files import PIECES, RunLog, Segment, first_step, last_step, read_row_groups
 from pretrain.row_reader import RowReader
 from pretrain.row_table import RowTable, ragged_ranges

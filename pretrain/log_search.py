@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lit_gpt.sample_order import RowAddresses
+from lit_gpt.rows.sample_order import RowAddresses
 from pretrain.datapoint_files import PIECES, RunLog, Segment, first_step, read_row_groups
 from pretrain.log_replay import LoggedRows, Replay
 from pretrain.training_data import TrainingData

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from lit_gpt.config import ModelConfig
-from lit_gpt.flops import matmul_parameters
-from lit_gpt.loss import cuda_chunk_tokens
+from lit_gpt.model.config import ModelConfig
+from lit_gpt.model.flops import matmul_parameters
+from lit_gpt.model.loss import cuda_chunk_tokens
 from pretrain.options import TrainOptions
 
 

@@ -40,7 +40,7 @@ class TrainOptions:
     val_data_dir: str | None = None
     """Token store to validate on."""
     model_name: str = "LLaMmlein_1B"
-    """A shape of lit_gpt/config.py or a YAML/JSON file of one's own."""
+    """A shape of lit_gpt/model/config.py or a YAML/JSON file of one's own."""
     block_size: PositiveInt | None = None
     """Predictions in a row; the shape's own when not given."""
     initial_checkpoint_dir: str | None = None

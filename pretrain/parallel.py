@@ -28,8 +28,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from lit_gpt.cli import InputError
-from lit_gpt.config import ModelConfig
-from lit_gpt.model import GPT
+from lit_gpt.model.config import ModelConfig
+from lit_gpt.model.gpt import GPT
 from pretrain.launch_mistakes import is_torchrun
 
 if TYPE_CHECKING:

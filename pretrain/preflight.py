@@ -24,7 +24,7 @@ import torch.distributed as dist
 from lightning.fabric import Fabric
 
 from lit_gpt.cli import InputError
-from lit_gpt.packing import PackedStore
+from lit_gpt.rows.packed_store import PackedStore
 from pretrain.launch_mistakes import launch_mistake
 from pretrain.network_check import check_network
 from pretrain.options import TrainOptions

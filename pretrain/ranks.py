@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 
-from lit_gpt.checkpoint import DamagedCheckpoint, Manifest, check_files, check_hashes, read_manifest
+from lit_gpt.checkpoint.folder import DamagedCheckpoint, Manifest, check_files, check_hashes, read_manifest
 from lit_gpt.cli import InputError
 
 
@@ -73,7 +73,7 @@ def gather_bytes(data: bytes, group: dist.ProcessGroup, to_all: bool = True) -> 
 
 
 def verify_together(ranks: Ranks, folder: Path) -> Manifest:
-    """`lit_gpt.checkpoint.verify`, each rank reading a share of the bytes (collective).
+    """`lit_gpt.checkpoint.folder.verify`, each rank reading a share of the bytes (collective).
 
     Raises:
         DamagedCheckpoint: naming the file and the reason; rank 0 sees it too.

@@ -5,7 +5,7 @@ import re
 import shutil
 from pathlib import Path
 
-from lit_gpt.checkpoint import (
+from lit_gpt.checkpoint.folder import (
     DamagedCheckpoint,
     check_files,
     check_kind,

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from lit_gpt.cli import InputError
-from lit_gpt.packing import RowTokens, row_checksum
+from lit_gpt.rows.packed_store import RowTokens, row_checksum
 from pretrain.row_table import RowTable
 from pretrain.training_data import TrainingData
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lit_gpt.sample_order import RowAddresses
+from lit_gpt.rows.sample_order import RowAddresses
 
 
 class RowTable(NamedTuple):

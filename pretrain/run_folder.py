@@ -13,7 +13,7 @@ from typing import IO, Literal
 
 import yaml
 
-from lit_gpt.checkpoint import list_checkpoints
+from lit_gpt.checkpoint.folder import list_checkpoints
 from lit_gpt.cli import InputError
 from lit_gpt.files import lock, write_atomically
 from pretrain.options import TrainOptions

@@ -22,8 +22,8 @@ import xxhash
 
 from lit_gpt.cli import InputError
 from lit_gpt.files import lock
-from lit_gpt.store_manifest import FileEntry
-from lit_gpt.token_store import TokenStore
+from lit_gpt.store.manifest import FileEntry
+from lit_gpt.store.token_store import TokenStore
 
 BLOCK = 1 << 22  # bytes copied at a time
 IN_USE_SECONDS = 600  # a copy that some process wanted within this time is not removed

@@ -17,9 +17,9 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
+from lit_gpt.checkpoint.tensor_files import TensorReader, TensorSpec
 from lit_gpt.cli import InputError
-from lit_gpt.model import clean_name
-from lit_gpt.tensor_files import TensorReader, TensorSpec
+from lit_gpt.model.gpt import clean_name
 from pretrain.ranks import Ranks
 
 _HOW_NOT_WHAT = ("params", "foreach", "fused", "capturable", "differentiable")

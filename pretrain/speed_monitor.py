@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from lit_gpt.config import ModelConfig
-from lit_gpt.flops import device_peak_flops, flops_inside_documents, flops_per_token
+from lit_gpt.model.config import ModelConfig
+from lit_gpt.model.flops import device_peak_flops, flops_inside_documents, flops_per_token
 
 PACE_SECONDS = 1800.0
 
@@ -29,7 +29,7 @@ class SpeedMonitor:
     """Counts between two calls of `report`, each of which stands right after a synchronisation.
 
     mfu takes 6 * N_matmul + 12 * L * d * T FLOP a token, mfu_documents counts attention inside documents
-    only, as it is computed (lit_gpt/flops.py).
+    only, as it is computed (lit_gpt/model/flops.py).
     """
 
     def __init__(self, config: ModelConfig, device: torch.device, world_size: int) -> None:

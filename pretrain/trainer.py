@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from lit_gpt.attention import choose_attention
+from lit_gpt.model.attention import choose_attention
 from pretrain import datapoint_files, parallel, run_folder
 from pretrain.checkpointing import Checkpointer
 from pretrain.dataloader import DataLoader, StepBatch, check_resumable

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from lit_gpt.cli import InputError
-from lit_gpt.packing import PackedStore
-from lit_gpt.sample_order import RowAddresses, SampleOrder
-from lit_gpt.store_manifest import DocumentEnds
-from lit_gpt.token_store import TokenStore
+from lit_gpt.rows.packed_store import PackedStore
+from lit_gpt.rows.sample_order import RowAddresses, SampleOrder
+from lit_gpt.store.manifest import DocumentEnds
+from lit_gpt.store.token_store import TokenStore
 from pretrain.row_table import RowTable, by_shard, ragged_ranges
 
 
@@ -36,7 +36,7 @@ class DataOptions:
     shuffle: bool = True
     """False: stored order."""
     packing: str = "best_fit"
-    """Strategy of lit_gpt/packing.py."""
+    """Strategy of lit_gpt/rows/packed_store.py."""
     packing_dir: str | None = None
     """Where packings are cached; None: beside each store."""
     cache_dir: str | None = None

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from lit_gpt.documents import Batch, assemble
-from lit_gpt.packing import PackedStore, RowTokens
-from lit_gpt.sample_order import validation_rows
+from lit_gpt.model.documents import Batch, assemble
+from lit_gpt.rows.packed_store import PackedStore, RowTokens
+from lit_gpt.rows.sample_order import validation_rows
 from pretrain.row_reader import RowReader
 from pretrain.row_table import by_shard
 from pretrain.training_data import DataOptions, TrainingData

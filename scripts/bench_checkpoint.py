@@ -24,10 +24,10 @@ import torch
 import xxhash
 from torch import nn
 
-from lit_gpt.checkpoint import check_hashes, verify
+from lit_gpt.checkpoint.folder import check_hashes, verify
 from lit_gpt.cli import InputError, run_command
-from lit_gpt.config import ModelConfig
-from lit_gpt.model import GPT, clean_name
+from lit_gpt.model.config import ModelConfig
+from lit_gpt.model.gpt import GPT, clean_name
 from lit_gpt.option_types import PositiveFloat, PositiveInt
 from pretrain.checkpointing import Checkpointer
 from pretrain.optim import build_optimizer

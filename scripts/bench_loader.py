@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lit_gpt.cli import progress, run_command
 from lit_gpt.option_types import PositiveFloat, PositiveInt
-from lit_gpt.packing import PackedStore
-from lit_gpt.token_store import TokenStore
+from lit_gpt.rows.packed_store import PackedStore
+from lit_gpt.store.token_store import TokenStore
 from pretrain.dataloader import DataLoader
 from pretrain.datapoint_log import DatapointLog
 from pretrain.training_data import DataOptions, TrainingData

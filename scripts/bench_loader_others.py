@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader
 
-from lit_gpt.token_store import TokenStore
+from lit_gpt.store.token_store import TokenStore
 
 Batches = Iterator[Any]
 

@@ -19,10 +19,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from lit_gpt.cli import InputError, run_command
-from lit_gpt.config import ModelConfig
-from lit_gpt.flops import device_peak_flops, flops_per_token
+from lit_gpt.model.config import ModelConfig
+from lit_gpt.model.flops import device_peak_flops, flops_per_token
 from lit_gpt.option_types import NonNegativeInt, PositiveInt
-from lit_gpt.token_store import TokenStore
+from lit_gpt.store.token_store import TokenStore
 from scripts.sample_store import fixed_length_store, sample_store
 
 ROOT = Path(__file__).resolve().parents[1]

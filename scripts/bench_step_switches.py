@@ -14,9 +14,10 @@ from lightning.fabric import Fabric
 from torch import Tensor
 from torch.distributed.fsdp import fully_shard
 
-from lit_gpt import documents, loss, model
-from lit_gpt.documents import Batch, Documents
-from lit_gpt.model import Transformer
+from lit_gpt.model import documents, loss
+from lit_gpt.model import gpt as model
+from lit_gpt.model.documents import Batch, Documents
+from lit_gpt.model.gpt import Transformer
 from pretrain import dataloader, parallel
 from pretrain.options import TrainOptions
 

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from lit_gpt.cli import InputError, run_command
-from lit_gpt.config import ModelConfig
-from lit_gpt.hf_config import to_hf_config
-from lit_gpt.model import GPT
+from lit_gpt.hf.config import to_hf_config
+from lit_gpt.model.config import ModelConfig
+from lit_gpt.model.gpt import GPT
 from lit_gpt.option_types import NonNegativeInt, PositiveInt
-from lit_gpt.token_store import TokenStore
+from lit_gpt.store.token_store import TokenStore
 from pretrain.dataloader import DataLoader, StepBatch
 from pretrain.options import TrainOptions
 from pretrain.training_data import DataOptions, TrainingData
@@ -41,7 +41,7 @@ class VariantOptions:
     (bench_step_switches.py); bare: its model in a plain loop; transformers: LlamaForCausalLM; litgpt: the
     recipe of `litgpt pretrain`."""
     model_name: str
-    """Shape, of lit_gpt/config.py."""
+    """Shape, of lit_gpt/model/config.py."""
     rows: PositiveInt
     """Rows of a step, in one micro-batch."""
     train_data_dir: str

@@ -17,8 +17,8 @@ from data_prep.parallel import n_cores, ordered_map
 from data_prep.readers import ID_FIELDS, TEXT_FIELDS, SetAside, find_files, read_documents
 from lit_gpt.cli import InputError, run_command
 from lit_gpt.option_types import PositiveInt
-from lit_gpt.store_writer import TokenStoreWriter
-from lit_gpt.tokenizer import Tokenizer
+from lit_gpt.store.store_writer import TokenStoreWriter
+from lit_gpt.store.tokenizer import Tokenizer
 
 _ROUNDS_BEFORE, _ROUNDS = 2, 5  # through the files
 

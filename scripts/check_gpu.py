@@ -19,7 +19,7 @@ from typing import IO
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lit_gpt.checkpoint import folder_name
+from lit_gpt.checkpoint.folder import folder_name
 from lit_gpt.cli import InputError, run_command
 from scripts.sample_store import sample_store
 
@@ -105,7 +105,7 @@ def print_versions() -> None:
     """Packages, device, compilers, and which attention kernel is chosen for which width of heads."""
     import torch
 
-    from lit_gpt.attention import choose_attention
+    from lit_gpt.model.attention import choose_attention
 
     for name in PACKAGES:
         try:

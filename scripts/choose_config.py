@@ -16,11 +16,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lit_gpt.cli import InputError, parse_options, run_command
-from lit_gpt.config import ModelConfig
 from lit_gpt.files import write_atomically
-from lit_gpt.flops import matmul_parameters
+from lit_gpt.model.config import ModelConfig
+from lit_gpt.model.flops import matmul_parameters
 from lit_gpt.option_types import PositiveFloat
-from lit_gpt.token_store import TokenStore
+from lit_gpt.store.token_store import TokenStore
 from pretrain.epochs import MAX_EPOCHS
 from pretrain.memory_estimate import estimate_memory
 from pretrain.options import TrainOptions

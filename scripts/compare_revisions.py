@@ -17,10 +17,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from lit_gpt.checkpoint import list_checkpoints, read_manifest
+from lit_gpt.checkpoint.folder import list_checkpoints, read_manifest
+from lit_gpt.checkpoint.tensor_files import TensorReader
 from lit_gpt.cli import InputError, run_command
 from lit_gpt.option_types import PositiveInt
-from lit_gpt.tensor_files import TensorReader
 from pretrain.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -23,9 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lit_gpt.cli import run_command
-from lit_gpt.documents import Batch
-from lit_gpt.hf_config import to_hf_config
-from lit_gpt.hf_mapping import hf_parts
+from lit_gpt.hf.config import to_hf_config
+from lit_gpt.hf.mapping import hf_parts
+from lit_gpt.model.documents import Batch
 from lit_gpt.option_types import NonNegativeInt, PositiveFloat, PositiveInt
 from pretrain.dataloader import StepBatch
 from pretrain.options import TrainOptions
@@ -43,7 +43,7 @@ class CompareOptions:
     train_data_dir: list[str]
     """Token store(s)."""
     model_name: str = "tiny_3M"
-    """A small shape, of lit_gpt/config.py: this runs on a CPU."""
+    """A small shape, of lit_gpt/model/config.py: this runs on a CPU."""
     steps: PositiveInt = 200
     """Optimizer steps."""
     rows: PositiveInt = 4

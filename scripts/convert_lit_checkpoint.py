@@ -12,15 +12,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from lit_gpt.checkpoint import read_state, verify
+from lit_gpt.checkpoint.folder import read_state, verify
+from lit_gpt.checkpoint.tensor_files import TensorReader
 from lit_gpt.cli import InputError, run_command
-from lit_gpt.config import ModelConfig
-from lit_gpt.hf_folder import GIGABYTE, whole_folder, write_hf_folder
-from lit_gpt.model_card import model_card
+from lit_gpt.hf.exporter import GIGABYTE, whole_folder, write_hf_folder
+from lit_gpt.hf.model_card import model_card
+from lit_gpt.model.config import ModelConfig
 from lit_gpt.option_types import PositiveFloat
-from lit_gpt.store_manifest import DocumentEnds, Manifest
-from lit_gpt.tensor_files import TensorReader
-from lit_gpt.tokenizer import REQUIRED_FILES, Tokenizer
+from lit_gpt.store.manifest import DocumentEnds, Manifest
+from lit_gpt.store.tokenizer import REQUIRED_FILES, Tokenizer
 from pretrain.metrics import read_metrics
 
 # For --check: letters, digits, signs, white space, a word in another script, and what looks like a token.
@@ -141,8 +141,8 @@ def check_folder(folder: Path, source: Checkpoint, dtype: torch.dtype | None) ->
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from lit_gpt.documents import Documents
-    from lit_gpt.model import GPT
+    from lit_gpt.model.documents import Documents
+    from lit_gpt.model.gpt import GPT
 
     reader, config, _, tokenizer, _, bos = source
     theirs = AutoTokenizer.from_pretrained(folder)

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from lit_gpt.cli import InputError, run_command
-from lit_gpt.config import ModelConfig
 from lit_gpt.files import open_regular
-from lit_gpt.initial_checkpoint import write_initial_checkpoint
-from lit_gpt.model import clean_name, parameter_shapes
+from lit_gpt.hf.initial_checkpoint import write_initial_checkpoint
+from lit_gpt.model.config import ModelConfig
+from lit_gpt.model.gpt import clean_name, parameter_shapes
 
 # What else our parameters were called; the first that is there is taken.
 _OTHER_NAMES = {

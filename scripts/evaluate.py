@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import xxhash
 
-from lit_gpt.checkpoint import MANIFEST, list_checkpoints
+from lit_gpt.checkpoint.folder import MANIFEST, list_checkpoints
 from lit_gpt.cli import InputError, run_command
 from lit_gpt.option_types import NonNegativeInt, PositiveInt
 from scripts.convert_lit_checkpoint import ConvertOptions, convert

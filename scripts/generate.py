@@ -11,13 +11,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from lit_gpt.checkpoint import MANIFEST
+from lit_gpt.checkpoint.folder import MANIFEST
 from lit_gpt.cli import InputError, run_command
-from lit_gpt.hf_folder import config_json
-from lit_gpt.hf_mapping import hf_parts
-from lit_gpt.model import parameter_shapes
+from lit_gpt.hf.exporter import config_json
+from lit_gpt.hf.mapping import hf_parts
+from lit_gpt.model.gpt import parameter_shapes
 from lit_gpt.option_types import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range
-from lit_gpt.tokenizer import adds_bos
+from lit_gpt.store.tokenizer import adds_bos
 from scripts.convert_lit_checkpoint import open_checkpoint
 
 if TYPE_CHECKING:

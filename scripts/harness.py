@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_gpt.cli import InputError
-from lit_gpt.tokenizer import adds_bos
+from lit_gpt.store.tokenizer import adds_bos
 from scripts.evaluation_results import Score, TaskResult
 from scripts.german_tasks import GERMANBENCH_VERSION, PRESETS, Spec
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
-from lit_gpt.store_writer import TokenStoreWriter
-from lit_gpt.tokenizer import Tokenizer
+from lit_gpt.store.store_writer import TokenStoreWriter
+from lit_gpt.store.tokenizer import Tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 

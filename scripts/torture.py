@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import yaml
 
-from lit_gpt.checkpoint import folder_name, list_checkpoints, verify
+from lit_gpt.checkpoint.folder import folder_name, list_checkpoints, verify
 from lit_gpt.cli import InputError, progress, run_command
 from lit_gpt.option_types import PositiveInt
 from pretrain.log_replay import Replay

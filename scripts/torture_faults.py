@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from lit_gpt.checkpoint import MANIFEST, list_checkpoints
+from lit_gpt.checkpoint.folder import MANIFEST, list_checkpoints
 from scripts.torture_job import Job, Outcome
 from scripts.torture_rank import PHASES, STAGING, Fault
 

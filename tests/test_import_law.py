@@ -19,7 +19,8 @@ FILES = [file for folder in MAY_IMPORT for file in sorted((ROOT / folder).rglob(
 MODULES = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in FILES]
 # Text becomes tokens and tokens become rows without torch: its import takes seconds in every worker.
 WITHOUT_TORCH = [name for name in MODULES if name.startswith("data_prep.")] + [
-    f"lit_gpt.{name}" for name in ("cli", "tokenizer", "token_store", "packing", "sample_order")
+    f"lit_gpt.{name}"
+    for name in ("cli", "store.tokenizer", "store.token_store", "rows.packed_store", "rows.sample_order")
 ]
 PICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "shelve", "marshal", "joblib"}
 

@@ -12,7 +12,7 @@ import pytest
 import zstandard
 
 from data_prep.sample_corpus import documents
-from lit_gpt.checkpoint import list_checkpoints
+from lit_gpt.checkpoint.folder import list_checkpoints
 from pretrain.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -7,8 +7,8 @@ import time
 import pytest
 
 from data_prep import tokenize_corpus
-from lit_gpt.packing import PackedStore
-from lit_gpt.token_store import TokenStore
+from lit_gpt.rows.packed_store import PackedStore
+from lit_gpt.store.token_store import TokenStore
 from tests.cluster.running import ROOT, SCRIPTS, site, step_processes
 
 pytestmark = pytest.mark.slow

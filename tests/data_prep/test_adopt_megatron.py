@@ -11,9 +11,9 @@ import pytest
 
 from data_prep.adopt_megatron import Options, main
 from lit_gpt.cli import InputError
-from lit_gpt.document_table import ROW_GROUP
-from lit_gpt.token_store import TokenStore
-from lit_gpt.tokenizer import Tokenizer
+from lit_gpt.store.document_table import ROW_GROUP
+from lit_gpt.store.token_store import TokenStore
+from lit_gpt.store.tokenizer import Tokenizer
 
 
 def write_shard(base: Path, documents: list[list[list[int]]], dtype: str = "<u2") -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from lit_gpt.token_store import TokenStore
+from lit_gpt.store.token_store import TokenStore
 from tests.conftest import german_texts
 from tests.data_prep.corpus_tools import documents, stats, write_jsonl
 from tests.pretrain.running import ROOT, environment

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from data_prep.pack import PackedStore
-from lit_gpt.token_store import TokenStore
-from lit_gpt.tokenizer import Tokenizer
+from lit_gpt.store.token_store import TokenStore
+from lit_gpt.store.tokenizer import Tokenizer
 from tests.data_prep.corpus_tools import write_jsonl
 from tests.german import german_texts
 from tests.pretrain.running import ROOT, environment

@@ -5,8 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lit_gpt.packing import PackedStore
-from lit_gpt.token_store import TokenStore
+from lit_gpt.rows.packed_store import PackedStore
+from lit_gpt.store.token_store import TokenStore
 
 COMMAND = [sys.executable, str(Path(__file__).parents[2] / "data_prep" / "pack.py")]
 

@@ -13,8 +13,8 @@ import pytest
 from data_prep import prepare
 from data_prep.prepare import Options
 from lit_gpt.cli import InputError
-from lit_gpt.packing import PackedStore
-from lit_gpt.token_store import TokenStore
+from lit_gpt.rows.packed_store import PackedStore
+from lit_gpt.store.token_store import TokenStore
 from tests.conftest import german_texts
 from tests.data_prep.corpus_tools import stats, write_jsonl
 

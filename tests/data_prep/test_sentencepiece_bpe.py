@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from data_prep import sentencepiece_bpe, train_tokenizer
 from lit_gpt.cli import InputError
-from lit_gpt.tokenizer import Tokenizer
+from lit_gpt.store.tokenizer import Tokenizer
 from tests.conftest import german_texts
 from tests.data_prep.corpus_tools import write_jsonl
 

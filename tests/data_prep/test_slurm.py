@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from data_prep import dedup, prepare
-from lit_gpt.token_store import TokenStore
+from lit_gpt.store.token_store import TokenStore
 from tests.cluster.local_slurm import LocalSlurm
 from tests.conftest import german_texts
 from tests.data_prep.corpus_tools import contents, stats, write_jsonl

@@ -23,8 +23,8 @@ from data_prep.encode_batches import is_validation
 from data_prep.tokenize_corpus import Options, main
 from data_prep.tokenize_state import claimed
 from lit_gpt.cli import InputError
-from lit_gpt.token_store import TokenStore
-from lit_gpt.tokenizer import Tokenizer
+from lit_gpt.store.token_store import TokenStore
+from lit_gpt.store.tokenizer import Tokenizer
 
 SCRIPT = Path(__file__).resolve().parents[2] / "data_prep" / "tokenize_corpus.py"
 

@@ -8,7 +8,7 @@ import pytest
 from data_prep import evaluate_tokenizer, token_ratio
 from data_prep.token_ratio import propose
 from lit_gpt.cli import InputError
-from lit_gpt.tokenizer import Tokenizer
+from lit_gpt.store.tokenizer import Tokenizer
 from tests.conftest import german_texts
 from tests.data_prep.corpus_tools import write_jsonl
 

@@ -12,7 +12,7 @@ import pytest
 from data_prep.readers import SetAside
 from data_prep.train_tokenizer import Options, main, sample
 from lit_gpt.cli import InputError
-from lit_gpt.tokenizer import Tokenizer
+from lit_gpt.store.tokenizer import Tokenizer
 
 SCRIPT = Path(__file__).resolve().parents[2] / "data_prep" / "train_tokenizer.py"
 

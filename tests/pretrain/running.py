@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from lit_gpt.checkpoint import folder_name
+from lit_gpt.checkpoint.folder import folder_name
 from pretrain.metrics import read_metrics
 from tests.scripts.our_model import reader_of
 

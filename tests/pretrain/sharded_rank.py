@@ -10,9 +10,9 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor.debug import CommDebugMode
 
-from lit_gpt.config import ModelConfig
-from lit_gpt.documents import Documents
-from lit_gpt.model import GPT
+from lit_gpt.model.config import ModelConfig
+from lit_gpt.model.documents import Documents
+from lit_gpt.model.gpt import GPT
 from pretrain import parallel
 from pretrain.options import TrainOptions
 

@@ -13,9 +13,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
 
-from lit_gpt.checkpoint import DamagedCheckpoint, folder_name, list_checkpoints, verify
+from lit_gpt.checkpoint.folder import DamagedCheckpoint, folder_name, list_checkpoints, verify
 from lit_gpt.cli import InputError
-from lit_gpt.config import ModelConfig
+from lit_gpt.model.config import ModelConfig
 from pretrain import parallel
 from pretrain.options import TrainOptions
 from tests.disks import read_as_nobody

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lit_gpt.checkpoint import DamagedCheckpoint, folder_name, list_checkpoints, verify
+from lit_gpt.checkpoint.folder import DamagedCheckpoint, folder_name, list_checkpoints, verify
 from lit_gpt.cli import InputError
-from lit_gpt.config import ModelConfig
+from lit_gpt.model.config import ModelConfig
 from pretrain import checkpoint_writer, ranks, retention, run_folder
 from pretrain.options import TrainOptions
 from tests.disks import on_a_dead_disk

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_gpt.checkpoint import list_checkpoints
+from lit_gpt.checkpoint.folder import list_checkpoints
 from pretrain.metrics import read_metrics
 from pretrain.run_folder import Marker
 from tests.pretrain.running import ROOT, assert_same_checkpoint, command, environment, losses, train

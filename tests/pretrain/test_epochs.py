@@ -14,7 +14,7 @@ import termios
 import numpy as np
 import pytest
 
-from lit_gpt.checkpoint import list_checkpoints, read_state
+from lit_gpt.checkpoint.folder import list_checkpoints, read_state
 from pretrain.epochs import Epochs, StoreSize
 from pretrain.speed_monitor import PACE_SECONDS, Pace
 from tests.pretrain.feeding import GLOBAL_BATCH, open_data

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from lit_gpt.checkpoint import list_checkpoints
+from lit_gpt.checkpoint.folder import list_checkpoints
 from lit_gpt.files import lock
 from pretrain.metrics import read_metrics
 from pretrain.watchdog import EXIT_HANG, SILENCE_LIMIT

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from lit_gpt.config import ModelConfig
-from lit_gpt.documents import Documents
-from lit_gpt.model import GPT
+from lit_gpt.model.config import ModelConfig
+from lit_gpt.model.documents import Documents
+from lit_gpt.model.gpt import GPT
 from pretrain.memory_estimate import checkpoint_bytes, estimate_memory
 from pretrain.options import TrainOptions
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from lit_gpt.checkpoint import folder_name
+from lit_gpt.checkpoint.folder import folder_name
 from lit_gpt.cli import InputError
 from pretrain import parallel, preflight
 from pretrain.metrics import read_metrics

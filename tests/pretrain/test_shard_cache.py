@@ -15,7 +15,7 @@ import torch
 
 from lit_gpt import files
 from lit_gpt.cli import InputError
-from lit_gpt.token_store import TokenStore
+from lit_gpt.store.token_store import TokenStore
 from pretrain import shard_cache
 from pretrain.shard_cache import ShardCache
 from tests.pretrain.feeding import feed, flip, open_data
@@ -122,7 +122,7 @@ def test_a_cache_too_small_for_a_shard_or_not_writable_is_refused(store, tmp_pat
 _COPY = """
 import sys, time
 sys.path.insert(0, {root!r})
-from lit_gpt.token_store import TokenStore
+from lit_gpt.store.token_store import TokenStore
 from pretrain import shard_cache
 %s
 store = TokenStore.open({store!r})

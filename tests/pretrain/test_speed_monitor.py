@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import torch
 
-from lit_gpt.config import ModelConfig
+from lit_gpt.model.config import ModelConfig
 from pretrain import speed_monitor
 from pretrain.speed_monitor import SpeedMonitor
 

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from lit_gpt.checkpoint import list_checkpoints
+from lit_gpt.checkpoint.folder import list_checkpoints
 from tests.pretrain.running import (
     assert_same_checkpoint,
     losses,

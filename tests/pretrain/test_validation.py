@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from data_prep import tokenize_corpus
-from lit_gpt.documents import IGNORE_INDEX, Batch
-from lit_gpt.packing import PackedStore
-from lit_gpt.sample_order import validation_rows
-from lit_gpt.token_store import TokenStore
+from lit_gpt.model.documents import IGNORE_INDEX, Batch
+from lit_gpt.rows.packed_store import PackedStore
+from lit_gpt.rows.sample_order import validation_rows
+from lit_gpt.store.token_store import TokenStore
 from pretrain.metrics import read_metrics
 from pretrain.validation import ValidationSample
 from tests.pretrain.feeding import BLOCK

@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 
-from lit_gpt import checkpoint as checkpoint_module
-from lit_gpt.checkpoint import Manifest
-from lit_gpt.config import ModelConfig
-from lit_gpt.model import parameter_shapes
-from lit_gpt.tensor_files import TensorSpec, write_tensors
+from lit_gpt.checkpoint import folder as checkpoint_module
+from lit_gpt.checkpoint.folder import Manifest
+from lit_gpt.checkpoint.tensor_files import TensorSpec, write_tensors
+from lit_gpt.model.config import ModelConfig
+from lit_gpt.model.gpt import parameter_shapes
 
 CONFIG = ModelConfig.load("tiny_100K", vocab_size=576)
 STATE = {

@@ -5,11 +5,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lit_gpt.checkpoint import read_manifest
-from lit_gpt.config import ModelConfig
-from lit_gpt.documents import Documents
-from lit_gpt.model import GPT
-from lit_gpt.tensor_files import TensorReader
+from lit_gpt.checkpoint.folder import read_manifest
+from lit_gpt.checkpoint.tensor_files import TensorReader
+from lit_gpt.model.config import ModelConfig
+from lit_gpt.model.documents import Documents
+from lit_gpt.model.gpt import GPT
 
 
 def reader_of(checkpoint: Path, part: str = "model") -> TensorReader:

@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 
-from lit_gpt.config import ModelConfig
-from lit_gpt.documents import assemble
-from lit_gpt.model import GPT
-from lit_gpt.packing import RowTokens
+from lit_gpt.model.config import ModelConfig
+from lit_gpt.model.documents import assemble
+from lit_gpt.model.gpt import GPT
+from lit_gpt.rows.packed_store import RowTokens
 from scripts.bench_step_switches import longest_first
 
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from lit_gpt.cli import parse_options
-from lit_gpt.config import ModelConfig
+from lit_gpt.model.config import ModelConfig
 from pretrain.options import TrainOptions
 from scripts.choose_config import SHAPES, Choice, _fit
 from scripts.measurement import Measurement

@@ -14,9 +14,9 @@ import pytest
 
 from data_prep import sentencepiece_bpe
 from lit_gpt.cli import InputError
-from lit_gpt.config import ModelConfig
-from lit_gpt.hf_config import from_hf_config, to_hf_config
-from lit_gpt.tokenizer import Tokenizer
+from lit_gpt.hf.config import from_hf_config, to_hf_config
+from lit_gpt.model.config import ModelConfig
+from lit_gpt.store.tokenizer import Tokenizer
 from scripts.client_environments import TRANSFORMERS, find_python
 from scripts.convert_lit_checkpoint import ConvertOptions, convert
 from scripts.evaluate import EvaluateOptions, main

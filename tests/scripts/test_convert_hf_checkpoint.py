@@ -18,11 +18,11 @@ from transformers import (
     MistralForCausalLM,
 )
 
-from lit_gpt.checkpoint import verify
+from lit_gpt.checkpoint.folder import verify
 from lit_gpt.cli import InputError
-from lit_gpt.config import ModelConfig
-from lit_gpt.documents import Documents
-from lit_gpt.model import GPT
+from lit_gpt.model.config import ModelConfig
+from lit_gpt.model.documents import Documents
+from lit_gpt.model.gpt import GPT
 from scripts.convert_hf_checkpoint import ConvertHFOptions, main
 from scripts.convert_lit_checkpoint import ConvertOptions, convert
 from tests.pretrain.running import train

@@ -15,13 +15,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
-from lit_gpt import hf_folder as hf_folder_module
-from lit_gpt.checkpoint import DamagedCheckpoint
+from lit_gpt.checkpoint.folder import DamagedCheckpoint
 from lit_gpt.cli import InputError
-from lit_gpt.config import ModelConfig
-from lit_gpt.hf_mapping import hf_parts
-from lit_gpt.model import parameter_shapes
-from lit_gpt.tokenizer import Tokenizer
+from lit_gpt.hf import exporter as hf_folder_module
+from lit_gpt.hf.mapping import hf_parts
+from lit_gpt.model.config import ModelConfig
+from lit_gpt.model.gpt import parameter_shapes
+from lit_gpt.store.tokenizer import Tokenizer
 from pretrain.metrics import COLUMNS
 from scripts.convert_lit_checkpoint import ConvertOptions, convert, main
 from tests.pretrain.running import ROOT, environment

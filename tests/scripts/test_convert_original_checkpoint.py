@@ -7,10 +7,10 @@ import zipfile
 import pytest
 import torch
 
-from lit_gpt.checkpoint import verify
+from lit_gpt.checkpoint.folder import verify
 from lit_gpt.cli import InputError
-from lit_gpt.config import ModelConfig
-from lit_gpt.model import parameter_shapes
+from lit_gpt.model.config import ModelConfig
+from lit_gpt.model.gpt import parameter_shapes
 from scripts.convert_original_checkpoint import ConvertOriginalOptions, main
 from tests.scripts.our_model import reader_of
 

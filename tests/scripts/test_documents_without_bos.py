@@ -11,11 +11,11 @@ import pytest
 import tokenizers
 from transformers import AutoTokenizer
 
-from lit_gpt.checkpoint import STATE, list_checkpoints
-from lit_gpt.megatron_index import write_index
-from lit_gpt.store_manifest import DocumentEnds
-from lit_gpt.token_store import TokenStore
-from lit_gpt.tokenizer import Tokenizer, adds_bos
+from lit_gpt.checkpoint.folder import STATE, list_checkpoints
+from lit_gpt.store.manifest import DocumentEnds
+from lit_gpt.store.megatron_index import write_index
+from lit_gpt.store.token_store import TokenStore
+from lit_gpt.store.tokenizer import Tokenizer, adds_bos
 from scripts.convert_lit_checkpoint import ConvertOptions, convert, open_checkpoint
 from scripts.generate import GenerateOptions, _load_checkpoint, _load_folder, _prompt_ids
 from scripts.harness import load_model

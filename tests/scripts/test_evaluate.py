@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lit_gpt.cli import InputError
-from lit_gpt.tokenizer import Tokenizer
+from lit_gpt.store.tokenizer import Tokenizer
 from scripts import german_tasks
 from scripts.evaluate import EvaluateOptions, find_models, main
 from scripts.evaluation_results import ModelResults, Score, TaskResult, draw, load_all, write_tensorboard

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lit_gpt.cli import InputError
-from lit_gpt.tokenizer import Tokenizer
+from lit_gpt.store.tokenizer import Tokenizer
 from scripts.convert_lit_checkpoint import ConvertOptions, convert
 from scripts.generate import GenerateOptions, main
 from tests.scripts.checkpoints import write_checkpoint

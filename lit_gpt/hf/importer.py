@@ -1,0 +1,119 @@
+"""A Hugging Face folder as a source of our parameters. Nothing in the folder is executed or unpickled."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from lit_gpt.checkpoint.tensor_files import DTYPES
+from lit_gpt.cli import InputError
+from lit_gpt.files import read_json
+from lit_gpt.hf.config import from_hf_config
+from lit_gpt.hf.mapping import hf_parts
+from lit_gpt.model.config import ModelConfig
+from lit_gpt.model.gpt import parameter_shapes
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+_HINT = "a Hugging Face model folder has it"
+# Kept by old folders; RoPE's frequencies follow from config.json.
+_DERIVED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
+
+
+class HFSource:
+    """The parameters of a Llama-shaped folder under our names, read one at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read config.json and the headers of the weights.
+
+        Raises:
+            InputError: a file is missing or unreadable, a tensor missing, unknown or of another shape than
+                config.json says, or the model is of a kind that ours cannot be; the message names the key.
+        """
+        self.folder = folder
+        self.config: ModelConfig = from_hf_config(read_json(folder / "config.json", _HINT), name=folder.name)
+        self._files = self._find_tensors()
+        self._dtypes: dict[str, torch.dtype] = {}
+        self._check()
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Of one of our parameters."""
+        return self._dtypes[name]
+
+    def read(self, name: str) -> Iterator[Tensor]:
+        """The tensors that one of our parameters is stacked from.
+
+        Raises:
+            InputError: one holds a value that is not finite.
+        """
+        return (self._read(part.hf_name) for part in hf_parts(name, self.config))
+
+    def _find_tensors(self) -> dict[str, Path]:
+        """The file of every tensor."""
+        if (self.folder / INDEX).is_file():
+            weight_map = read_json(self.folder / INDEX, _HINT).get("weight_map")
+            if not isinstance(weight_map, dict):
+                raise InputError(f"{self.folder / INDEX}: names no weight_map")
+            names = weight_map
+        elif (self.folder / SINGLE).is_file():
+            with _open(self.folder / SINGLE) as file:
+                names = dict.fromkeys(file.keys(), SINGLE)
+        else:
+            pickled = next(iter(sorted(self.folder.glob("*.bin"))), None)
+            hint = f"; {pickled.name} is a pickle and is not opened" if pickled else ""
+            raise InputError(f"{self.folder}: has no weights in {SINGLE} or {INDEX}{hint}")
+        for key, name in names.items():
+            if not re.fullmatch(r"[\w.-]+\.safetensors", str(name)) or not (self.folder / name).is_file():
+                raise InputError(
+                    f"{self.folder / INDEX}: {key} is in {str(name)[:99]!r}, which is no file here"
+                )
+        return {key: self.folder / name for key, name in names.items()}
+
+    def _check(self) -> None:
+        unknown = {key for key in self._files if not _DERIVED.fullmatch(key)}
+        if self.config.tie_embeddings:
+            unknown.discard("lm_head.weight")
+        for name, shape in parameter_shapes(self.config).items():
+            for part in hf_parts(name, self.config):
+                unknown.discard(part.hf_name)
+                rows = len(range(*part.rows.indices(shape[0])))
+                dtype = self._check_tensor(part.hf_name, (rows, *shape[1:]), self._dtypes.get(name))
+                self._dtypes[name] = dtype
+        if unknown:
+            key = min(unknown)
+            raise InputError(f"{self._files[key]}: {key} is a tensor that this model does not have")
+
+    def _check_tensor(self, key: str, shape: tuple[int, ...], dtype: torch.dtype | None) -> torch.dtype:
+        if key not in self._files:
+            raise InputError(f"{self.folder}: {key} is missing from the weights")
+        path = self._files[key]
+        with _open(path) as file:
+            if key not in file.keys():  # noqa: SIM118
+                raise InputError(f"{path}: {key} is not in it, though {INDEX} says so")
+            header = file.get_slice(key)
+            found, found_dtype = tuple(header.get_shape()), DTYPES.get(header.get_dtype())
+        if found != shape:
+            raise InputError(f"{path}: {key} has shape {found}, config.json wants {shape}")
+        if found_dtype is None or not found_dtype.is_floating_point:
+            raise InputError(f"{path}: {key} is {header.get_dtype()}; quantised weights are not supported")
+        if dtype not in (None, found_dtype):
+            raise InputError(f"{path}: {key} is {found_dtype}, but what it is stacked with is {dtype}")
+        return found_dtype
+
+    def _read(self, key: str) -> Tensor:
+        with _open(self._files[key]) as file:
+            tensor = file.get_tensor(key)
+        smallest, largest = tensor.aminmax()  # both NaN if one of the values is
+        if not (smallest.isfinite() and largest.isfinite()):
+            raise InputError(f"{self._files[key]}: {key} holds NaN or infinite values; get other weights")
+        return tensor
+
+
+def _open(path: Path) -> safe_open:
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: no readable safetensors file: {error}") from error

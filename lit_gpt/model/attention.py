@@ -1,0 +1,109 @@
+"""Causal attention inside documents: one signature over several kernels.
+
+Shape suffixes: T = tokens of the flattened batch, N = heads, G = key and value heads, H = head width.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.attention import (
+    activate_flash_attention_impl,
+    current_flash_attention_impl,
+    restore_flash_attention_impl,
+)
+
+from lit_gpt.cli import InputError
+from lit_gpt.model.documents import Documents
+from lit_gpt.model.sdpa_attention import sdpa_attention
+
+FLASH_DTYPES = (torch.bfloat16, torch.float16)
+KERNELS = ("fa3", "fa2", "sdpa")
+# FlashAttention-2 as torch is built with it, FlashAttention-3 as llammlein.def builds it.
+WIDEST_HEAD = {"fa3": 128, "fa2": 256}
+
+_Kernel = Callable[[Tensor, Tensor, Tensor, Documents], Tensor]
+# FlashAttention once it is chosen; SDPA serves what it does not take.
+_flash: _Kernel | None = None
+
+
+def attention(q_TNH: Tensor, k_TGH: Tensor, v_TGH: Tensor, documents: Documents) -> Tensor:
+    """Each token attends to itself and to the earlier tokens of its document, scaled by 1/sqrt(H).
+
+    Args:
+        q_TNH: queries; N is a multiple of G (grouped-query attention).
+        k_TGH: keys.
+        v_TGH: values.
+        documents: bounds over the T tokens; every token belongs to exactly one document.
+
+    Returns:
+        (T, N, H), the dtype of q.
+    """
+    if _flash is not None and q_TNH.is_cuda and q_TNH.dtype in FLASH_DTYPES:
+        return _flash(q_TNH, k_TGH, v_TGH, documents)
+    return sdpa_attention(q_TNH, k_TGH, v_TGH, documents)
+
+
+def choose_attention(
+    requested: str, device: torch.device, dtype: torch.dtype, head_dim: int
+) -> tuple[str, str]:
+    """Decide and activate, for this process, the kernel behind `attention`; until then it is SDPA.
+
+    Args:
+        requested: "auto" takes the first of fa3, fa2, sdpa that works; else one of them by name.
+        device: where the model runs.
+        dtype: of queries, keys and values, that is the compute dtype.
+        head_dim: width of one head.
+
+    Returns:
+        The kernel's name, and why it is this one.
+
+    Raises:
+        InputError: the requested one is unknown or cannot work, and why.
+    """
+    global _flash
+    if requested not in ("auto", *KERNELS):
+        raise InputError(f"--attention {requested}: unknown; known: auto, {', '.join(KERNELS)}")
+    obstacles: list[str] = []
+    for name in KERNELS if requested == "auto" else (requested,):
+        obstacle = None if name == "sdpa" else _flash_obstacle(name, device, dtype, head_dim)
+        if obstacle is None and name != "sdpa":
+            obstacle = _activation_obstacle(name)
+        if obstacle is None:
+            _flash = None if name == "sdpa" else _load_flash()
+            return name, "; ".join(obstacles) or ("asked for" if requested != "auto" else "the fastest")
+        obstacles.append(f"no {name}: {obstacle}")
+    raise InputError(f"--attention {requested} cannot work: {obstacles[0].partition(': ')[2]}")
+
+
+def _load_flash() -> _Kernel:
+    from lit_gpt.model.flash_attention import flash_attention
+
+    return flash_attention
+
+
+def _flash_obstacle(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
+    if device.type != "cuda":
+        return f"FlashAttention needs a CUDA device, not {device.type}"
+    if dtype not in FLASH_DTYPES:
+        return f"FlashAttention takes bf16 or fp16, not {str(dtype).removeprefix('torch.')}"
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return f"FlashAttention needs an Ampere GPU or newer, not {torch.cuda.get_device_name(device)}"
+    if head_dim > (widest := WIDEST_HEAD[name]) or head_dim % 8:
+        return f"its heads are a multiple of 8 and at most {widest} wide, this model's {head_dim}"
+    return None
+
+
+def _activation_obstacle(name: str) -> str | None:
+    """Make torch's flash kernels this version, or say why that cannot be."""
+    if name == "fa2":  # built into torch
+        if current_flash_attention_impl() is not None:
+            restore_flash_attention_impl()
+        return None
+    if torch.cuda.get_device_capability()[0] != 9:
+        return "FlashAttention-3 needs a Hopper GPU"
+    try:
+        activate_flash_attention_impl("FA3")
+    except (ImportError, RuntimeError, OSError) as error:
+        return f"FlashAttention-3 is not installed ({error})"
+    return None

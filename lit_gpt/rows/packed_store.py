@@ -1,0 +1,269 @@
+"""A token store's rows: packed once, kept in a folder, memory-mapped by everyone who reads rows.
+
+`packing-KEY/` lies in the store, or in `packing_dir` where that cannot be written; KEY is a hash of the
+store's fingerprint, the block size and the strategy, so that another store or setting is another folder. It
+holds `shard-00000.rows` for each shard (packed_shard.py) and `packing.json`, which has their hashes.
+docs/formats.md, Packing, is the specification.
+"""
+
+import errno
+import functools
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lit_gpt.cli import InputError, progress
+from lit_gpt.files import lock, read_bounded, sync_folder, write_atomically
+from lit_gpt.rows.bin_packing import Packing, pack_lengths
+from lit_gpt.rows.packed_shard import (
+    RowTokens,
+    ShardEntry,
+    ShardPacking,
+    read_shard,
+    row_checksum,
+    row_checksums,
+    write_shard,
+)
+from lit_gpt.store.manifest import FileEntry
+from lit_gpt.store.token_store import TokenStore
+
+__all__ = ["PackedStore", "Packing", "RowTokens", "ShardPacking", "pack_lengths", "row_checksum"]
+
+FORMAT = "packing-1"
+MANIFEST = "packing.json"
+_OPEN_SHARDS = 64  # each holds a file descriptor
+
+
+class PackedStore:
+    """A token store and its rows, as `PackedStore.open` gives them."""
+
+    def __init__(self, store: TokenStore, block_size: int, folder: Path, manifest: dict[str, Any]) -> None:
+        self.store = store
+        self.block_size = block_size
+        self.folder = folder
+        self.fingerprint: str = manifest["fingerprint"]
+        """sha256 over all that defines the rows, and with their checksums the tokens in them."""
+        self.shards = [ShardEntry(**entry) for entry in manifest["shards"]]
+        self.rows_per_shard = np.array([entry.rows for entry in self.shards], dtype=np.int64)
+        self._open_shard = functools.lru_cache(maxsize=_OPEN_SHARDS)(self._read_shard)
+
+    @classmethod
+    def open(
+        cls,
+        store: TokenStore,
+        block_size: int,
+        strategy: str = "best_fit",
+        packing_dir: Path | str | None = None,
+    ) -> "PackedStore":
+        """Open the packing of `store`; build it first if there is none.
+
+        Of several processes that open it at once one builds and the others wait; killed at any moment, what
+        is left is either no packing or a whole one.
+
+        Args:
+            block_size: predictions in a row.
+            strategy: best_fit, concat or one_per_row, see `pack_lengths`.
+            packing_dir: the folder to keep packings in; None: the store's own.
+
+        Raises:
+            InputError: the folder cannot be written, the packing in it is damaged, or the store is.
+        """
+        identity, folder = _place(store, block_size, strategy, packing_dir)
+        if not folder.exists():
+            pack_lengths(np.zeros(0, np.int64), block_size, strategy)  # refuses before anything is written
+            try:
+                _build_once(store, identity, folder)
+            except OSError as error:
+                raise InputError(
+                    f"cannot build the packing of {store.path} in {folder.parent} ({error}): make it "
+                    "writable and roomy, or give another folder as packing_dir"
+                ) from error
+        return cls(store, block_size, folder, _read_manifest(folder, identity))
+
+    @classmethod
+    def find(
+        cls,
+        store: TokenStore,
+        block_size: int,
+        strategy: str = "best_fit",
+        packing_dir: Path | str | None = None,
+    ) -> "PackedStore | None":
+        """The packing of `store` if there is one; nothing is built. Raises InputError as `open`."""
+        identity, folder = _place(store, block_size, strategy, packing_dir)
+        return cls(store, block_size, folder, _read_manifest(folder, identity)) if folder.exists() else None
+
+    @property
+    def n_targets(self) -> int:
+        """How many predictions an epoch has."""
+        return sum(entry.targets for entry in self.shards)
+
+    @property
+    def waste(self) -> float:
+        """The share of slots that predict nothing."""
+        slots = int(self.rows_per_shard.sum()) * self.block_size
+        return 1 - self.n_targets / slots if slots else 0.0
+
+    def shard(self, shard: int) -> ShardPacking:
+        """The rows of one shard, memory-mapped; hashed each time its file is opened.
+
+        Raises:
+            InputError: it is not the file that was written.
+        """
+        return self._open_shard(shard)
+
+    def verify(self) -> None:
+        """Read everything: each prediction of the store lies in exactly one row, each row's tokens give its
+        checksum.
+
+        Raises:
+            InputError: naming the shard where that does not hold.
+        """
+        for shard in progress(range(self.store.n_shards), description="verifying", unit="shard"):
+            packing = self.shard(shard)
+            if not packing.covers(self.store.lengths(shard) - 1, self.block_size):
+                with _damage_told(self.folder):
+                    raise ValueError(f"shard {shard} has not each prediction exactly once")
+            checksums = row_checksums(packing, self.store.tokens(shard), self.store.pointers(shard))
+            differing = np.flatnonzero(checksums != packing.checksums)
+            if differing.size:
+                raise InputError(
+                    f"{self.store.path}: {differing.size} rows of shard {shard}, the first of them row "
+                    f"{differing[0]}, are not what was packed: restore the shard"
+                )
+
+    def _read_shard(self, shard: int) -> ShardPacking:
+        with _damage_told(self.folder):
+            return read_shard(self.folder / _file_name(shard), self.shards[shard])
+
+
+def _place(
+    store: TokenStore, block_size: int, strategy: str, packing_dir: Path | str | None
+) -> tuple[dict[str, Any], Path]:
+    """What a packing is of, and its folder."""
+    identity = {
+        "format": FORMAT,
+        "store": store.fingerprint,
+        "block_size": block_size,
+        "strategy": strategy,
+    }
+    key = _hash(identity)[:16]
+    return identity, (Path(packing_dir) if packing_dir else store.path) / f"packing-{key}"
+
+
+def _build_once(store: TokenStore, identity: dict[str, Any], folder: Path) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock_file = folder.with_suffix(".lock")
+    with _turn(lock_file) as alone:
+        if not folder.exists():
+            prefix = f"{folder.name}.tmp-{socket.gethostname()}-"
+            if alone:  # what this machine left there is of a process that was killed
+                for leftover in folder.parent.glob(prefix + "*"):
+                    shutil.rmtree(leftover)
+            building = folder.with_name(f"{prefix}{os.getpid()}-{secrets.token_hex(4)}")
+            building.mkdir()
+            try:
+                _build(store, identity, building)
+                _rename_unless_there(building, folder)
+            finally:
+                shutil.rmtree(building, ignore_errors=True)
+        lock_file.unlink(missing_ok=True)
+
+
+@contextmanager
+def _turn(path: Path) -> Iterator[bool]:
+    """Wait for the lock. False where the file system has none: then several may build, and the first wins."""
+    try:
+        held = lock(path, required=True)
+        if held is None:
+            print(f"waiting for another process to build {path.with_suffix('')}", file=sys.stderr, flush=True)
+            held = lock(path, required=True, wait=True)
+    except OSError:
+        held = None
+    with held or nullcontext():
+        yield held is not None
+
+
+def _rename_unless_there(building: Path, folder: Path) -> None:
+    try:
+        os.rename(building, folder)
+    except OSError:
+        if not folder.exists():
+            raise
+    sync_folder(folder.parent)
+
+
+def _build(store: TokenStore, identity: dict[str, Any], folder: Path) -> None:
+    entries = []
+    for shard in progress(range(store.n_shards), description=f"packing {store.name}", unit="shard"):
+        _check_store(store, shard)
+        packing = pack_lengths(store.lengths(shard) - 1, identity["block_size"], identity["strategy"])
+        checksums = row_checksums(packing, store.tokens(shard), store.pointers(shard))
+        entries.append(write_shard(folder / _file_name(shard), ShardPacking.of(packing, checksums)))
+    manifest = {**identity, "shards": [vars(entry) for entry in entries]}
+    manifest["fingerprint"] = _hash(manifest)
+    write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1))
+
+
+def _check_store(store: TokenStore, shard: int) -> None:
+    """Hash what is about to be packed: row checksums of damaged tokens would vouch for the damage."""
+    entry = store.manifest.shards[shard]
+    for name in (f"{entry.name}.bin", f"{entry.name}.idx"):
+        if FileEntry.of(store.path / name) != entry.files[name]:
+            raise InputError(f"{store.path / name} differs from the store's manifest: restore it")
+    tokens = store.tokens(shard)
+    lowest, highest = int(tokens.min(initial=0)), int(tokens.max(initial=0))
+    if lowest < 0 or highest >= store.vocab_size:
+        raise InputError(
+            f"{store.path}: {entry.name}.bin holds the token id {lowest if lowest < 0 else highest}, but the "
+            f"store's vocabulary has {store.vocab_size} ids: tokenize again, with the tokenizer of the store"
+        )
+
+
+def _read_manifest(folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
+    with _damage_told(folder):
+        manifest = json.loads(read_bounded(folder / MANIFEST).decode("utf-8"))
+        if not isinstance(manifest, dict):
+            raise ValueError(f"{MANIFEST} holds no object")
+        fingerprint = manifest.pop("fingerprint", None)
+        if _hash(manifest) != fingerprint or any(manifest.get(name) != identity[name] for name in identity):
+            raise ValueError(f"{MANIFEST} is not what was written")
+        for shard, entry in enumerate(manifest["shards"]):
+            if (folder / _file_name(shard)).stat().st_size != entry["bytes"]:
+                raise ValueError(f"{_file_name(shard)} is cut short")
+    return {**manifest, "fingerprint": fingerprint}
+
+
+@contextmanager
+def _damage_told(folder: Path) -> Iterator[None]:
+    """What is missing or not as it was written is damage; what the machine refuses to read is not.
+
+    Raises:
+        InputError: either.
+    """
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"the packing in {folder} is damaged ({error}): delete that folder, it is built again"
+        ) from error
+    except OSError as error:
+        hint = "; raise `ulimit -n`" if error.errno in (errno.EMFILE, errno.ENFILE) else ""
+        raise InputError(f"{error.filename or folder} cannot be read: {error.strerror}{hint}") from error
+
+
+def _file_name(shard: int) -> str:
+    return f"shard-{shard:05d}.rows"
+
+
+def _hash(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,170 @@
+"""The order of training as a function: sample number <-> (store, epoch, shard, row), both ways in O(1).
+
+Nothing is kept per row, and no sample depends on the one before: a run resumes at any sample on any number of
+ranks, and a row tells at which samples it was or will be seen. docs/formats.md, Packing, has the mathematics.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from lit_gpt.cli import InputError
+from lit_gpt.rows.feistel import derive_key, mix64, permute, unpermute
+from lit_gpt.rows.mixture import Mixture
+
+_EPOCHS_REMEMBERED = 64
+
+# The first part of a key says what is permuted, so that no two permutations share a key; 1 is the mixture's.
+_SHARDS, _ROWS, _VALIDATION = 2, 3, 4
+
+
+class RowAddresses(NamedTuple):
+    """Where samples are: four int64 arrays (k,). `epoch` counts the passes over that store, from 0."""
+
+    store: np.ndarray
+    epoch: np.ndarray
+    shard: np.ndarray
+    row: np.ndarray
+
+
+class SampleOrder:
+    """The endless sequence of rows of one or several stores.
+
+    Each epoch of a store permutes its shards, takes them in windows of `shuffle_window` and permutes the rows
+    of each window: every row comes once, and only one window's shards are read at a time. Several stores are
+    mixed by weight (mixture.py), each with epochs of its own, one after the other. The sequence never ends,
+    so that fewer rows than a global batch are no error: such a batch sees some of them more than once.
+    """
+
+    def __init__(
+        self,
+        rows_per_shard: Sequence[np.ndarray],
+        weights: Sequence[float] | None,
+        seed: int,
+        shuffle_window: int = 8,
+        shuffle: bool = True,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        """
+        Args:
+            rows_per_shard: for each store, integers (n_shards,).
+            weights: each store's share of the samples, in any unit; None: its rows, so that all stores come
+                to the end of an epoch at about the same time.
+            seed: another seed is another order.
+            shuffle_window: how many shards are mixed with one another.
+            shuffle: False makes every permutation the identity: shards and rows as they are stored, and in
+                each block one store after the other.
+            names: what messages call the stores.
+
+        Raises:
+            InputError: no store, one without rows, a weight that is not positive or too small to get a sample
+                in a block, a window of no shards.
+        """
+        self._rows_per_shard = [np.asarray(rows, dtype=np.int64) for rows in rows_per_shard]
+        self._rows = np.array([rows.sum() for rows in self._rows_per_shard], dtype=np.int64)
+        names = names or [f"store {number}" for number in range(self._rows.size)]
+        if self._rows.size == 0:
+            raise InputError("there is no token store to train on: name at least one")
+        for name, rows in zip(names, self._rows.tolist(), strict=True):
+            if rows == 0:
+                raise InputError(f"{name} has no rows: none of its documents has two tokens; leave it out")
+        if shuffle_window < 1:
+            raise InputError(
+                f"shuffle_window is {shuffle_window}: give the number of shards to mix, at least 1"
+            )
+        self._seed, self._window, self._shuffle = seed, shuffle_window, shuffle
+        self._mixture = Mixture(weights or self._rows.tolist(), names, seed, shuffle)
+        self._epoch = functools.lru_cache(maxsize=_EPOCHS_REMEMBERED)(self._make_epoch)
+
+    def rows_per_epoch(self, store: int) -> int:
+        """How many rows a store has, and so how many of its samples an epoch takes."""
+        return int(self._rows[store])
+
+    def locate(self, samples: np.ndarray) -> RowAddresses:
+        """Which rows samples are (integers (k,), counted from 0)."""
+        store, position = self._mixture.locate(np.asarray(samples, dtype=np.int64))
+        epoch, position = np.divmod(position, self._rows[store])
+        shard, row = np.empty_like(position), np.empty_like(position)
+        for number, of_epoch, where in _by_epoch(store, epoch):
+            shard[where], row[where] = self._epoch(number, of_epoch).locate(position[where])
+        return RowAddresses(store, epoch, shard, row)
+
+    def inverse(self, rows: RowAddresses) -> np.ndarray:
+        """At which samples rows are seen, int64 (k,): `inverse(locate(samples))` gives the samples."""
+        store, epoch, shard, row = rows
+        position = np.empty_like(row)
+        for number, of_epoch, where in _by_epoch(store, epoch):
+            position[where] = self._epoch(number, of_epoch).inverse(shard[where], row[where])
+        return self._mixture.inverse(store, epoch * self._rows[store] + position)
+
+    def shards_ahead(self, sample: int) -> list[tuple[int, int]]:
+        """The (store, shard) that are read at about this sample, then those of each store's next window."""
+        position = self._mixture.begin_of_block(sample)
+        ahead = []
+        for _ in range(2):
+            for store, rows in enumerate(self._rows.tolist()):
+                epoch, inside = divmod(int(position[store]), rows)
+                shards, end = self._epoch(store, epoch).window(inside)
+                ahead += [(store, shard) for shard in shards]
+                position[store] = epoch * rows + end
+        return list(dict.fromkeys(ahead))
+
+    def _make_epoch(self, store: int, epoch: int) -> "_Epoch":
+        return _Epoch(self._rows_per_shard[store], (self._seed, store, epoch), self._window, self._shuffle)
+
+
+class _Epoch:
+    """One pass over one store. A slot is a shard's place in the permuted sequence of shards."""
+
+    def __init__(self, rows: np.ndarray, key: tuple[int, int, int], window: int, shuffle: bool) -> None:
+        slots = np.arange(rows.size)
+        hashes = mix64(derive_key(_SHARDS, *key) + slots.astype(np.uint64))
+        self._shards = np.argsort(hashes) if shuffle else slots
+        self._slot_of = np.argsort(self._shards)
+        self._slot_begin = np.concatenate([[0], np.cumsum(rows[self._shards])])
+        self._edges = np.append(np.arange(0, rows.size, window), rows.size)
+        self._window_begin = self._slot_begin[self._edges]
+        self._window_key = derive_key(_ROWS, *key, np.arange(self._edges.size - 1))
+        self._shuffle = shuffle
+
+    def locate(self, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Positions in the epoch -> shards, rows."""
+        place = self._permute(position)
+        slot = np.searchsorted(self._slot_begin, place, side="right") - 1
+        return self._shards[slot], place - self._slot_begin[slot]
+
+    def inverse(self, shard: np.ndarray, row: np.ndarray) -> np.ndarray:
+        """Shards, rows -> positions in the epoch."""
+        return self._permute(self._slot_begin[self._slot_of[shard]] + row, inverse=True)
+
+    def window(self, position: int) -> tuple[list[int], int]:
+        """The shards of the window that a position is in, and the position where the next one begins."""
+        window = int(np.searchsorted(self._window_begin, position, side="right")) - 1
+        shards = self._shards[self._edges[window] : self._edges[window + 1]]
+        return shards.tolist(), int(self._window_begin[window + 1])
+
+    def _permute(self, place: np.ndarray, inverse: bool = False) -> np.ndarray:
+        if not self._shuffle:
+            return place
+        window = np.searchsorted(self._window_begin, place, side="right") - 1
+        begin = self._window_begin[window]
+        size = self._window_begin[window + 1] - begin
+        return begin + (unpermute if inverse else permute)(place - begin, size, self._window_key[window])
+
+
+def validation_rows(n_rows: int, count: int) -> np.ndarray:
+    """A uniform sample of `count` of a store's rows, numbered as they are stored, int64 (count,), ascending.
+
+    It depends on the two numbers alone: every run, seed and number of ranks validates on the same rows.
+    """
+    return np.sort(permute(np.arange(count), n_rows, derive_key(_VALIDATION)))
+
+
+def _by_epoch(store: np.ndarray, epoch: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
+    """The (store, epoch) that occur, each with the indices at which it does."""
+    order = np.lexsort((epoch, store))
+    changes = (np.diff(store[order]) != 0) | (np.diff(epoch[order]) != 0)
+    for where in np.split(order, np.flatnonzero(changes) + 1) if order.size else []:
+        yield int(store[where[0]]), int(epoch[where[0]]), where

@@ -1,0 +1,213 @@
+"""Writes token stores: document by document, able to go on after a kill, or of shards that exist already."""
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from lit_gpt.cli import InputError
+from lit_gpt.files import cut_back, sync, write_atomically
+from lit_gpt.option_values import build
+from lit_gpt.store import manifest as store_manifest
+from lit_gpt.store.document_table import write_documents
+from lit_gpt.store.journal import DocumentJournal
+from lit_gpt.store.manifest import SUFFIXES, Dtype, FileEntry, Manifest, ShardEntry
+from lit_gpt.store.megatron_index import read_index, write_index
+from lit_gpt.store.token_store import TokenStore
+from lit_gpt.store.tokenizer import Tokenizer
+
+MAX_SHARD_TOKENS = 1 << 28
+UNFINISHED = "unfinished."
+"""Files whose names begin so belong to whoever drives a writer."""
+_JOURNAL = ".journal"
+
+
+class TokenStoreWriter:
+    """Writes a store document by document; `finish` makes it one.
+
+    Where a shard ends depends on the documents alone, so a writer that goes on from a snapshot leaves the
+    same bytes as one that was never stopped.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        tokenizer: Tokenizer,
+        max_shard_tokens: int = MAX_SHARD_TOKENS,
+        snapshot: dict[str, Any] | None = None,
+    ) -> None:
+        """Begin a store in a new or empty folder, or go on from a `snapshot`.
+
+        Raises:
+            InputError: the folder holds files already, or not those that the snapshot speaks of.
+        """
+        self.folder = Path(folder)
+        self.tokenizer = tokenizer
+        self.max_shard_tokens = max_shard_tokens
+        self._closed: list[ShardEntry] = []
+        self._open: _OpenShard | None = None
+        self._spent_journals: list[Path] = []
+        if snapshot is not None:
+            self._closed = [build(ShardEntry, entry) for entry in snapshot["closed"]]
+            if snapshot["open"] is not None:
+                self._open = _OpenShard(self.folder, self._next_name(), snapshot["open"])
+            self._remove_later_files()
+        elif any(not path.name.startswith(UNFINISHED) for path in self.folder.glob("*")):
+            raise InputError(f"{folder} is not empty; give another folder, or remove it")
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def n_documents(self) -> int:
+        """Documents written so far."""
+        n_open = len(self._open.journal.columns.ids) if self._open else 0
+        return n_open + sum(shard.n_documents for shard in self._closed)
+
+    def add(self, document_id: str, source: str, source_line: int, tokens: np.ndarray) -> None:
+        """Append a document (n_tokens,) of at least one token."""
+        self.add_many([document_id], source, [source_line], np.array([len(tokens)]), np.asarray(tokens))
+
+    def add_many(
+        self,
+        ids: list[str],
+        source: str,
+        source_lines: list[int],
+        lengths: np.ndarray,
+        tokens: np.ndarray,
+    ) -> None:
+        """Append documents of one source. A shard that the next one would overfill is closed first.
+
+        Args:
+            lengths: (n_documents,) tokens.
+            tokens: (sum of lengths,) the documents one after another.
+        """
+        tokens = tokens.astype(self.tokenizer.dtype, copy=False)
+        bounds = np.append(0, np.cumsum(lengths, dtype=np.int64))
+        first = 0
+        while first < len(ids):
+            self._open = self._open or _OpenShard(self.folder, self._next_name())
+            room = self.max_shard_tokens - self._open.n_bytes // tokens.itemsize
+            last = int(np.searchsorted(bounds, bounds[first] + room, side="right")) - 1
+            if last <= first and self._open.n_bytes:
+                self.close_shard()
+                continue
+            last = max(last, first + 1)  # a document longer than a shard has one of its own
+            self._open.write(tokens[bounds[first] : bounds[last]])
+            self._open.journal.append(
+                ids[first:last], source, source_lines[first:last], lengths[first:last].tolist()
+            )
+            first = last
+
+    def snapshot(self) -> dict[str, Any]:
+        """Bring everything to disk and say how far it goes, as JSON.
+
+        The caller stores it before the next call, which removes the journals that are of no use after it.
+        """
+        for journal in self._spent_journals:
+            journal.unlink(missing_ok=True)
+        self._spent_journals = [self.folder / (shard.name + _JOURNAL) for shard in self._closed]
+        state = self._open.sync() if self._open else None
+        return {"closed": [asdict(shard) for shard in self._closed], "open": state}
+
+    def close_shard(self) -> None:
+        """End the shard that is being written, if there is one."""
+        if self._open is None:
+            return
+        self._open.finish(self.tokenizer.dtype)
+        self._closed.append(shard_entry(self.folder, self._open.name, self.tokenizer))
+        self._open = None
+
+    def finish(self, provenance: dict[str, Any]) -> TokenStore:
+        """Close the last shard and make the folder a store.
+
+        Raises:
+            InputError: no document was added.
+        """
+        if not self.n_documents:
+            raise InputError(f"no document for {self.folder}; the input holds none that can be used")
+        self.close_shard()
+        for journal in self.folder.glob("*" + _JOURNAL):
+            journal.unlink()
+        write_manifest(self.folder, self.tokenizer, self.tokenizer.dtype, self._closed, provenance)
+        return TokenStore.open(self.folder)
+
+    def _next_name(self) -> str:
+        return f"shard-{len(self._closed):05d}"
+
+    def _remove_later_files(self) -> None:
+        """Remove what was written of shards after the snapshot."""
+        known = {name for shard in self._closed for name in shard.files}
+        if self._open:
+            known |= {self._open.name + ".bin", self._open.name + _JOURNAL}
+        for path in self.folder.glob("shard-*"):
+            if path.name not in known:
+                path.unlink()
+
+
+class _OpenShard:
+    """A shard that is being written: its tokens, and in a journal its documents."""
+
+    def __init__(self, folder: Path, name: str, state: dict[str, int] | None = None) -> None:
+        state = state or {"bin": 0, "journal": 0}
+        self.name = name
+        self.base = folder / name
+        self.journal = DocumentJournal(folder / (name + _JOURNAL), state["journal"])
+        self.n_bytes = state["bin"]
+        self._bin = cut_back(folder / (name + ".bin"), self.n_bytes)
+
+    def write(self, tokens: np.ndarray) -> None:
+        self.n_bytes += self._bin.write(tokens.tobytes())
+
+    def sync(self) -> dict[str, int]:
+        """Bring both files to disk; their sizes."""
+        return {"bin": sync(self._bin), "journal": self.journal.sync()}
+
+    def finish(self, dtype: np.dtype) -> None:
+        """Write the other files of the shard."""
+        sync(self._bin)
+        self._bin.close()
+        self.journal.close()
+        lengths = np.array(self.journal.columns.lengths, dtype=np.int32)
+        write_index(self.base.with_suffix(".idx"), dtype, lengths)
+        write_documents(self.base, [self.journal.columns])
+
+
+def shard_entry(folder: Path, name: str, tokenizer: Tokenizer) -> ShardEntry:
+    """Bring the files of a complete shard to disk, count and hash them."""
+    data = folder / f"{name}.bin"
+    dtype, lengths, starts = read_index(folder / f"{name}.idx", data.stat().st_size)
+    tokens = np.memmap(data, dtype=dtype, mode="r")
+    filled = lengths > 0
+    ends = starts[filled] + lengths[filled]
+    return ShardEntry(
+        name=name,
+        n_documents=len(lengths),
+        n_tokens=int(lengths.sum(dtype=np.int64)),
+        n_with_bos=int(np.count_nonzero(tokens[starts[filled]] == tokenizer.bos_id)),
+        n_with_eos=int(np.count_nonzero(tokens[ends - 1] == tokenizer.eos_id)),
+        files={name + suffix: FileEntry.of(folder / (name + suffix), sync=True) for suffix in SUFFIXES},
+    )
+
+
+def write_manifest(
+    folder: Path,
+    tokenizer: Tokenizer,
+    dtype: np.dtype,
+    shards: list[ShardEntry],
+    provenance: dict[str, Any],
+) -> None:
+    """Make a folder of complete shards a store: the tokenizer's files, then the manifest, last."""
+    target = folder / "tokenizer"
+    target.mkdir(exist_ok=True)
+    for file in tokenizer.files():
+        shutil.copyfile(file, target / file.name)
+    manifest = Manifest(
+        dtype=cast(Dtype, dtype.name),
+        vocab_size=tokenizer.vocab_size,
+        tokenizer=tokenizer.fingerprint,
+        special_tokens={"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "unk": tokenizer.unk_id},
+        shards=shards,
+        provenance=provenance,
+    )
+    write_atomically(folder / store_manifest.NAME, manifest.to_json())
