@@ -30,7 +30,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from lit_gpt.cli import InputError
 from lit_gpt.model.config import ModelConfig
 from lit_gpt.model.gpt import GPT
-from pretrain.launch_mistakes import is_torchrun
+from pretrain.launch.launch_mistakes import is_torchrun
 
 if TYPE_CHECKING:
     from pretrain.options import TrainOptions

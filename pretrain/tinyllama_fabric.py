@@ -11,17 +11,17 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lit_gpt.cli import run_command
+from pretrain.launch.stop import StopRequest
+from pretrain.launch.watchdog import Watchdog
+from pretrain.monitor.save_errors import keep_output_from_failing
 from pretrain.options import TrainOptions
-from pretrain.preemption import StopRequest
-from pretrain.save_errors import keep_output_from_failing
-from pretrain.watchdog import Watchdog
 
 
 def main(options: TrainOptions) -> None:
     """Check, build, train."""
     options.check()
     # Imports torch, which takes seconds: bad options are refused before, and signals are remembered.
-    from pretrain.step_reporter import TrainingDiverged
+    from pretrain.monitor.step_reporter import TrainingDiverged
     from pretrain.trainer import Trainer
 
     try:

@@ -13,23 +13,25 @@ from typing import Any
 import torch
 
 from lit_gpt.model.attention import choose_attention
-from pretrain import datapoint_files, parallel, run_folder
-from pretrain.checkpointing import Checkpointer
-from pretrain.dataloader import DataLoader, StepBatch, check_resumable
-from pretrain.datapoint_log import DatapointLog
-from pretrain.epochs import Epochs
-from pretrain.inputs import open_inputs
-from pretrain.metrics import MetricsWriter, ProgressLine
+from pretrain import parallel
+from pretrain.checkpoint.checkpointer import Checkpointer
+from pretrain.data.dataloader import DataLoader, StepBatch, check_resumable
+from pretrain.data.inputs import open_inputs
+from pretrain.data.validation import ValidationSample
+from pretrain.datapoints import files as datapoint_files
+from pretrain.datapoints.log import DatapointLog
+from pretrain.launch import run_folder
+from pretrain.launch.preflight import connect, join, preflight
+from pretrain.launch.stop import StopAgreement
+from pretrain.launch.watchdog import Watchdog
+from pretrain.monitor.epochs import Epochs
+from pretrain.monitor.metrics import MetricsWriter, ProgressLine
+from pretrain.monitor.save_errors import SaveErrors
+from pretrain.monitor.speed import SpeedMonitor
+from pretrain.monitor.step_reporter import StepReporter
 from pretrain.optim import build_optimizer, guarded_step
 from pretrain.options import TrainOptions
-from pretrain.preemption import StopAgreement
-from pretrain.preflight import connect, join, preflight
-from pretrain.save_errors import SaveErrors
 from pretrain.schedules import keep_schedule, make_schedule
-from pretrain.speed_monitor import SpeedMonitor
-from pretrain.step_reporter import StepReporter
-from pretrain.validation import ValidationSample
-from pretrain.watchdog import Watchdog
 
 
 class Trainer:

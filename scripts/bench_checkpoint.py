@@ -29,9 +29,9 @@ from lit_gpt.cli import InputError, run_command
 from lit_gpt.model.config import ModelConfig
 from lit_gpt.model.gpt import GPT, clean_name
 from lit_gpt.option_types import PositiveFloat, PositiveInt
-from pretrain.checkpointing import Checkpointer
+from pretrain.checkpoint.checkpointer import Checkpointer
+from pretrain.monitor.save_errors import SaveErrors
 from pretrain.optim import build_optimizer
-from pretrain.save_errors import SaveErrors
 
 BYTES_PER_PARAMETER = 12  # fp32 weight and two moments
 SCALE_TO = [("LLaMmlein_1B", 8), ("LLaMmlein_7B", 8)]

@@ -24,9 +24,9 @@ from lit_gpt.cli import progress, run_command
 from lit_gpt.option_types import PositiveFloat, PositiveInt
 from lit_gpt.rows.packed_store import PackedStore
 from lit_gpt.store.token_store import TokenStore
-from pretrain.dataloader import DataLoader
-from pretrain.datapoint_log import DatapointLog
-from pretrain.training_data import DataOptions, TrainingData
+from pretrain.data.dataloader import DataLoader
+from pretrain.data.training_data import DataOptions, TrainingData
+from pretrain.datapoints.log import DatapointLog
 from scripts.bench_loader_others import OTHERS, Batches
 
 
@@ -174,7 +174,7 @@ def _print_packing(options: Options, store: TokenStore, folder: Path) -> None:
 
 
 def _print_log(run_dir: Path) -> None:
-    from pretrain.datapoint_files import part_files, read_row_groups
+    from pretrain.datapoints.files import part_files, read_row_groups
 
     folder = run_dir / "datapoints"
     tables = [table for part in part_files(folder) for table in read_row_groups(part, ["document"])]

@@ -18,7 +18,8 @@ from lit_gpt.model import documents, loss
 from lit_gpt.model import gpt as model
 from lit_gpt.model.documents import Batch, Documents
 from lit_gpt.model.gpt import Transformer
-from pretrain import dataloader, parallel
+from pretrain import parallel
+from pretrain.data import dataloader
 from pretrain.options import TrainOptions
 
 

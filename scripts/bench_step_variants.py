@@ -23,9 +23,9 @@ from lit_gpt.model.config import ModelConfig
 from lit_gpt.model.gpt import GPT
 from lit_gpt.option_types import NonNegativeInt, PositiveInt
 from lit_gpt.store.token_store import TokenStore
-from pretrain.dataloader import DataLoader, StepBatch
+from pretrain.data.dataloader import DataLoader, StepBatch
+from pretrain.data.training_data import DataOptions, TrainingData
 from pretrain.options import TrainOptions
-from pretrain.training_data import DataOptions, TrainingData
 from scripts.bench_step_switches import SWITCHES, Switch
 from scripts.timed_trainer import TimedTrainer
 

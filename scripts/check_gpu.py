@@ -124,7 +124,7 @@ def print_versions() -> None:
 
 def compare_runs(one: str, other: str, tolerance: float) -> None:
     """Print how far two runs are apart; exit 1 if further than allowed, which is not at all where it is 0."""
-    from pretrain.metrics import read_metrics
+    from pretrain.monitor.metrics import read_metrics
     from scripts.compare_revisions import first_difference
 
     if tolerance == 0:

@@ -21,10 +21,10 @@ from lit_gpt.model.config import ModelConfig
 from lit_gpt.model.flops import matmul_parameters
 from lit_gpt.option_types import PositiveFloat
 from lit_gpt.store.token_store import TokenStore
-from pretrain.epochs import MAX_EPOCHS
-from pretrain.memory_estimate import estimate_memory
+from pretrain.data.training_data import split_weights
+from pretrain.launch.memory_estimate import estimate_memory
+from pretrain.monitor.epochs import MAX_EPOCHS
 from pretrain.options import TrainOptions
-from pretrain.training_data import split_weights
 from scripts.measurement import Measurement, NotMeasured, measure
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -21,7 +21,7 @@ from lit_gpt.checkpoint.folder import list_checkpoints, read_manifest
 from lit_gpt.checkpoint.tensor_files import TensorReader
 from lit_gpt.cli import InputError, run_command
 from lit_gpt.option_types import PositiveInt
-from pretrain.metrics import read_metrics
+from pretrain.monitor.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -27,13 +27,13 @@ from lit_gpt.hf.config import to_hf_config
 from lit_gpt.hf.mapping import hf_parts
 from lit_gpt.model.documents import Batch
 from lit_gpt.option_types import NonNegativeInt, PositiveFloat, PositiveInt
-from pretrain.dataloader import StepBatch
+from pretrain.checkpoint.snapshot import model_tensors
+from pretrain.data.dataloader import StepBatch
+from pretrain.launch.stop import StopRequest
+from pretrain.launch.watchdog import Watchdog
 from pretrain.options import TrainOptions
-from pretrain.preemption import StopRequest
 from pretrain.schedules import Schedule
-from pretrain.snapshot import model_tensors
 from pretrain.trainer import Trainer
-from pretrain.watchdog import Watchdog
 
 
 @dataclass

@@ -21,7 +21,7 @@ from lit_gpt.model.config import ModelConfig
 from lit_gpt.option_types import PositiveFloat
 from lit_gpt.store.manifest import DocumentEnds, Manifest
 from lit_gpt.store.tokenizer import REQUIRED_FILES, Tokenizer
-from pretrain.metrics import read_metrics
+from pretrain.monitor.metrics import read_metrics
 
 # For --check: letters, digits, signs, white space, a word in another script, and what looks like a token.
 CHECKED_TEXTS = [

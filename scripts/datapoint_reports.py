@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lit_gpt.cli import InputError, progress
-from pretrain.datapoint_files import read_row_groups
-from pretrain.log_replay import LoggedRows, Replay
-from pretrain.row_table import by_shard
-from pretrain.training_data import TrainingData
+from pretrain.data.rows import by_shard
+from pretrain.data.training_data import TrainingData
+from pretrain.datapoints.files import read_row_groups
+from pretrain.datapoints.replay import LoggedRows, Replay
 
 SOURCES_SHOWN = 12
 

@@ -23,9 +23,9 @@ from lit_gpt.cli import Command, InputError, progress, run_commands
 from lit_gpt.option_types import PositiveInt
 from lit_gpt.rows.packed_store import row_checksum
 from lit_gpt.store.tokenizer import Tokenizer
-from pretrain.log_replay import LoggedRows, Replay
-from pretrain.log_search import Sighting, find_document, sightings_by_log, sightings_by_order
-from pretrain.training_data import TrainingData
+from pretrain.data.training_data import TrainingData
+from pretrain.datapoints.replay import LoggedRows, Replay
+from pretrain.datapoints.search import Sighting, find_document, sightings_by_log, sightings_by_order
 
 
 @dataclass(kw_only=True)

@@ -47,7 +47,7 @@ class Options:
 def main(options: Options) -> None:
     """Read all runs, then draw."""
     # Imports torch for TensorBoard: bad options are refused before that takes its seconds.
-    from pretrain.metrics import read_metrics
+    from pretrain.monitor.metrics import read_metrics
 
     runs = {}
     for folder in options.run:

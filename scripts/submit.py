@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 from lit_gpt.cli import InputError, run_command
 from lit_gpt.option_types import Duration, PositiveFloat, PositiveInt, parse_duration
-from pretrain.job_plan import JobPlan, examine
+from pretrain.launch.plan import JobPlan, examine
 from pretrain.options import TrainOptions
 from scripts.measurement import measure
 

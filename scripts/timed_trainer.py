@@ -4,11 +4,11 @@ import time
 
 import torch
 
-from pretrain.dataloader import StepBatch
+from pretrain.data.dataloader import StepBatch
+from pretrain.launch.stop import StopRequest
+from pretrain.launch.watchdog import Watchdog
 from pretrain.options import TrainOptions
-from pretrain.preemption import StopRequest
 from pretrain.trainer import Trainer
-from pretrain.watchdog import Watchdog
 
 
 class TimedTrainer(Trainer):

@@ -27,7 +27,7 @@ import yaml
 from lit_gpt.checkpoint.folder import folder_name, list_checkpoints, verify
 from lit_gpt.cli import InputError, progress, run_command
 from lit_gpt.option_types import PositiveInt
-from pretrain.log_replay import Replay
+from pretrain.datapoints.replay import Replay
 from pretrain.options import TrainOptions
 from scripts.sample_store import sample_store
 from scripts.torture_faults import KINDS, suffer

@@ -18,11 +18,11 @@ from typing import NamedTuple, cast
 import xxhash
 
 from lit_gpt.cli import InputError
+from pretrain.checkpoint.snapshot import Staging, local_part, model_tensors, optimizer_tensors
+from pretrain.launch.stop import StopRequest
+from pretrain.launch.watchdog import Watchdog
 from pretrain.options import TrainOptions
-from pretrain.preemption import StopRequest
-from pretrain.snapshot import Staging, local_part, model_tensors, optimizer_tensors
 from pretrain.trainer import Trainer
-from pretrain.watchdog import Watchdog
 
 
 class Phase(NamedTuple):

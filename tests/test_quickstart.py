@@ -13,7 +13,7 @@ import zstandard
 
 from data_prep.sample_corpus import documents
 from lit_gpt.checkpoint.folder import list_checkpoints
-from pretrain.metrics import read_metrics
+from pretrain.monitor.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ["tokenizer", "data/train", "data/val", "run/done", "hf", "verified.txt", "sample.txt", "loss.png"]

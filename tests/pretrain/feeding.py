@@ -4,9 +4,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from pretrain.dataloader import DataLoader
-from pretrain.datapoint_log import DatapointLog
-from pretrain.training_data import DataOptions, TrainingData
+from pretrain.data.dataloader import DataLoader
+from pretrain.data.training_data import DataOptions, TrainingData
+from pretrain.datapoints.log import DatapointLog
 
 BLOCK = 64
 GLOBAL_BATCH = 6

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch.distributed as dist
 
-from pretrain.datapoint_log import DatapointLog
+from pretrain.datapoints.log import DatapointLog
 from tests.pretrain.feeding import GLOBAL_BATCH, feed, open_data
 
 if __name__ == "__main__":

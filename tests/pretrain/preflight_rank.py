@@ -12,10 +12,11 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from pretrain import network_check, parallel, preflight, roll_call
+from pretrain import parallel
+from pretrain.launch import network_check, preflight, roll_call
+from pretrain.launch.stop import StopRequest
+from pretrain.launch.watchdog import Watchdog
 from pretrain.options import TrainOptions
-from pretrain.preemption import StopRequest
-from pretrain.watchdog import Watchdog
 
 N_RANKS = 4
 LIMIT = 3.0

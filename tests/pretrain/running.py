@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from lit_gpt.checkpoint.folder import folder_name
-from pretrain.metrics import read_metrics
+from pretrain.monitor.metrics import read_metrics
 from tests.scripts.our_model import reader_of
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from pretrain.checkpointing import Checkpointer
+from pretrain.checkpoint.checkpointer import Checkpointer
+from pretrain.checkpoint.snapshot import model_tensors, optimizer_tensors
+from pretrain.monitor.save_errors import SaveErrors
 from pretrain.optim import build_optimizer
-from pretrain.save_errors import SaveErrors
-from pretrain.snapshot import model_tensors, optimizer_tensors
 
 
 class Small(nn.Module):

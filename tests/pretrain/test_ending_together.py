@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from lit_gpt.checkpoint.folder import list_checkpoints
-from pretrain.metrics import read_metrics
-from pretrain.run_folder import Marker
+from pretrain.launch.run_folder import Marker
+from pretrain.monitor.metrics import read_metrics
 from tests.pretrain.running import ROOT, assert_same_checkpoint, command, environment, losses, train
 
 pytestmark = pytest.mark.slow

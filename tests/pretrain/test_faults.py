@@ -9,8 +9,8 @@ import pytest
 
 from lit_gpt.checkpoint.folder import list_checkpoints
 from lit_gpt.files import lock
-from pretrain.metrics import read_metrics
-from pretrain.watchdog import EXIT_HANG, SILENCE_LIMIT
+from pretrain.launch.watchdog import EXIT_HANG, SILENCE_LIMIT
+from pretrain.monitor.metrics import read_metrics
 from tests.pretrain.running import (
     ROOT,
     assert_same_checkpoint,

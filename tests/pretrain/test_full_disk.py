@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lit_gpt.checkpoint.folder import list_checkpoints, verify
-from pretrain.log_replay import Replay
+from pretrain.datapoints.replay import Replay
 from tests.pretrain.running import losses, start, steps_logged, train, wait_until
 from tests.pretrain.saving import mounted
 

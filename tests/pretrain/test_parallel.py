@@ -14,11 +14,12 @@ import torch.distributed as dist
 
 from lit_gpt.checkpoint.folder import folder_name
 from lit_gpt.cli import InputError
-from pretrain import parallel, preflight
-from pretrain.metrics import read_metrics
+from pretrain import parallel
+from pretrain.launch import preflight
+from pretrain.launch.stop import StopRequest
+from pretrain.launch.watchdog import Watchdog
+from pretrain.monitor.metrics import read_metrics
 from pretrain.options import TrainOptions
-from pretrain.preemption import StopRequest
-from pretrain.watchdog import Watchdog
 from tests.pretrain.running import assert_same_checkpoint, losses, train
 
 

@@ -6,8 +6,8 @@ import signal
 import pyarrow as pa
 import pytest
 
-from pretrain.datapoint_files import part_files, read_row_groups
-from pretrain.log_replay import Replay
+from pretrain.datapoints.files import part_files, read_row_groups
+from pretrain.datapoints.replay import Replay
 from tests.pretrain.running import start, steps_logged, train, wait_until
 
 

@@ -15,9 +15,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from lit_gpt.cli import InputError, run_command
 from pretrain import tinyllama_fabric
+from pretrain.launch.stop import StopRequest
+from pretrain.launch.watchdog import Watchdog
 from pretrain.options import TrainOptions
-from pretrain.preemption import StopRequest
-from pretrain.watchdog import Watchdog
 
 
 def inject(kind: str, point: str, fault_rank: int) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from lit_gpt.cli import run_command
+from pretrain.launch.stop import StopRequest
+from pretrain.launch.watchdog import Watchdog
+from pretrain.monitor.step_reporter import TrainingDiverged
 from pretrain.options import TrainOptions
-from pretrain.preemption import StopRequest
-from pretrain.step_reporter import TrainingDiverged
 from pretrain.trainer import Trainer
-from pretrain.watchdog import Watchdog
 
 
 @dataclass

@@ -22,7 +22,7 @@ from lit_gpt.hf.mapping import hf_parts
 from lit_gpt.model.config import ModelConfig
 from lit_gpt.model.gpt import parameter_shapes
 from lit_gpt.store.tokenizer import Tokenizer
-from pretrain.metrics import COLUMNS
+from pretrain.monitor.metrics import COLUMNS
 from scripts.convert_lit_checkpoint import ConvertOptions, convert, main
 from tests.pretrain.running import ROOT, environment
 from tests.pretrain.saving import mounted

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep import tokenize_corpus
-from pretrain.datapoint_files import RunLog, part_files, write_part
+from pretrain.datapoints.files import RunLog, part_files, write_part
 from tests.pretrain.feeding import GLOBAL_BATCH, log_steps, open_data
 
 ROOT = Path(__file__).resolve().parents[2]

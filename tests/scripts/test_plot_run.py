@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from lit_gpt.cli import InputError
-from pretrain.metrics import MetricsWriter, StepMetrics
-from pretrain.save_errors import SaveErrors
+from pretrain.monitor.metrics import MetricsWriter, StepMetrics
+from pretrain.monitor.save_errors import SaveErrors
 from scripts.plot_run import Options, describe, draw, main, smoothed
 
 

@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from lit_gpt.cli import EXIT_BAD_INPUT, InputError, parse_options
-from pretrain.epochs import Epochs
-from pretrain.job_plan import examine
+from pretrain.data.training_data import DataOptions, TrainingData
+from pretrain.launch.plan import examine
+from pretrain.monitor.epochs import Epochs
 from pretrain.options import TrainOptions
-from pretrain.training_data import DataOptions, TrainingData
 from scripts import measurement, submit
 from tests.pretrain.running import ROOT
 

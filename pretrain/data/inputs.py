@@ -1,0 +1,48 @@
+"""From the options to what they name: training data, validation data, the model's shape."""
+
+import dataclasses
+from pathlib import Path
+from typing import NamedTuple
+
+from lit_gpt.cli import InputError
+from lit_gpt.model.config import ModelConfig
+from lit_gpt.rows.packed_store import PackedStore
+from lit_gpt.store.token_store import TokenStore
+from pretrain.data.training_data import DataOptions, TrainingData
+from pretrain.options import TrainOptions
+
+
+class Inputs(NamedTuple):
+    """What a run works on."""
+
+    data: TrainingData
+    validation: PackedStore | None
+    config: ModelConfig
+
+
+def open_inputs(options: TrainOptions) -> Inputs:
+    """Open all and pack what is not packed yet: before processes are connected, so that no collective waits.
+
+    Raises:
+        InputError: a store or a shape cannot be used, or they do not fit one another.
+    """
+    shape = ModelConfig.load(options.model_name)
+    if options.block_size is not None:
+        shape = dataclasses.replace(shape, block_size=options.block_size)
+    shared = {field.name for field in dataclasses.fields(DataOptions)} & set(vars(options)) - {"block_size"}
+    named = {name: getattr(options, name) for name in shared}
+    data = TrainingData.open(DataOptions(block_size=shape.block_size, **named))
+    return Inputs(data, _open_validation(options, data), shape.with_vocab_of(data.vocab_size))
+
+
+def _open_validation(options: TrainOptions, data: TrainingData) -> PackedStore | None:
+    if options.val_data_dir is None:
+        return None
+    store = TokenStore.open(Path(options.val_data_dir))
+    if store.manifest.tokenizer != data.stores[0].store.manifest.tokenizer:
+        raise InputError(
+            f"--val_data_dir {options.val_data_dir} was made with another tokenizer than the training "
+            "data; tokenize both with the same one"
+        )
+    packing_dir = Path(options.packing_dir) if options.packing_dir else None
+    return PackedStore.open(store, data.options.block_size, options.packing, packing_dir)

@@ -1,0 +1,220 @@
+"""What a run reads: packed token stores, mixed by weight, and the order of their rows.
+
+    sample number --order--> (store, epoch, shard, row) --packing--> pieces --token store--> tokens
+
+Every arrow is a function of the files and the options, so any process can rebuild any sample of any step.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lit_gpt.cli import InputError
+from lit_gpt.rows.packed_store import PackedStore
+from lit_gpt.rows.sample_order import RowAddresses, SampleOrder
+from lit_gpt.store.manifest import DocumentEnds
+from lit_gpt.store.token_store import TokenStore
+from pretrain.data.rows import RowTable, by_shard, ragged_ranges
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Which stores, and in what order their rows are read."""
+
+    train_data_dir: Sequence[str]
+    """Stores as "path" or, all of them, as "path:weight"."""
+    block_size: int = 2048
+    """Predictions in a row."""
+    seed: int = 1337
+    """Of the order."""
+    shuffle_window: int = 8
+    """Shards whose rows are mixed with one another."""
+    shuffle: bool = True
+    """False: stored order."""
+    packing: str = "best_fit"
+    """Strategy of lit_gpt/rows/packed_store.py."""
+    packing_dir: str | None = None
+    """Where packings are cached; None: beside each store."""
+    cache_dir: str | None = None
+    """Node-local folder to which shards are copied ahead; None: read in place."""
+    cache_gb: float = 100.0
+    """Most that cache_dir may hold, in 10^9 bytes."""
+
+
+class TrainingData:
+    """Packed stores and the order of their rows."""
+
+    def __init__(self, options: DataOptions, stores: list[PackedStore], weights: list[float] | None) -> None:
+        self.options = options
+        self.stores = stores
+        self.weights = weights
+        self.order = SampleOrder(
+            [packed.rows_per_shard for packed in stores],
+            weights,
+            seed=options.seed,
+            shuffle_window=options.shuffle_window,
+            shuffle=options.shuffle,
+            names=[str(packed.store.path) for packed in stores],
+        )
+
+    @classmethod
+    def open(cls, options: DataOptions) -> "TrainingData":
+        """Open every store and its packing, which is built if it is missing.
+
+        Raises:
+            InputError: a store or packing cannot be used, or stores of different tokenizers are mixed.
+        """
+        if not options.train_data_dir:
+            raise InputError("train_data_dir is empty: give at least one token store")
+        paths, weights = split_weights(options.train_data_dir)
+        packing_dir = None if options.packing_dir is None else Path(options.packing_dir)
+        stores = [
+            PackedStore.open(TokenStore.open(path), options.block_size, options.packing, packing_dir)
+            for path in paths
+        ]
+        first = stores[0].store
+        for other in (packed.store for packed in stores[1:]):
+            if other.manifest.tokenizer != first.manifest.tokenizer:
+                raise InputError(
+                    f"{other.path} was tokenized with another tokenizer than {first.path}: "
+                    "one run can only mix stores of one tokenizer"
+                )
+        return cls(options, stores, weights)
+
+    @classmethod
+    def reopen(
+        cls,
+        description: dict[str, Any],
+        train_data_dir: Sequence[str] | None = None,
+        packing_dir: str | None = None,
+    ) -> "TrainingData":
+        """Open the data that `describe` described; the last two say where it is now, if it has moved.
+
+        Raises:
+            InputError: a store is not where it was, or is not what it was.
+        """
+        options = DataOptions(**description["options"])
+        if train_data_dir is not None:
+            weights = description["weights"]
+            moved = list(train_data_dir)
+            if weights is not None and len(moved) == len(weights):
+                moved = [f"{path}:{weight}" for path, weight in zip(moved, weights, strict=True)]
+            options = dataclasses.replace(options, train_data_dir=moved)
+        if packing_dir is not None:
+            options = dataclasses.replace(options, packing_dir=packing_dir)
+        data = cls.open(options)
+        if changes := compare_data(description, data.describe()):
+            raise InputError("the data is no longer what the run read: " + "; ".join(changes))
+        return data
+
+    @property
+    def vocab_size(self) -> int:
+        """Highest token id of the stores' tokenizer + 1."""
+        return self.stores[0].store.vocab_size
+
+    @property
+    def document_ends(self) -> DocumentEnds:
+        """Of the documents of all stores."""
+        return DocumentEnds.of(packed.store.manifest for packed in self.stores)
+
+    @property
+    def filler(self) -> int:
+        """The token in slots that no document fills."""
+        return self.stores[0].store.eos_id or 0
+
+    def describe(self) -> dict[str, Any]:
+        """What decides every sample, as JSON: enough to `reopen` and to compare."""
+        options = dataclasses.asdict(self.options) | {"cache_dir": None}
+        options["train_data_dir"] = [
+            str(packed.store.path.resolve()) + ("" if self.weights is None else f":{self.weights[index]}")
+            for index, packed in enumerate(self.stores)
+        ]
+        stores = [
+            {
+                "store": packed.store.fingerprint,
+                "packing": packed.fingerprint,
+                "rows": int(packed.rows_per_shard.sum()),
+            }
+            for packed in self.stores
+        ]
+        return {"options": options, "weights": self.weights, "stores": stores}
+
+    def rows(self, samples: np.ndarray) -> RowAddresses:
+        """Where the samples are (int64 (n,)): store, epoch, shard, row, each int64 (n,)."""
+        return self.order.locate(np.asarray(samples, dtype=np.int64))
+
+    def targets_per_row(self, addresses: RowAddresses) -> np.ndarray:
+        """Valid targets of each row, int64 (n,)."""
+        targets = np.empty(len(addresses.row), dtype=np.int64)
+        for store, shard, where in by_shard(addresses.store, addresses.shard):
+            targets[where] = self.stores[store].shard(shard).targets_per_row[addresses.row[where]]
+        return targets
+
+    def table(self, addresses: RowAddresses) -> RowTable:
+        """The rows with their pieces, in the order of `addresses`."""
+        groups = by_shard(addresses.store, addresses.shard)
+        n_rows = len(addresses.row)
+        checksums = np.empty(n_rows, dtype=np.uint64)
+        counts = np.empty(n_rows, dtype=np.int64)
+        for store, shard, where in groups:
+            packing, rows = self.stores[store].shard(shard), addresses.row[where]
+            checksums[where] = packing.checksums[rows]
+            counts[where] = packing.row_offsets[rows + 1] - packing.row_offsets[rows]
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        document, start, length = (np.empty(offsets[-1], dtype=np.int32) for _ in range(3))
+        token_start = np.empty(offsets[-1], dtype=np.int64)
+        for store, shard, where in groups:
+            packed = self.stores[store]
+            packing = packed.shard(shard)
+            source = ragged_ranges(packing.row_offsets[addresses.row[where]], counts[where])
+            target = ragged_ranges(offsets[where], counts[where])
+            document[target] = packing.document[source]
+            start[target] = packing.start[source]
+            length[target] = packing.length[source]
+            token_start[target] = packed.store.pointers(shard)[document[target]] + start[target]
+        return RowTable(addresses, checksums, offsets, document, start, length, token_start)
+
+
+def compare_data(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs between two descriptions, in words; empty if both give the same samples."""
+    changes = []
+    for name in ("seed", "block_size", "shuffle_window", "packing"):
+        if before["options"][name] != now["options"][name]:
+            changes.append(f"{name} was {before['options'][name]} and is {now['options'][name]}")
+    if len(before["stores"]) != len(now["stores"]):
+        changes.append(f"there were {len(before['stores'])} stores and are {len(now['stores'])}")
+    elif before["weights"] != now["weights"]:
+        changes.append(f"weights were {before['weights']} and are {now['weights']}")
+    for index, (old, new) in enumerate(zip(before["stores"], now["stores"], strict=False)):
+        path = now["options"]["train_data_dir"][index]
+        if old["store"] != new["store"]:
+            changes.append(f"store {path} has fingerprint {new['store'][:12]} instead of {old['store'][:12]}")
+        elif old["packing"] != new["packing"] and not changes:
+            changes.append(
+                f"the packing of {path} has fingerprint {new['packing'][:12]}, not {old['packing'][:12]}"
+            )
+    return changes
+
+
+def split_weights(train_data_dir: Sequence[str]) -> tuple[list[Path], list[float] | None]:
+    """Split each "path:weight"; a folder that has a colon in its name is taken as it is."""
+    paths, weights = [], []
+    for entry in train_data_dir:
+        path, colon, weight = entry.rpartition(":")
+        if not colon or Path(entry).is_dir():
+            paths.append(Path(entry))
+            continue
+        try:
+            weights.append(float(weight))
+        except ValueError:
+            raise InputError(
+                f"train_data_dir {entry}: {weight!r} is not a weight and {entry} is no folder"
+            ) from None
+        paths.append(Path(path))
+    if weights and len(weights) != len(paths):
+        raise InputError("train_data_dir: give every store a weight or none of them")
+    return paths, weights or None

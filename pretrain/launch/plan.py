@@ -1,0 +1,173 @@
+"""What a training will need and do, found out without a device: data, steps, memory, disk, hours."""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from lit_gpt.checkpoint.folder import list_checkpoints
+from lit_gpt.cli import InputError
+from lit_gpt.model.config import ModelConfig
+from lit_gpt.rows.packed_store import PackedStore
+from lit_gpt.store.token_store import TokenStore
+from pretrain.data.training_data import split_weights
+from pretrain.launch.memory_estimate import checkpoint_bytes, estimate_memory, shards
+from pretrain.monitor.epochs import Epochs, StoreSize
+from pretrain.options import TrainOptions
+from pretrain.schedules import Schedule, make_schedule
+
+GIB = 2**30
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class JobPlan:
+    """A training whose options, data and folder were found to fit together."""
+
+    options: TrainOptions
+    config: ModelConfig
+    stores: list[TokenStore]
+    epochs: Epochs
+    schedule: Schedule
+    first_step: int
+    """Steps that checkpoints in `out_dir` have behind them."""
+    n_checkpoints: int
+    """Checkpoints that `out_dir` holds."""
+    free_bytes: int
+    """Of the file system of `out_dir`."""
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Slots in a step's rows."""
+        return self.options.global_batch_size * self.config.block_size
+
+    @property
+    def checkpoints_kept(self) -> int:
+        """The most there are at a time: those that stay, and the one being written."""
+        options, max_steps = self.options, self.schedule.max_steps
+        written = max_steps // (options.save_step_interval or max_steps) + 1
+        forever = max_steps // options.keep_every if options.keep_every else 0
+        return min(written, (options.keep_last or written) + forever + 1)
+
+    def hours(self, tokens_per_second: float) -> float:
+        """Left to train, at the given speed of one device."""
+        tokens = (self.schedule.max_steps - self.first_step) * self.tokens_per_step
+        return tokens / (tokens_per_second * self.options.world_size) / 3600
+
+    def lines(self, device_gib: float) -> list[tuple[str, str]]:
+        """The plan in words: (what, how much).
+
+        Raises:
+            InputError: it needs more memory than `device_gib`, or more disk than there is.
+        """
+        options, config = self.options, self.config
+        start = f"goes on at step {self.first_step + 1}" if self.first_step else "starts at step 1"
+        n_tokens = sum(store.n_tokens for store in self.stores)
+        n_documents = sum(store.n_documents for store in self.stores)
+        rows = options.global_batch_size // options.world_size
+        return [
+            ("run", f"{options.out_dir}, {start}"),
+            (
+                "model",
+                f"{config.name}: {config.n_parameters:,} parameters, vocabulary {config.vocab_rows}, "
+                f"rows of {config.block_size}",
+            ),
+            ("data", f"{len(self.stores)} store(s), {n_documents:,} documents, {n_tokens:,} tokens"),
+            ("steps", self.epochs.length(self.schedule.max_steps)),
+            ("rate", self.schedule.describe(options)),
+            (
+                "job",
+                f"{options.num_nodes} node(s) of {options.devices} device(s), weights split over "
+                f"{shards(options)}; {rows} row(s) a step and device, {options.micro_batch_size} at a time",
+            ),
+            ("memory", self._memory(device_gib)),
+            ("disk", self._disk()),
+            *(("warning", warning) for warning in self.epochs.warnings(self.schedule.max_steps)),
+        ]
+
+    def _memory(self, device_gib: float) -> str:
+        full_precision = self.options.accelerator == "cpu" or self.options.precision == "32-true"
+        estimate = estimate_memory(
+            self.options, self.config, compute_bytes=4 if full_precision else 2, device_bytes=device_gib * GIB
+        )
+        parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in vars(estimate).items())
+        text = f"about {estimate.total / GIB:.1f} GiB a device ({parts})"
+        if self.options.accelerator != "cpu" and estimate.total > 1.25 * device_gib * GIB:
+            raise InputError(
+                f"memory: {text}, but a device has {device_gib:g} (--device_memory); lower "
+                "--micro_batch_size, use --activation_checkpointing or split the weights over more devices"
+            )
+        return text
+
+    def _disk(self) -> str:
+        size = checkpoint_bytes(self.options, self.config)
+        needed = max(self.checkpoints_kept - self.n_checkpoints, 1) * size
+        text = (
+            f"{self.checkpoints_kept} checkpoint(s) of {size / GIB:.2f} GiB at a time, "
+            f"{needed / GIB:.2f} GiB to come, {self.free_bytes / GIB:.1f} free"
+        )
+        if needed > self.free_bytes:
+            raise InputError(
+                f"disk: {text} in {self.options.out_dir}; make room, lower --keep_last or raise --keep_every"
+            )
+        return text
+
+
+def examine(options: TrainOptions) -> JobPlan:
+    """Open everything the job will open, as far as that needs no device.
+
+    Raises:
+        InputError: all that was found wrong, in one line.
+    """
+    mistakes: list[str] = []
+
+    def attempt(look: Callable[[], T]) -> T | None:
+        try:
+            return look()
+        except InputError as error:
+            mistakes.append(str(error))
+            return None
+
+    attempt(options.check)
+    if options.resume not in (None, "auto"):
+        mistakes.append(f"--resume {options.resume}: a job goes on from its newest checkpoint; leave it out")
+    paths = attempt(lambda: split_weights(options.train_data_dir)[0]) or []
+    stores = [store for path in paths if (store := attempt(partial(TokenStore.open, path)))]
+    validation = options.val_data_dir and attempt(partial(TokenStore.open, Path(options.val_data_dir)))
+    block_size = {} if options.block_size is None else {"block_size": options.block_size}
+    config = attempt(lambda: ModelConfig.load(options.model_name, **block_size))
+    if config is not None and stores:
+        vocab_size = max(store.vocab_size for store in [*stores, *([validation] if validation else [])])
+        config = attempt(partial(config.with_vocab_of, vocab_size))
+    parent = _existing_parent(Path(options.out_dir))
+    if not os.access(parent, os.W_OK):
+        mistakes.append(f"--out_dir {options.out_dir}: no right to write in {parent}")
+    if mistakes or config is None:
+        raise InputError("; ".join(mistakes))
+    checkpoints = list_checkpoints(Path(options.out_dir))
+    sizes = [_size(store, options, config.block_size) for store in stores]
+    epochs = Epochs(sizes, split_weights(options.train_data_dir)[1], options.global_batch_size)
+    return JobPlan(
+        options,
+        config,
+        stores,
+        epochs,
+        make_schedule(options, epochs.rows),
+        first_step=checkpoints[-1][0] if checkpoints else 0,
+        n_checkpoints=len(checkpoints),
+        free_bytes=shutil.disk_usage(parent).free,
+    )
+
+
+def _size(store: TokenStore, options: TrainOptions, block_size: int) -> StoreSize:
+    packed = PackedStore.find(store, block_size, options.packing, options.packing_dir)
+    return StoreSize.of(packed) if packed else StoreSize.estimate(store, block_size, options.packing)
+
+
+def _existing_parent(folder: Path) -> Path:
+    """The folder itself or the nearest above it that is there."""
+    folder = folder.absolute()
+    return folder if folder.exists() else _existing_parent(folder.parent)

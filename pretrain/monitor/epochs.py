@@ -1,0 +1,106 @@
+"""How far a run gets through its data: an epoch in steps, passes over each store, when they are too many."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lit_gpt.rows.packed_store import PackedStore
+from lit_gpt.store.token_store import TokenStore
+from pretrain.data.training_data import TrainingData
+
+MAX_EPOCHS = 4
+
+
+@dataclass(frozen=True)
+class StoreSize:
+    """A store as rows of one length."""
+
+    name: str
+    rows: int
+    targets: int
+    """Tokens that are predicted in an epoch."""
+
+    @classmethod
+    def of(cls, packed: PackedStore) -> "StoreSize":
+        """Counted in its packing."""
+        return cls(str(packed.store.path), int(packed.rows_per_shard.sum()), packed.n_targets)
+
+    @classmethod
+    def estimate(cls, store: TokenStore, block_size: int, packing: str) -> "StoreSize":
+        """Of a store that is not packed yet: best_fit and concat leave next to nothing free."""
+        targets = store.n_tokens - store.n_documents
+        rows = max(-(-targets // block_size), 1)
+        return cls(
+            str(store.path), max(rows, store.n_documents) if packing == "one_per_row" else rows, targets
+        )
+
+
+class Epochs:
+    """Passes over one or several stores. An epoch of the run has as many rows as all stores together.
+
+    With weights a store's own epochs are longer or shorter than the run's.
+    """
+
+    def __init__(
+        self, stores: Sequence[StoreSize], weights: Sequence[float] | None, global_batch_size: int
+    ) -> None:
+        self.stores = stores
+        self.rows = sum(store.rows for store in stores)
+        self._batch = global_batch_size
+        shares = weights or [store.rows for store in stores]
+        self._shares = [share / sum(shares) for share in shares]
+
+    @classmethod
+    def of(cls, data: TrainingData, global_batch_size: int) -> "Epochs":
+        """Of opened data."""
+        return cls([StoreSize.of(packed) for packed in data.stores], data.weights, global_batch_size)
+
+    def passes(self, step: int) -> list[float]:
+        """How often each store has been read after so many steps."""
+        return [
+            step * self._batch * share / store.rows
+            for store, share in zip(self.stores, self._shares, strict=True)
+        ]
+
+    def tokens(self, step: int) -> int:
+        """Targets of so many steps, about."""
+        return round(sum(p * s.targets for p, s in zip(self.passes(step), self.stores, strict=True)))
+
+    def now(self, step: int) -> str:
+        """For a progress line: the epoch that the run is in, for each store."""
+        passes = [f"{passed:.2f}" for passed in self.passes(step)]
+        return f"epoch {passes[0]}" if len(passes) == 1 else f"epochs {'/'.join(passes)}"
+
+    def length(self, max_steps: int) -> str:
+        """Steps, epochs and tokens of the run."""
+        epoch = f"{self.rows / self._batch:,.1f}".removesuffix(".0")
+        return (
+            f"{max_steps:,} steps of {self._batch:,} rows, {self.tokens(max_steps):,} tokens, "
+            f"{max_steps * self._batch / self.rows:,.2f} epochs; one epoch = {epoch} steps"
+        )
+
+    def describe(self, max_steps: int) -> list[str]:
+        """For the first lines of a run: its data, its length in epochs, and warnings."""
+        lines = []
+        several = len(self.stores) > 1
+        for store, share, passed in zip(self.stores, self._shares, self.passes(max_steps), strict=True):
+            of_batch = f", {share:.1%} of each step, read {passed:.2f} times" if several else ""
+            lines.append(f"data: {store.name}, {store.targets:,} tokens in {store.rows:,} rows{of_batch}")
+        lines.append(f"run: {self.length(max_steps)}")
+        return lines + [f"warning: {warning}" for warning in self.warnings(max_steps)]
+
+    def warnings(self, max_steps: int) -> list[str]:
+        """What is out of proportion between data and run."""
+        lines = []
+        for store, share, passed in zip(self.stores, self._shares, self.passes(max_steps), strict=True):
+            if store.rows < share * self._batch:
+                lines.append(
+                    f"{store.name} has {store.rows:,} rows, fewer than a step takes of it "
+                    f"({share * self._batch:,.0f}): steps read rows twice; lower --global_batch_size"
+                )
+            if passed > MAX_EPOCHS:
+                lines.append(
+                    f"{store.name} is read {passed:,.1f} times: what is read more than about "
+                    f"{MAX_EPOCHS} times teaches less and less (Muennighoff et al. 2023, arXiv:2305.16264); "
+                    "take more data, fewer steps or a smaller model"
+                )
+        return lines

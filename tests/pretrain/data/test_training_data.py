@@ -1,0 +1,122 @@
+"""Stores opened together, and the pieces of their rows."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from lit_gpt.cli import InputError
+from pretrain.data.rows import by_shard, ragged_ranges
+from pretrain.data.training_data import TrainingData, compare_data
+from tests.pretrain.feeding import open_data
+
+
+@pytest.fixture
+def data(train_store_dir, val_store_dir):
+    return open_data(f"{train_store_dir}:3", f"{val_store_dir}:1")
+
+
+def test_rows_and_their_pieces_are_those_of_the_packings(data):
+    samples = np.random.default_rng(0).integers(0, 10**6, 500)
+    addresses = data.rows(samples)
+    table = data.table(addresses)
+    targets = data.targets_per_row(addresses)
+    assert set(addresses.store) == {0, 1}
+    for index, (store, _, shard, row) in enumerate(zip(*map(np.ndarray.tolist, addresses), strict=True)):
+        packing = data.stores[store].shard(shard)
+        expected = slice(packing.row_offsets[row], packing.row_offsets[row + 1])
+        pieces = slice(table.offsets[index], table.offsets[index + 1])
+        for name in ("document", "start", "length"):
+            assert np.array_equal(getattr(table, name)[pieces], getattr(packing, name)[expected])
+        assert table.checksums[index] == packing.checksums[row]
+        assert targets[index] == packing.length[expected].sum()
+        pointers = data.stores[store].store.pointers(shard)
+        assert np.array_equal(
+            table.token_start[pieces], pointers[table.document[pieces]] + table.start[pieces]
+        )
+
+
+def test_a_part_of_a_table_is_the_table_of_a_part(data):
+    addresses = data.rows(np.arange(100))
+    whole, part = data.table(addresses).part(30, 60), data.table(data.rows(np.arange(30, 60)))
+    for one, other in zip(whole[1:], part[1:], strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_ragged_ranges():
+    assert ragged_ranges(np.array([5, 0, 9]), np.array([2, 0, 3])).tolist() == [5, 6, 9, 10, 11]
+    assert ragged_ranges(np.array([], dtype=int), np.array([], dtype=int)).tolist() == []
+
+
+def test_by_shard():
+    groups = by_shard(np.array([1, 0, 1, 0]), np.array([0, 7, 0, 2]))
+    assert [(store, shard, where.tolist()) for store, shard, where in groups] == [
+        (0, 2, [3]),
+        (0, 7, [1]),
+        (1, 0, [0, 2]),
+    ]
+    assert by_shard(np.array([], dtype=int), np.array([], dtype=int)) == []
+
+
+def test_weights_are_of_all_stores_or_of_none(train_store_dir, val_store_dir):
+    assert open_data(train_store_dir, val_store_dir).weights is None
+    assert open_data(f"{train_store_dir}:3", f"{val_store_dir}:0.5").weights == [3, 0.5]
+    with pytest.raises(InputError, match="every store a weight or none"):
+        open_data(f"{train_store_dir}:3", val_store_dir)
+    with pytest.raises(InputError, match="'heavy' is not a weight"):
+        open_data(f"{train_store_dir}:heavy")
+    with pytest.raises(InputError, match="at least one"):
+        open_data()
+
+
+def test_a_colon_in_a_folders_name_is_not_a_weight(train_store_dir, tmp_path):
+    folder = shutil.copytree(train_store_dir, tmp_path / "run:7")
+    assert open_data(folder).weights is None
+    assert open_data(f"{folder}:2").weights == [2]
+
+
+def test_a_description_opens_the_same_data(data):
+    reopened = TrainingData.reopen(json.loads(json.dumps(data.describe())))
+    samples = np.arange(1000)
+    for one, other in zip(data.rows(samples), reopened.rows(samples), strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_stores_may_move_but_not_change(data, train_store_dir, val_store_dir, tmp_path):
+    description = data.describe()
+    moved = shutil.copytree(train_store_dir, tmp_path / "moved")
+    TrainingData.reopen(description, [str(moved), str(val_store_dir)])
+    with pytest.raises(InputError, match=rf"no longer what the run read: store {val_store_dir}:3.0 has"):
+        TrainingData.reopen(description, [str(val_store_dir), str(train_store_dir)])
+    with pytest.raises(InputError, match="there were 2 stores and are 1"):
+        TrainingData.reopen(description, [str(moved)])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 6}, "seed was 5 and is 6"),
+        ({"shuffle_window": 3}, "shuffle_window was 2 and is 3"),
+        ({"block_size": 32}, "block_size was 64 and is 32"),
+        ({"packing": "concat"}, "packing was best_fit and is concat"),
+    ],
+)
+def test_what_changed_is_named(train_store_dir, change, message):
+    before, now = open_data(train_store_dir).describe(), open_data(train_store_dir, **change).describe()
+    assert compare_data(before, now) == [message]
+    assert compare_data(before, before) == []
+
+
+def test_where_the_cache_lies_changes_nothing(train_store_dir, tmp_path):
+    plain, cached = open_data(train_store_dir), open_data(train_store_dir, cache_dir=str(tmp_path))
+    assert compare_data(plain.describe(), cached.describe()) == []
+
+
+def test_stores_of_other_tokenizers_are_not_mixed(train_store_dir, val_store_dir, tmp_path):
+    other = shutil.copytree(val_store_dir, tmp_path / "other")
+    manifest = json.loads((other / "manifest.json").read_text())
+    manifest["tokenizer"] = "0" * 64
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="another tokenizer"):
+        open_data(train_store_dir, other)
