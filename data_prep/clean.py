@@ -8,11 +8,18 @@ from typing import ClassVar, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_prep.clean_steps import FilterDocuments
-from data_prep.corpus import CorpusOptions, DescribeInputs, ReadFiles, WriteFiles, fields_given, input_files
-from data_prep.filters import Limits, preset_values, with_preset
-from data_prep.pipeline import ExecutionOptions, Stage, run_stages, settle
-from data_prep.summary import Summarise, in_short
+from data_prep.stages.clean_steps import FilterDocuments
+from data_prep.stages.corpus import (
+    CorpusOptions,
+    DescribeInputs,
+    ReadFiles,
+    WriteFiles,
+    fields_given,
+    input_files,
+)
+from data_prep.stages.filters import Limits, preset_values, with_preset
+from data_prep.stages.pipeline import ExecutionOptions, Stage, run_stages, settle
+from data_prep.stages.summary import Summarise, in_short
 from lit_gpt.cli import InputError, run_command
 from lit_gpt.store.tokenizer import Tokenizer
 

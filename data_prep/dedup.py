@@ -11,10 +11,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_prep.corpus import CorpusOptions, ReadFiles, WriteFiles, fields_given, input_files
-from data_prep.dedup_steps import DropRepeats, FindRepeats, SignParagraphs
-from data_prep.pipeline import ExecutionOptions, Stage, run_stages, settle
-from data_prep.summary import Summarise, in_short
+from data_prep.stages.corpus import CorpusOptions, ReadFiles, WriteFiles, fields_given, input_files
+from data_prep.stages.dedup_steps import DropRepeats, FindRepeats, SignParagraphs
+from data_prep.stages.pipeline import ExecutionOptions, Stage, run_stages, settle
+from data_prep.stages.summary import Summarise, in_short
 from lit_gpt.cli import run_command
 from lit_gpt.option_types import NonNegativeInt
 

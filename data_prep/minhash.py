@@ -13,10 +13,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupBuckets, MinhashDedupCluster
 
-from data_prep.corpus import CorpusOptions, ReadFiles, WriteFiles, fields_given, input_files
-from data_prep.minhash_steps import MarkNearDuplicates, RunWhole, SignDocuments
-from data_prep.pipeline import ExecutionOptions, Stage, run_stages, settle
-from data_prep.summary import Summarise, in_short
+from data_prep.stages.corpus import CorpusOptions, ReadFiles, WriteFiles, fields_given, input_files
+from data_prep.stages.minhash_steps import MarkNearDuplicates, RunWhole, SignDocuments
+from data_prep.stages.pipeline import ExecutionOptions, Stage, run_stages, settle
+from data_prep.stages.summary import Summarise, in_short
 from lit_gpt.cli import run_command
 from lit_gpt.option_types import PositiveInt
 

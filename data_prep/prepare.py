@@ -18,10 +18,10 @@ from typing import Literal
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep import clean, dedup, minhash, pack, tokenize_corpus, train_tokenizer
-from data_prep.corpus import input_files, kept_files
-from data_prep.pipeline import Stage, run_stages, settle
-from data_prep.prepare_steps import RecordOrigin, RunCommand
-from data_prep.summary import in_short
+from data_prep.stages.corpus import input_files, kept_files
+from data_prep.stages.pipeline import Stage, run_stages, settle
+from data_prep.stages.prepare_steps import RecordOrigin, RunCommand
+from data_prep.stages.summary import in_short
 from lit_gpt.cli import run_command
 from lit_gpt.option_types import NonNegativeInt, PositiveFloat, PositiveInt, Share
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_prep.batches import Batch, read_batches
-from data_prep.encode_batches import Encoding, encode_batch
-from data_prep.parallel import n_cores, ordered_map
-from data_prep.readers import ID_FIELDS, TEXT_FIELDS, find_files, look_into, losses_in_short
-from data_prep.tokenize_state import SNAPSHOT, State, claimed
+from data_prep.reading.batches import Batch, read_batches
+from data_prep.reading.documents import ID_FIELDS, TEXT_FIELDS, find_files, look_into, losses_in_short
+from data_prep.tokenizing.encode import Encoding, encode_batch
+from data_prep.tokenizing.processes import n_cores, ordered_map
+from data_prep.tokenizing.state import SNAPSHOT, State, claimed
 from lit_gpt.cli import InputError, progress, run_command
 from lit_gpt.files import read_json, write_atomically
 from lit_gpt.option_types import NonNegativeFloat, NonNegativeInt, PositiveInt, Share

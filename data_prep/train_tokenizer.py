@@ -12,8 +12,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from data_prep import sentencepiece_bpe
-from data_prep.readers import TEXT_FIELDS, SetAside, find_files, look_into, losses_in_short, read_documents
+from data_prep.reading.documents import (
+    TEXT_FIELDS,
+    SetAside,
+    find_files,
+    look_into,
+    losses_in_short,
+    read_documents,
+)
+from data_prep.tokenizing import sentencepiece_bpe
 from lit_gpt.cli import InputError, progress, run_command
 from lit_gpt.files import write_atomically
 from lit_gpt.option_types import NonNegativeInt, PositiveFloat, PositiveInt

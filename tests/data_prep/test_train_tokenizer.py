@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.readers import SetAside
+from data_prep.reading.documents import SetAside
 from data_prep.train_tokenizer import Options, main, sample
 from lit_gpt.cli import InputError
 from lit_gpt.store.tokenizer import Tokenizer

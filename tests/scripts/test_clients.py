@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep import sentencepiece_bpe
+from data_prep.tokenizing import sentencepiece_bpe
 from lit_gpt.cli import InputError
 from lit_gpt.hf.config import from_hf_config, to_hf_config
 from lit_gpt.model.config import ModelConfig

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
-from data_prep import sentencepiece_bpe
+from data_prep.tokenizing import sentencepiece_bpe
 from lit_gpt.cli import InputError
 from lit_gpt.store import word_cache
 from lit_gpt.store.tokenizer import Tokenizer

@@ -26,8 +26,8 @@ from datatrove.executor.local import LocalPipelineExecutor
 from datatrove.executor.slurm import SlurmPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 
-from data_prep.parallel import n_cores, ordered_map
-from data_prep.tokenize_state import claimed
+from data_prep.tokenizing.processes import n_cores, ordered_map
+from data_prep.tokenizing.state import claimed
 from lit_gpt.cli import InputError, progress
 from lit_gpt.files import naming, write_atomically
 from lit_gpt.option_types import Duration, PositiveInt

@@ -7,8 +7,8 @@ from typing import Any
 import xxhash
 from datatrove.pipeline.base import PipelineStep
 
-from data_prep.corpus import CorpusDocument
-from data_prep.dedup_index import RepeatFlags, SignatureWriter, find_repeats, part_starts
+from data_prep.stages.corpus import CorpusDocument
+from data_prep.stages.dedup_index import RepeatFlags, SignatureWriter, find_repeats, part_starts
 from lit_gpt.cli import InputError
 
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 
-from data_prep.pipeline import write_json
-from data_prep.readers import TEXT_FIELDS, SetAside, find_files, look_into
+from data_prep.reading.documents import TEXT_FIELDS, SetAside, find_files, look_into
+from data_prep.stages.pipeline import write_json
 from data_prep.train_tokenizer import sample
 from lit_gpt.cli import InputError, progress, run_command
 from lit_gpt.option_types import NonNegativeFloat, NonNegativeInt, PositiveFloat

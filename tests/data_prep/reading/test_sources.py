@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.readers import SetAside
-from data_prep.sources import SOURCES, find_inputs, read_source
+from data_prep.reading.documents import SetAside
+from data_prep.reading.sources import SOURCES, find_inputs, read_source
 from lit_gpt.cli import InputError
 
 

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from data_prep import batches
-from data_prep.batches import MAX_LINE_BYTES, read_batches
-from data_prep.readers import SetAside, find_files, look_into, parse_batch, read_documents
+from data_prep.reading import batches
+from data_prep.reading.batches import MAX_LINE_BYTES, read_batches
+from data_prep.reading.documents import SetAside, find_files, look_into, parse_batch, read_documents
 from lit_gpt.cli import InputError
 
 GOOD = [b'{"id": "a", "text": "eins"}', '{"id": "ß", "text": "zwei\\nZeilen ☃"}'.encode()]

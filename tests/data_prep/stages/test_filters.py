@@ -11,7 +11,7 @@ from datatrove.pipeline.filters import FineWebQualityFilter, GopherQualityFilter
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from data_prep.filters import PRESETS, Filters, Limits, Text, with_preset
+from data_prep.stages.filters import PRESETS, Filters, Limits, Text, with_preset
 
 
 def documents():

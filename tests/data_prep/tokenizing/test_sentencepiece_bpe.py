@@ -5,7 +5,8 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep import sentencepiece_bpe, train_tokenizer
+from data_prep import train_tokenizer
+from data_prep.tokenizing import sentencepiece_bpe
 from lit_gpt.cli import InputError
 from lit_gpt.store.tokenizer import Tokenizer
 from tests.conftest import german_texts

@@ -9,9 +9,9 @@ from typing import Any
 
 from datatrove.pipeline.base import PipelineStep
 
-from data_prep.corpus import KEPT
-from data_prep.pipeline import write_json
-from data_prep.readers import SetAside, losses_in_short, read_documents
+from data_prep.reading.documents import SetAside, losses_in_short, read_documents
+from data_prep.stages.corpus import KEPT
+from data_prep.stages.pipeline import write_json
 from lit_gpt.files import write_atomically
 
 EXAMPLES = 3

@@ -9,7 +9,7 @@ import xxhash
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupSignature
 
-from data_prep.corpus import CorpusDocument
+from data_prep.stages.corpus import CorpusDocument
 
 
 class _Words:

@@ -7,7 +7,7 @@ from typing import Any
 
 from datatrove.pipeline.base import PipelineStep
 
-from data_prep.pipeline import write_json
+from data_prep.stages.pipeline import write_json
 
 _NOT_OF_THE_RESULT = ("cpu_seconds", "peak_megabytes", "tasks")
 

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_prep.encode_batches import EncodedBatch, Share
-from data_prep.readers import SetAside
+from data_prep.reading.documents import SetAside
+from data_prep.tokenizing.encode import EncodedBatch, Share
 from lit_gpt.cli import InputError
 from lit_gpt.files import lock, write_atomically
 from lit_gpt.store import manifest as store_manifest

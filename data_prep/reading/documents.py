@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import orjson
 import pyarrow as pa
 
-from data_prep.batches import MAX_LINE_BYTES, TOO_LONG, UNREADABLE, Batch, Rejected, read_batches
+from data_prep.reading.batches import MAX_LINE_BYTES, TOO_LONG, UNREADABLE, Batch, Rejected, read_batches
 from lit_gpt.cli import InputError
 
 TEXT_FIELDS = ("text", "raw_content", "content")

@@ -6,8 +6,8 @@ from typing import Any
 
 from datatrove.pipeline.base import PipelineStep
 
-from data_prep.corpus import CorpusDocument
-from data_prep.filters import Filters, Limits, Text
+from data_prep.stages.corpus import CorpusDocument
+from data_prep.stages.filters import Filters, Limits, Text
 from lit_gpt.store.tokenizer import Tokenizer
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.batches import Rejected
-from data_prep.readers import (
+from data_prep.reading.batches import Rejected
+from data_prep.reading.documents import (
     ID_FIELDS,
     TEXT_FIELDS,
     Document,

@@ -25,9 +25,9 @@ import zstandard
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
-from data_prep.pipeline import write_json
-from data_prep.readers import SetAside, look_into
-from data_prep.sources import SOURCES, Source, find_inputs, read_source
+from data_prep.reading.documents import SetAside, look_into
+from data_prep.reading.sources import SOURCES, Source, find_inputs, read_source
+from data_prep.stages.pipeline import write_json
 from lit_gpt.files import create, sync
 from lit_gpt.option_types import NonNegativeInt
 
@@ -44,7 +44,7 @@ class CorpusOptions:
     output: Path
     """Folder for `documents/`, `excluded/`, stats.json, report.html, and the markers of finished tasks."""
     source: Literal["jsonl", "redpajama_v2", "oscar", "fineweb2"] = "jsonl"
-    """Kind of corpus: the names of its fields, see data_prep/sources.py."""
+    """Kind of corpus: the names of its fields, see data_prep/reading/sources.py."""
     text_fields: list[str] | None = None
     """Field that holds the text: the first of these that a document has (default: as --source names it)."""
     id_fields: list[str] | None = None

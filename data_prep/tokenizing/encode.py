@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import xxhash
 
-from data_prep.batches import Batch, Rejected
-from data_prep.readers import Document, parse_batch
+from data_prep.reading.batches import Batch, Rejected
+from data_prep.reading.documents import Document, parse_batch
 from lit_gpt.store.tokenizer import Tokenizer
 
 _VALIDATION_SEED = 1  # the hash that splits is not the one that looks ids up
