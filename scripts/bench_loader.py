@@ -27,7 +27,7 @@ from lit_gpt.store.token_store import TokenStore
 from pretrain.data.dataloader import DataLoader
 from pretrain.data.training_data import DataOptions, TrainingData
 from pretrain.datapoints.log import DatapointLog
-from scripts.bench_loader_others import OTHERS, Batches
+from scripts.bench.other_loaders import OTHERS, Batches
 
 
 @dataclass

@@ -23,7 +23,7 @@ from lit_gpt.model.config import ModelConfig
 from lit_gpt.model.flops import device_peak_flops, flops_per_token
 from lit_gpt.option_types import NonNegativeInt, PositiveInt
 from lit_gpt.store.token_store import TokenStore
-from scripts.sample_store import fixed_length_store, sample_store
+from scripts.bench.sample_store import fixed_length_store, sample_store
 
 ROOT = Path(__file__).resolve().parents[1]
 GPU_SHAPES = ["LLaMmlein_120M:64", "LLaMmlein_1B:16", "LLaMmlein_7B:4:bf16-true"]
@@ -136,7 +136,7 @@ def _run(
     variant: str, model_name: str, rows: int, precision: str, store: str, options: BenchOptions
 ) -> dict[str, Any] | str:
     """The figures of one process, or the last line of what went wrong."""
-    command = [sys.executable, str(ROOT / "scripts/bench_step_variants.py"), "--variant", variant]
+    command = [sys.executable, str(ROOT / "scripts/bench/step_variants.py"), "--variant", variant]
     command += ["--model_name", model_name, "--rows", str(rows), "--precision", precision]
     command += ["--train_data_dir", store, "--steps", str(options.steps), "--warmup", str(options.warmup)]
     if options.profile:

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lit_gpt.checkpoint.folder import folder_name
 from lit_gpt.cli import InputError, run_command
-from scripts.sample_store import sample_store
+from scripts.bench.sample_store import sample_store
 
 ROOT = Path(__file__).resolve().parents[1]
 PART_SECONDS = 8 * 60

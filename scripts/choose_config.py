@@ -25,7 +25,7 @@ from pretrain.data.training_data import split_weights
 from pretrain.launch.memory_estimate import estimate_memory
 from pretrain.monitor.epochs import MAX_EPOCHS
 from pretrain.options import TrainOptions
-from scripts.measurement import Measurement, NotMeasured, measure
+from scripts.bench.measurement import Measurement, NotMeasured, measure
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPES = [

@@ -186,7 +186,7 @@ class ExportOptions(RunOptions):
 
 def export(options: ExportOptions) -> None:
     """The command `export`."""
-    from scripts.datapoint_reports import export_jsonl, export_parquet
+    from pretrain.datapoints.reports import export_jsonl, export_parquet
 
     writers = {"parquet": export_parquet, "jsonl": export_jsonl}
     suffix = options.output.suffix.removeprefix(".")
@@ -206,7 +206,7 @@ class StatsOptions(RunOptions):
 
 def stats(options: StatsOptions) -> None:
     """The command `stats`."""
-    from scripts.datapoint_reports import count_documents, plot_counts, print_counts
+    from pretrain.datapoints.reports import count_documents, plot_counts, print_counts
 
     counts = count_documents(options.open())
     print_counts(counts)

@@ -18,8 +18,8 @@ from lit_gpt.checkpoint.folder import MANIFEST, list_checkpoints
 from lit_gpt.cli import InputError, run_command
 from lit_gpt.option_types import NonNegativeInt, PositiveInt
 from scripts.convert_lit_checkpoint import ConvertOptions, convert
-from scripts.evaluation_results import ModelResults, draw, load_all, table, write_tensorboard
-from scripts.harness import TaskLoader, is_current, load_model, run_tasks, versions
+from scripts.evaluation.harness import TaskLoader, is_current, load_model, run_tasks, versions
+from scripts.evaluation.results import ModelResults, draw, load_all, table, write_tensorboard
 
 
 @dataclass

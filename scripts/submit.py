@@ -27,7 +27,7 @@ from lit_gpt.cli import InputError, run_command
 from lit_gpt.option_types import Duration, PositiveFloat, PositiveInt, parse_duration
 from pretrain.launch.plan import JobPlan, examine
 from pretrain.options import TrainOptions
-from scripts.measurement import measure
+from scripts.bench.measurement import measure
 
 SITE_SETTINGS = ROOT / "cluster/exec/env.sh"
 SCRIPT = ROOT / "cluster/exec/train_fabric.sh"

@@ -29,9 +29,9 @@ from lit_gpt.cli import InputError, progress, run_command
 from lit_gpt.option_types import PositiveInt
 from pretrain.datapoints.replay import Replay
 from pretrain.options import TrainOptions
-from scripts.sample_store import sample_store
-from scripts.torture_faults import KINDS, suffer
-from scripts.torture_job import Job, Outcome
+from scripts.bench.sample_store import sample_store
+from scripts.faults.faults import KINDS, suffer
+from scripts.faults.job import Job, Outcome
 
 SHAPE = {
     "n_layer": 2, "n_head": 2, "n_query_groups": 1, "n_embd": 32, "intermediate_size": 88, "block_size": 64
@@ -149,7 +149,7 @@ def main(options: TortureOptions) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # bitwise equality holds for one number of threads
     os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
     mp.set_start_method("forkserver")
-    mp.set_forkserver_preload(["scripts.torture_rank"])  # seconds less at every start
+    mp.set_forkserver_preload(["scripts.faults.rank"])  # seconds less at every start
 
     torture = Torture(options, _train_options(options))
     begun = time.monotonic()

@@ -8,8 +8,8 @@ import pytest
 from lit_gpt.cli import parse_options
 from lit_gpt.model.config import ModelConfig
 from pretrain.options import TrainOptions
+from scripts.bench.measurement import Measurement
 from scripts.choose_config import SHAPES, Choice, _fit
-from scripts.measurement import Measurement
 from tests.pretrain.running import ROOT, environment
 
 GIB = 2**30

@@ -20,7 +20,7 @@ from lit_gpt.store.tokenizer import Tokenizer
 from scripts.client_environments import TRANSFORMERS, find_python
 from scripts.convert_lit_checkpoint import ConvertOptions, convert
 from scripts.evaluate import EvaluateOptions, main
-from scripts.evaluation_results import load_all
+from scripts.evaluation.results import load_all
 from tests.german import german_texts
 from tests.scripts import our_model
 from tests.scripts.checkpoints import write_checkpoint

@@ -17,8 +17,8 @@ from lit_gpt.store.megatron_index import write_index
 from lit_gpt.store.token_store import TokenStore
 from lit_gpt.store.tokenizer import Tokenizer, adds_bos
 from scripts.convert_lit_checkpoint import ConvertOptions, convert, open_checkpoint
+from scripts.evaluation.harness import load_model
 from scripts.generate import GenerateOptions, _load_checkpoint, _load_folder, _prompt_ids
-from scripts.harness import load_model
 from tests.pretrain.running import ROOT, environment, train
 from tests.scripts.checkpoints import write_checkpoint
 

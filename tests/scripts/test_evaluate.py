@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from lit_gpt.cli import InputError
 from lit_gpt.store.tokenizer import Tokenizer
-from scripts import german_tasks
 from scripts.evaluate import EvaluateOptions, find_models, main
-from scripts.evaluation_results import ModelResults, Score, TaskResult, draw, load_all, write_tensorboard
-from scripts.harness import TaskLoader, load_model, run_tasks, seed_examples
+from scripts.evaluation import german_tasks
+from scripts.evaluation.harness import TaskLoader, load_model, run_tasks, seed_examples
+from scripts.evaluation.results import ModelResults, Score, TaskResult, draw, load_all, write_tensorboard
 from tests.pretrain.running import ROOT
 from tests.scripts import our_model
 

@@ -15,7 +15,8 @@ from pretrain.data.training_data import DataOptions, TrainingData
 from pretrain.launch.plan import examine
 from pretrain.monitor.epochs import Epochs
 from pretrain.options import TrainOptions
-from scripts import measurement, submit
+from scripts import submit
+from scripts.bench import measurement
 from tests.pretrain.running import ROOT
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from lit_gpt.cli import InputError
 from lit_gpt.store.tokenizer import adds_bos
-from scripts.evaluation_results import Score, TaskResult
-from scripts.german_tasks import GERMANBENCH_VERSION, PRESETS, Spec
+from scripts.evaluation.german_tasks import GERMANBENCH_VERSION, PRESETS, Spec
+from scripts.evaluation.results import Score, TaskResult
 
 # The harness's own default, so that the same examples are drawn.
 _FEWSHOT_SEED = 1234

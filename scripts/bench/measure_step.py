@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Time the training step of a configuration; prints its figures as one JSON line.
 
-    python scripts/measure_step.py --config pretrain/configs/one_cpu.yaml --train_data_dir DIR --out_dir NEW
+    python scripts/bench/measure_step.py --config CONFIG --train_data_dir DIR --out_dir NEW
 
 Takes the trainer's options. It trains max_steps steps, or until max_time, and writes no checkpoint.
 scripts/submit.py --measure and scripts/choose_config.py call it.
@@ -15,13 +15,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
 from lit_gpt.cli import run_command
 from pretrain.options import TrainOptions
-from scripts.timed_trainer import TimedTrainer
+from scripts.bench.timed_trainer import TimedTrainer
 
 WARMUP = 2  # steps that compile, or touch memory for the first time
 

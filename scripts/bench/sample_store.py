@@ -11,7 +11,7 @@ import tokenizers
 from lit_gpt.store.store_writer import TokenStoreWriter
 from lit_gpt.store.tokenizer import Tokenizer
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def sample_store(folder: Path, vocab_size: int = 8192, megabytes: float = 4.0) -> str:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lit_gpt.checkpoint.folder import MANIFEST, list_checkpoints
-from scripts.torture_job import Job, Outcome
-from scripts.torture_rank import PHASES, STAGING, Fault
+from scripts.faults.job import Job, Outcome
+from scripts.faults.rank import PHASES, STAGING, Fault
 
 PICKLE = b"cos\nmkdir\n(S'a-pickle-was-run'\ntR."
 """Whoever unpickles it makes a folder of that name."""

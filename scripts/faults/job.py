@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from lit_gpt.cli import EXIT_BAD_INPUT
 from pretrain.options import TrainOptions
-from scripts.torture_rank import Fault, Report, run_rank
+from scripts.faults.rank import Fault, Report, run_rank
 
 EXIT_LIMIT = 60.0
 """Seconds in which the other ranks must end when one has died."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import itertools
 
@@ -26,8 +26,8 @@ from lit_gpt.store.token_store import TokenStore
 from pretrain.data.dataloader import DataLoader, StepBatch
 from pretrain.data.training_data import DataOptions, TrainingData
 from pretrain.options import TrainOptions
-from scripts.bench_step_switches import SWITCHES, Switch
-from scripts.timed_trainer import TimedTrainer
+from scripts.bench.step_switches import SWITCHES, Switch
+from scripts.bench.timed_trainer import TimedTrainer
 
 LITGPT_LOSS_CHUNK = 128  # tokens, as `litgpt pretrain` has it
 

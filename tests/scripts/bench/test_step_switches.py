@@ -7,7 +7,7 @@ from lit_gpt.model.config import ModelConfig
 from lit_gpt.model.documents import assemble
 from lit_gpt.model.gpt import GPT
 from lit_gpt.rows.packed_store import RowTokens
-from scripts.bench_step_switches import longest_first
+from scripts.bench.step_switches import longest_first
 
 
 def test_longest_documents_first_is_the_same_loss_of_the_same_documents():

@@ -117,7 +117,7 @@ def germanbench() -> list[Spec]:
     from lm_eval.api.group import Group
     from lm_eval.config.group import AggMetricConfig
 
-    from scripts.harness_03_task import Harness03Task
+    from scripts.evaluation.harness_03_task import Harness03Task
 
     # Subjects count alike, whatever their size.
     mmlu = Group("germanbench_mmlu", aggregate_metric_list=[AggMetricConfig("acc", weight_by_size=False)])
@@ -141,7 +141,7 @@ PRESETS: dict[str, Callable[[], list[Spec]]] = {"germanbench": germanbench, "oka
 
 
 def _arc() -> Item:
-    from scripts.harness_03_task import Harness03Sampler
+    from scripts.evaluation.harness_03_task import Harness03Sampler
 
     return {
         **_multiple_choice("germanbench_arc", "LeoLM/ArcChallenge_de", "acc", "acc_norm"),
@@ -168,7 +168,7 @@ def _hellaswag() -> Item:
 
 def _mmlu_subjects() -> Iterator[Item]:
     """Not the letters but the answers themselves are scored."""
-    from scripts.harness_03_task import Harness03Sampler
+    from scripts.evaluation.harness_03_task import Harness03Sampler
 
     for subject, german in MMLU_SUBJECTS.items():
         yield {
