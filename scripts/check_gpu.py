@@ -145,7 +145,7 @@ def _versions(options: CheckOptions) -> Iterator[list[str]]:
 
 
 def _tests(options: CheckOptions) -> Iterator[list[str]]:
-    files = [f"tests/lit_gpt/test_{name}.py" for name in ("attention", "loss", "rope", "model")]
+    files = [f"tests/lit_gpt/model/test_{name}.py" for name in ("attention", "loss", "rope", "gpt")]
     yield ["-m", "pytest", "-q", "-rs", "--noconftest", "-p", "no:cacheprovider", *files]
 
 

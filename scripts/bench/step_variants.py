@@ -38,7 +38,7 @@ class VariantOptions:
 
     variant: str
     """ours, ours-* and without-*: this project's trainer, data engine and log included
-    (bench_step_switches.py); bare: its model in a plain loop; transformers: LlamaForCausalLM; litgpt: the
+    (step_switches.py); bare: its model in a plain loop; transformers: LlamaForCausalLM; litgpt: the
     recipe of `litgpt pretrain`."""
     model_name: str
     """Shape, of lit_gpt/model/config.py."""

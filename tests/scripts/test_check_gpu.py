@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from scripts.check_gpu import PARTS, ROOT, CheckOptions
+
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "check_gpu.py"
 
 
@@ -40,6 +42,13 @@ def test_every_kind_of_part_runs_and_what_has_passed_does_not_run_again(tmp_path
     assert result.stdout.count("passed before") == 16
     assert "== train: passed in" in result.stdout
     assert "resumed from" in (tmp_path / "train.txt").read_text()
+
+
+def test_the_files_that_the_parts_run_are_there(tmp_path):
+    [tests] = PARTS["tests"](CheckOptions(output=tmp_path))
+    files = [word for word in tests if word.endswith(".py")]
+    assert len(files) == 4
+    assert [file for file in files if not (ROOT / file).is_file()] == []
 
 
 def test_a_part_that_fails_is_named_and_the_next_one_runs(tmp_path):
