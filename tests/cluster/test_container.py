@@ -71,7 +71,13 @@ def base(tmp_path_factory, apptainer_environment) -> Path:
     subprocess.run(["chmod", "-R", "a+rwX", folder], check=True)
     for name in PYTHON_FOLDERS:
         (folder / name.lstrip("/")).mkdir(parents=True, exist_ok=True)
-    for name, text in {"apt-get": STUB, "cc": STUB, "git": STUB_GIT, "python3": STUB_PYTHON3}.items():
+    for name, text in {
+        "apt-get": STUB,
+        "cc": STUB,
+        "c++": STUB,
+        "git": STUB_GIT,
+        "python3": STUB_PYTHON3,
+    }.items():
         (folder / "usr/sbin" / name).write_text(text)  # before /usr/bin in PATH
         (folder / "usr/sbin" / name).chmod(0o755)
     probe = ["apptainer", "exec", str(folder), "true"]

@@ -60,7 +60,7 @@ def test_mistakes_are_one_line(corpus_files: list[Path], tmp_path: Path):
     cases = [
         (Options([some], tmp_path / "t", vocab_size=64), "too small"),
         (Options([few], tmp_path / "t", vocab_size=1024), "more text or a smaller one"),
-        (Options([none], tmp_path / "t", vocab_size=1024), "more text or a smaller one"),
+        (Options([none], tmp_path / "t", vocab_size=1024), "no document in"),
         (Options([few], tmp_path / "t", max_bad_lines=0), "more than 0 unusable lines"),
         (Options([few], tmp_path / "t", text_fields=["body"]), "none of body"),
         (Options([str(tmp_path / "nowhere")], tmp_path / "t"), "names no file"),

@@ -123,7 +123,7 @@ _COPY = """
 import sys, time
 sys.path.insert(0, {root!r})
 from lit_gpt.store.token_store import TokenStore
-from pretrain import shard_cache
+from pretrain.data import shard_cache
 %s
 store = TokenStore.open({store!r})
 cache = shard_cache.ShardCache({folder!r}, 10**9, [store])
