@@ -37,7 +37,7 @@ class BenchOptions:
     shapes: list[str] = field(default_factory=list)
     """MODEL:ROWS or MODEL:ROWS:PRECISION. On CUDA without it: 120M, 1B and 7B; on CPU a tiny shape."""
     variants: list[str] = field(default_factory=list)
-    """Of bare, transformers, litgpt and those of scripts/bench/step_switches.py; the last is the ratio's base."""
+    """bare, transformers, litgpt or one of scripts/bench/step_switches.py; the last is the base."""
     train_data_dir: str | None = None
     """Token store to train on."""
     document_lengths: list[PositiveInt] = field(default_factory=list)
