@@ -35,11 +35,10 @@ from pretrain.launch.launch_mistakes import is_torchrun
 if TYPE_CHECKING:
     from pretrain.options import TrainOptions
 
-PROCESS_GROUP_TIMEOUT = timedelta(minutes=10)
+# Later than any limit of the watchdog, which says where a rank hangs, with all stacks and an exit code of its
+# own: torch would end the process without. A rank that dies is noticed at once, whatever the timeout.
+PROCESS_GROUP_TIMEOUT = timedelta(days=1)
 FLOAT8_RECIPE = "tensorwise"
-# The saving threads wait for the slowest writer, which may be one rank with the whole model on a slow disk. A
-# rank that dies is noticed at once, whatever the timeout.
-SAVE_TIMEOUT = timedelta(hours=4)
 
 
 def launch(options: "TrainOptions") -> Fabric:
@@ -164,11 +163,11 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def new_gloo_group(timeout: timedelta = PROCESS_GROUP_TIMEOUT) -> "dist.ProcessGroup | None":
+def new_gloo_group() -> "dist.ProcessGroup | None":
     """A group on the CPU for flags and checkpoints, apart from the training's own; None for one process."""
     if not dist.is_initialized():
         return None
-    return dist.new_group(backend="gloo", timeout=timeout)
+    return dist.new_group(backend="gloo", timeout=PROCESS_GROUP_TIMEOUT)
 
 
 def new_node_group(devices: int, node_rank: int) -> "dist.ProcessGroup | None":
@@ -176,7 +175,9 @@ def new_node_group(devices: int, node_rank: int) -> "dist.ProcessGroup | None":
     if not dist.is_initialized():
         return None
     ranks = list(range(node_rank * devices, (node_rank + 1) * devices))
-    group = dist.new_group(ranks, backend="gloo", use_local_synchronization=True)
+    group = dist.new_group(
+        ranks, timeout=PROCESS_GROUP_TIMEOUT, backend="gloo", use_local_synchronization=True
+    )
     return cast("dist.ProcessGroup", group)
 
 

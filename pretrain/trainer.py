@@ -57,6 +57,8 @@ class Trainer:
         self.world_size = self.fabric.world_size
         # The others wait for it in the pre-flight.
         self.run_lock = run_folder.prepare(options) if self.rank == 0 else None
+        self.step = 0
+        self.watchdog.before_stopping = self._mark_stopped  # the markers of the start before are gone now
         stores = self.data.stores + ([validation] if validation else [])
         self.startup_lines = preflight(ranks, self.fabric, stores, self.out_dir)
         max_rows = options.eval_iters * options.micro_batch_size or None
@@ -64,8 +66,6 @@ class Trainer:
         if self.validation is not None and self.rank == 0:
             self.startup_lines += self.validation.describe()
         self.agreement = StopAgreement(self.stop_request, parallel.new_gloo_group())
-        self.step = 0
-        self.watchdog.before_stopping = self._mark_stopped
         self.watchdog.phase("drawing weights")
         self._build_model()
         self.watchdog.phase("verifying and loading a checkpoint")
@@ -103,7 +103,7 @@ class Trainer:
         self.errors = SaveErrors(options.on_save_error, self.rank)
         self.checkpointer = Checkpointer(
             self.out_dir,
-            process_group=parallel.new_gloo_group(parallel.SAVE_TIMEOUT),
+            process_group=parallel.new_gloo_group(),
             rank=self.rank,
             world_size=self.world_size,
             keep_last=options.keep_last,
@@ -219,9 +219,11 @@ class Trainer:
             if self.train_step(batch, waited):
                 self.agreement.should_stop()
             self.watchdog.beat(f"step {self.step}")
+            self.watchdog.phase("training")  # a step is done: from now on a stop saves
             val_loss = self._validate() if self._due(self.options.eval_step_interval) else None
             save = self._due(self.options.save_step_interval)
             if self.agreement.reached:
+                self.watchdog.phase("saving")  # waits for a save under way
                 save = not self.checkpointer.has_saved(self.step)
             log = self.step == first_step or self._due(self.options.log_step_interval)
             if save or val_loss is not None or log:
@@ -271,6 +273,7 @@ class Trainer:
         """Mean loss over the validation sample, the same for any world size."""
         if self.validation is None:
             return None
+        self.watchdog.phase("validation")
         with self.speed.pause():
             self.model.eval()
             totals = torch.zeros(2, dtype=torch.float64, device=self.device)

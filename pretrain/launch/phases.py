@@ -46,7 +46,9 @@ class Progress:
     def enter(self, phase: str) -> None:
         """Begin a phase, one of PHASES."""
         assert phase in PHASES
-        self.phase, self._since = phase, time.monotonic()
+        # In this order: a thread that looks in between must not measure the last phase by this one's limit.
+        self._since = time.monotonic()
+        self.phase = phase
 
     def beat(self, where: str) -> str | None:
         """Progress was made; `where` says what was done last. Returns a warning when the limit has grown."""

@@ -165,6 +165,7 @@ def test_ranks_end_with_their_launcher(tmp_path, train_store_dir, launcher):
     ("number", "point", "has_marker"),
     [
         (signal.SIGTERM, "open_inputs", False),  # the run's folder is not ours yet
+        (signal.SIGTERM, "preflight", True),
         (signal.SIGUSR1, "_build_model", True),
         (signal.SIGINT, "train_step", True),
     ],

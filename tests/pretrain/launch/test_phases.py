@@ -1,9 +1,13 @@
 """How long a phase may be silent, on a clock that the test turns: a busy machine must not decide."""
 
+import math
+
 import pytest
 
 from pretrain.launch import phases
 from pretrain.launch.phases import Progress
+from pretrain.options import TrainOptions
+from pretrain.parallel import PROCESS_GROUP_TIMEOUT
 
 LIMIT = 15 * 60  # seconds
 
@@ -35,7 +39,13 @@ def test_silence_is_named_with_the_phase_and_what_was_done_last(clock):
 
 @pytest.mark.parametrize(
     ("phase", "hours"),
-    [("drawing weights", 1), ("the first step", 1), ("saving", 4), ("reading the data", None)],
+    [
+        ("drawing weights", 1),
+        ("validation", 1),
+        ("the first step", 1),
+        ("saving", 4),
+        ("reading the data", None),
+    ],
 )
 def test_phases_have_limits_of_their_own(clock, phase, hours):
     progress = Progress(LIMIT / 60)
@@ -73,6 +83,12 @@ def test_quick_steps_keep_the_limit(clock):
     assert progress.overdue is None
     clock.now += 1
     assert progress.overdue is not None
+
+
+def test_collectives_wait_longer_than_any_phase():
+    """Else torch ends the process before the watchdog has said where it hangs."""
+    longest = max(multiple for multiple in phases.PHASES.values() if math.isfinite(multiple))
+    assert longest * TrainOptions.watchdog_minutes * 60 < PROCESS_GROUP_TIMEOUT.total_seconds()
 
 
 def test_no_limit(clock):
