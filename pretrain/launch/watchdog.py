@@ -199,8 +199,10 @@ class Watchdog:
         if rank == 0:
             self._decide()
         elif store.check(["verdict"]):
-            store.add("obeyed", 1)
-            self._leave(Ending(*json.loads(store.get("verdict"))), said=True)
+            verdict = Ending(*json.loads(store.get("verdict")))
+            with contextlib.suppress(Exception):  # rank 0 leaves as soon as it counts this, maybe unanswered
+                store.add("obeyed", 1)
+            self._leave(verdict, said=True)
         # Rank 0 watches everybody, everybody watches rank 0: W messages a beat instead of W * W.
         for other in range(1, self.launch.world_size) if rank == 0 else range(1):
             if self._silent(other):
