@@ -15,6 +15,13 @@ settings.register_profile("untimed", deadline=None, suppress_health_check=[Healt
 settings.load_profile("untimed")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several workers a file stays on one, as its fixtures do, and all that need SLURM share one cluster."""
+    for item in items:
+        group = "slurm" if "slurm" in getattr(item, "fixturenames", ()) else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def corpus_files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two .jsonl files, 300 documents each, ids `page/0000`."""
