@@ -6,6 +6,7 @@ A command is a dataclass of options and a function that takes one:
         run_command(Options, main)
 """
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -47,6 +48,16 @@ def parse_options(
     return options_class(**values)
 
 
+def open_standard_streams() -> None:
+    """Open /dev/null where the caller closed a standard stream, as `>&-` does.
+
+    Python has None there, and the next file that is opened would get the stream's descriptor.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+
+
 def print_error(message: str) -> None:
     """The one line that bad input gets."""
     print(f"error: {message}", file=sys.stderr, flush=True)
@@ -59,17 +70,20 @@ def run_command(
     program: str | None = None,
     report: Callable[[str], None] = print_error,
 ) -> NoReturn:
-    """Parse, run, and leave: 0 done, 2 bad input or a full disk (one line, no traceback), 130 interrupted.
+    """Parse, run, and exit: 0 done, 2 bad input or what the machine refuses, 130 interrupted.
+
+    Code 2 comes with one line and no traceback, also where the disk is full or memory runs out.
 
     Args:
         report: Is given that line.
     """
+    open_standard_streams()
     try:
         main(parse_options(options_class, argv, program))
     except InputError as error:
         report(str(error))
         sys.exit(EXIT_BAD_INPUT)
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         if (message := machine_error(error)) is None:
             raise
         report(message)

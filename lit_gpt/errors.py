@@ -1,6 +1,8 @@
-"""The errors that a user can mend."""
+"""The errors that a user can fix."""
 
 import errno
+import traceback
+from pathlib import Path
 
 _OF_THE_MACHINE = {
     errno.ENOSPC,
@@ -25,10 +27,22 @@ class InputError(Exception):
         )  # names of files and foreign errors may have line ends
 
 
-def machine_error(error: OSError) -> str | None:
-    """One line for what a disk or a right refuses; None for what may be a fault of the program."""
+def machine_error(error: OSError | MemoryError) -> str | None:
+    """One line for what a disk, a permission or the memory refuses; None for possible faults of ours."""
+    if isinstance(error, MemoryError) or error.errno == errno.ENOMEM:
+        what = " ".join(str(error).splitlines()) or "an allocation failed"
+        return f"out of memory{_place(error)}: {what}; give the job more (SLURM: --mem) or do less at a time"
     path = error.filename2 or error.filename
     if error.errno not in _OF_THE_MACHINE or path is None:
         return None
-    line = f"{path}: {error.strerror}; mend that and run the command again"
+    line = f"{path}: {error.strerror}; fix that and run the command again"
     return " ".join(line.splitlines())
+
+
+def _place(error: BaseException) -> str:
+    """` in FILE:LINE`, the innermost place in this project's own code."""
+    root = Path(__file__).parents[1]
+    frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    own = [(path.relative_to(root), line) for path, line in frames if root in path.parents]
+    places = [f" in {path}:{line}" for path, line in own if "site-packages" not in path.parts]
+    return places[-1] if places else ""

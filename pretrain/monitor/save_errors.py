@@ -6,7 +6,7 @@ import sys
 import threading
 from typing import Any, Literal
 
-from lit_gpt.cli import InputError
+from lit_gpt.cli import InputError, open_standard_streams
 
 
 class SaveErrors:
@@ -76,6 +76,7 @@ class _Output(io.FileIO):
 
 def keep_output_from_failing() -> None:
     """Let no `print` of this process fail from now on."""
+    open_standard_streams()
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         raw = io.BufferedWriter(_Output(os.dup(stream.fileno()), "w"))

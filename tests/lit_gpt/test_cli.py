@@ -1,12 +1,17 @@
+import mmap
 import re
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
-from lit_gpt.cli import InputError, parse_options
+from lit_gpt.cli import InputError, parse_options, run_command
 from lit_gpt.option_types import PositiveInt
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass
@@ -140,3 +145,25 @@ def test_what_is_wrong_is_named_in_one_line(flags, named):
         parse_options(Options, flags)
     assert named in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "take", [lambda: bytearray(1 << 62), lambda: mmap.mmap(-1, 1 << 62)], ids=["MemoryError", "ENOMEM"]
+)
+def test_a_lack_of_memory_is_one_line_that_says_where(take, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run_command(Options, lambda options: take(), ["--input", "a"])
+    line = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert re.fullmatch(
+        r"error: out of memory in tests/lit_gpt/test_cli\.py:\d+: .+; give the job more .*\n", line
+    )
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("command", ["pretrain/tinyllama_fabric.py", "scripts/publish.py"])
+def test_a_closed_standard_stream_is_no_fault(command, closed):
+    program = ["sh", "-c", f'exec "$0" {command} {closed}', sys.executable]
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
