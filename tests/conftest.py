@@ -16,7 +16,7 @@ settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several workers a file stays on one, as its fixtures do, and all that need SLURM share one cluster."""
+    """With several workers a file stays on one, as its fixtures do; what needs SLURM shares one cluster."""
     for item in items:
         group = "slurm" if "slurm" in getattr(item, "fixturenames", ()) else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
