@@ -10,7 +10,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lit_gpt.cli import run_command
 from pretrain.launch.stop import StopRequest
 from pretrain.launch.watchdog import Watchdog
 from pretrain.monitor.save_errors import keep_output_from_failing
@@ -33,4 +32,4 @@ def main(options: TrainOptions) -> None:
 if __name__ == "__main__":
     keep_output_from_failing()
     watchdog = Watchdog(StopRequest().install())
-    run_command(TrainOptions, main, report=watchdog.refuse)
+    watchdog.run(TrainOptions, main)

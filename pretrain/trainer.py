@@ -5,6 +5,7 @@
 Everything on the device stays there until a log step: losses, norms and skips are read together, once.
 """
 
+import os
 import platform
 import time
 from pathlib import Path
@@ -202,10 +203,16 @@ class Trainer:
         try:
             self._train()
         finally:
-            self.loader.close()  # whatever happened: a thread that runs on would abort the interpreter's end
-            if self.metrics is not None:
-                self.metrics.close()
+            self._stop_threads()
         self._leave("done" if self.step >= self.schedule.max_steps else "requeue")
+
+    def _stop_threads(self) -> None:
+        """Always do so: a live thread can crash interpreter shutdown."""
+        self.watchdog.phase("finishing")
+        self.loader.close()
+        if self.metrics is not None:
+            self.metrics.close()
+        self.checkpointer.wait()
 
     def _train(self) -> None:
         """Step by step; not at all where all steps are done."""
@@ -319,7 +326,6 @@ class Trainer:
 
     def _leave(self, marker: run_folder.Marker) -> None:
         """Finish writing, then say how the run ended, after every rank has saved."""
-        self.watchdog.phase("finishing")
         self.checkpointer.close()
         reason = self.stop_request.reason
         self.checkpointer.ranks.first(
@@ -334,6 +340,9 @@ class Trainer:
                 f"stopped at step {self.step} ({self.stop_request.reason or 'another rank was asked to'}); "
                 "go on with --resume auto"
             )
+        # Last, since nothing depends on it: an upload may hang.
+        if self.metrics is not None and not self.metrics.close_boards():
+            os._exit(0)  # at interpreter shutdown wandb would wait again
 
     def _mark_stopped(self) -> None:
         """For batch scripts: this start ends before it has done a step, and the run is to go on."""

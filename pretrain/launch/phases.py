@@ -18,7 +18,7 @@ PHASES = {
     "training": 1.0,
     "validation": 4.0,  # the first batch compiles
     "saving": 16.0,  # waits for the checkpoint before
-    "finishing": math.inf,
+    "finishing": 16.0,  # as saving
 }
 SAVED_AFTER = ("training", "validation", "saving", "finishing")
 

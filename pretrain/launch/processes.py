@@ -4,12 +4,15 @@ srun and torchrun start every process. Otherwise the first process of a node sta
 the same command again, each told its place by the variables that torchrun sets, too.
 """
 
+import contextlib
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from socket import gethostname
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 LAUNCHER = "LLAMMLEIN_LAUNCHER"  # process id of the one that started this one
 PLACE = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 PR_SET_PDEATHSIG = 1
+CONNECT_TIMEOUT = timedelta(seconds=30)  # to a server that has answered
 
 
 @dataclass
@@ -103,8 +107,12 @@ class Launch:
         self.others = [subprocess.Popen(again, env=os.environ | place | me) for place in theirs]
         os.environ |= mine
 
-    def connect(self, timeout: timedelta) -> "dist.TCPStore":
+    def connect(self, timeout: timedelta, poll: Callable[[], None] = lambda: None) -> "dist.TCPStore":
         """The store that all ranks share.
+
+        Args:
+            timeout: Longest wait for rank 0.
+            poll: Called about every second of it.
 
         Raises:
             DistError: rank 0 is not there.
@@ -114,13 +122,13 @@ class Launch:
         if self.store is None:
             address, port = self._address()
             of_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+            is_master = self.rank == 0 and not of_torchrun
+            if not is_master:
+                _wait_for_server(address, port, timeout, poll)
             self.store = dist.TCPStore(
-                address,
-                port,
-                is_master=self.rank == 0 and not of_torchrun,
-                timeout=timeout,
-                wait_for_workers=False,
+                address, port, is_master=is_master, timeout=CONNECT_TIMEOUT, wait_for_workers=False
             )
+            self.store.set_timeout(timeout)
             os.environ["MASTER_PORT"] = str(self.store.port)
         return self.store
 
@@ -132,3 +140,13 @@ class Launch:
             slurm = SLURMEnvironment()
             return slurm.main_address, slurm.main_port
         return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+
+
+def _wait_for_server(address: str, port: int, timeout: timedelta, poll: Callable[[], None]) -> None:
+    """Return once something listens there, or the time is over; torch's own wait hears no signal."""
+    deadline = time.monotonic() + timeout.total_seconds()
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection((address, port), timeout=5):
+            return
+        poll()
+        time.sleep(0.5)

@@ -15,13 +15,14 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from socket import gethostname
 from typing import Any, NamedTuple, NoReturn
 
-from lit_gpt.cli import EXIT_BAD_INPUT, print_error
+from lit_gpt.cli import EXIT_BAD_INPUT, OptionsT, print_error, run_command
 from pretrain.launch.phases import Progress
 from pretrain.launch.processes import Launch
 from pretrain.launch.stop import StopRequest
@@ -61,6 +62,7 @@ class Watchdog:
         self._reports: Path | None = None
         self._ending: Ending | None = None
         self._wake = threading.Event()
+        self._exchanged = threading.Event()
         self._closed = threading.Event()
         self._threads: list[threading.Thread] = []
         self._last_exchange = math.inf
@@ -68,6 +70,13 @@ class Watchdog:
         self._seen: dict[int, tuple[bytes, float]] = {}
 
     # ---- what the main thread says
+
+    def run(self, options_class: type[OptionsT], main: Callable[[OptionsT], None]) -> NoReturn:
+        """`lit_gpt.cli.run_command`, with every rank ended by bad input or a crash of one."""
+        try:
+            run_command(options_class, main, report=self.refuse)
+        except Exception as error:
+            self._crash(error)
 
     def start(self, patience: timedelta) -> None:
         """Begin to watch; with several ranks, once their store is reached.
@@ -90,7 +99,8 @@ class Watchdog:
         that another waits on answers nobody else."""
         import torch.distributed as dist
 
-        return dist.PrefixStore(name, self.launch.connect(patience).clone())  # type: ignore[attr-defined]
+        shared = self.launch.connect(patience, self._leave_if_stopped)
+        return dist.PrefixStore(name, shared.clone())  # type: ignore[attr-defined]
 
     def limit(self, minutes: float, out_dir: Path) -> None:
         """Set `--watchdog_minutes`, 0 for no limit, and where `hang-rank00000.txt` goes, with all stacks."""
@@ -128,6 +138,21 @@ class Watchdog:
             time.sleep(2 * GATHER_SECONDS)
         self._leave(ending)
 
+    def _crash(self, error: Exception) -> NoReturn:
+        """Print the traceback of an unexpected exception and end every rank with exit code 1."""
+        # A rank that obeys a verdict breaks the others' collectives. The verdict is in the store by then: an
+        # exchange that begins now finds it and leaves. The one under way may have begun before.
+        alone = self.launch.world_size == 1 or self._closed.is_set()
+        for _ in range(2 if self._store is not None and not alone else 0):
+            self._exchanged.clear()
+            self._wake.set()
+            self._exchanged.wait(GATHER_SECONDS)
+        traceback.print_exception(error)
+        if alone:
+            sys.exit(1)
+        first_line = next(iter(str(error).splitlines()), "")
+        self.end(1, f"{self._me}: {type(error).__name__}: {first_line}")
+
     def close(self) -> None:
         """Stop watching: the run is over on this rank. Rank 0 waits for the processes that it started."""
         self._closed.set()
@@ -150,9 +175,8 @@ class Watchdog:
                 self._leave(Ending(1, f"the launcher of {self._me} has ended"))
             if (overdue := self._progress.overdue) is not None:
                 self._ask(Ending(EXIT_HANG, f"{self._me}: {overdue}"))
-            if self.stop_request.is_set and self._progress.saves_nothing:
-                why = f"{self.stop_request.reason}, {self._progress.phase}"
-                self._ask(Ending(0, f"stopped before a step was done ({why}); go on with --resume auto"))
+            if (stopped := self._stopped) is not None:
+                self._ask(stopped)
             # Seen twice: one that ends for a reason that this rank shares leaves it the time to say so.
             ended = {n for n, other in enumerate(self.launch.others, 1) if other.poll() not in (None, 0)}
             for number in ended & ended_before:
@@ -161,6 +185,18 @@ class Watchdog:
                     Ending(max(code, 1), f"rank {self.launch.rank + number} has ended with code {code}")
                 )
             ended_before = ended
+
+    @property
+    def _stopped(self) -> Ending | None:
+        """How all ranks are to end if this one was asked to stop while there is nothing to save."""
+        if not (self.stop_request.is_set and self._progress.saves_nothing):
+            return None
+        why = f"{self.stop_request.reason}, {self._progress.phase}"
+        return Ending(0, f"stopped before a step was done ({why}); go on with --resume auto")
+
+    def _leave_if_stopped(self) -> None:
+        if (stopped := self._stopped) is not None:
+            self._leave(stopped)
 
     def _ask(self, ending: Ending) -> None:
         """Have all ranks end, this one with them; the first wish of a rank counts."""
@@ -185,6 +221,7 @@ class Watchdog:
                 gone = f"rank 0 does not answer any more ({type(error).__name__})"
                 self._leave(self._ending or Ending(EXIT_HANG, gone))
             self._last_exchange = time.monotonic()
+            self._exchanged.set()
             self._wake.wait(BEAT_SECONDS)
             self._wake.clear()
         with contextlib.suppress(dist.DistError):  # rank 0 has left: nobody needs the beat

@@ -1,13 +1,16 @@
 """TensorBoard and Weights & Biases: shown while they work, and never a reason to stop."""
 
 import os
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from lit_gpt.cli import InputError
 from pretrain.monitor.save_errors import SaveErrors
+
+CLOSE_SECONDS = 300.0
 
 
 class Sink(Protocol):
@@ -42,11 +45,27 @@ def open_boards(
     return boards
 
 
+def close_boards(boards: Sequence["Board"], errors: SaveErrors) -> bool:
+    """Close all; give up, with a warning, after CLOSE_SECONDS. Whether all were closed."""
+
+    def close() -> None:
+        for board in boards:
+            board.close()
+
+    thread = threading.Thread(target=close, name="boards", daemon=True)
+    thread.start()
+    thread.join(CLOSE_SECONDS)
+    if thread.is_alive():
+        names = " or ".join(board.name for board in boards)
+        errors.warn(f"{names} has not shown all figures after {CLOSE_SECONDS:g} s; the run ends without")
+    return not thread.is_alive()
+
+
 class Board:
     """A sink until it fails: that is said once, and nothing more is sent there."""
 
     def __init__(self, name: str, errors: SaveErrors, start: Callable[[], Sink]) -> None:
-        self._name = name
+        self.name = name
         self._errors = errors
         self._sink: Sink | None = self._try(start)
 
@@ -65,7 +84,7 @@ class Board:
             return call()
         except Exception as error:  # of any kind: it is somebody else's code, and nothing depends on it
             self._sink = None
-            self._errors.warn(f"{self._name} shows nothing from here on: {type(error).__name__}: {error}")
+            self._errors.warn(f"{self.name} shows nothing from here on: {type(error).__name__}: {error}")
 
 
 class EventFile:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from lit_gpt.cli import InputError
 from lit_gpt.files import read_bounded, sync, unused_path, write_atomically
-from pretrain.monitor.boards import open_boards
+from pretrain.monitor.boards import close_boards, open_boards
 from pretrain.monitor.save_errors import SaveErrors
 
 MAX_BYTES = 4 << 30
@@ -87,8 +87,10 @@ class MetricsWriter:
         self.write([])
         self.flush()
         self._thread.shutdown()
-        for board in self._boards:
-            board.close()
+
+    def close_boards(self) -> bool:
+        """Show all that was logged, after `close`. Whether that ended in time."""
+        return close_boards(self._boards, self._errors)
 
     def _write(self, lines: list[StepMetrics]) -> None:
         self._room.release()

@@ -132,6 +132,14 @@ def test_bad_input_on_one_rank_ends_all_with_one_line(tmp_path, train_store_dir,
             assert job.output.count("exitcode  : 2 ") == 2, job.output
 
 
+def test_a_crash_of_one_rank_ends_all_with_one_traceback(tmp_path, train_store_dir):
+    """Rank 0 is then waiting in a collective."""
+    with FaultyJob(tmp_path / "run", train_store_dir, "own", "raise:train_step:1") as job:
+        assert job.wait() == 1, job.output
+        assert job.output.count("Traceback") == 1, job.output
+        assert "RuntimeError: a bug\nerror: rank 1 on " in job.output, job.output
+
+
 def test_bad_input_on_the_first_rank_ends_all(tmp_path, train_store_dir):
     with FaultyJob(tmp_path / "run", train_store_dir, "own", "refuse:open_inputs:0") as job:
         job.wait_for("fault before")

@@ -45,12 +45,14 @@ def test_nan_on_one_rank_is_skipped_by_all_and_named(tmp_path, train_store_dir):
 
 
 @pytest.mark.slow
-def test_too_many_skipped_steps_stop_the_run(tmp_path, train_store_dir):
+def test_too_many_skipped_steps_stop_the_run_after_the_save_under_way(tmp_path, train_store_dir):
     flags = {"max_skipped_steps": 3, "last_poisoned_step": 1000}
+    flags |= {"save_step_interval": 8, "slow_save_seconds": 5}
     result = train_poisoned(tmp_path, train_store_dir, **flags)
     assert result.returncode == 1
     assert "4 steps in a row" in result.stderr
     assert steps_logged(tmp_path) == 10
+    assert [step for step, _ in list_checkpoints(tmp_path)] == [8]
 
 
 @pytest.mark.slow

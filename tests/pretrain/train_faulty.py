@@ -1,7 +1,7 @@
 """The training command with a fault, which the variable FAULT names.
 
-KIND:POINT:RANK, on one rank: `refuse` raises InputError, `wait` is busy for long, before the point. That is a
-function of the trainer, or `options`, which are checked before torch is imported.
+KIND:POINT:RANK, on one rank, before the point: `refuse` raises InputError, `raise` RuntimeError, `wait` is
+busy for long. A point is a function of the trainer, or `options`, which are checked before torch is imported.
 `slow:train:STEP`, `slow:eval:STEP`, on all ranks: after that step each forward pass of training or validation
 takes seconds.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from lit_gpt.cli import InputError, run_command
+from lit_gpt.cli import InputError
 from pretrain import tinyllama_fabric
 from pretrain.launch.stop import StopRequest
 from pretrain.launch.watchdog import Watchdog
@@ -35,6 +35,8 @@ def inject(kind: str, point: str, fault_rank: int) -> None:
             print(f"fault before {point}", flush=True)
             if kind == "refuse":
                 raise InputError("this rank has met bad input: mend it")
+            if kind == "raise":
+                raise RuntimeError("a bug")
             time.sleep(600)
         return original(*arguments, **options)
 
@@ -72,4 +74,4 @@ if __name__ == "__main__":
     watchdog = tinyllama_fabric.watchdog = Watchdog(StopRequest().install())
     if point == "options":
         inject(kind, point, int(rank))
-    run_command(TrainOptions, main, report=watchdog.refuse)
+    watchdog.run(TrainOptions, main)

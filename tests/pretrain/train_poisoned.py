@@ -1,4 +1,4 @@
-"""The training command, with faults at given steps: a loss that is not a number, a hang, a clock set back."""
+"""The training command with faults: a loss that is not a number, a hang, a clock set back, a slow disk."""
 
 import sys
 import time
@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from lit_gpt.cli import run_command
+from pretrain.checkpoint import checkpointer
 from pretrain.launch.stop import StopRequest
 from pretrain.launch.watchdog import Watchdog
 from pretrain.monitor.step_reporter import TrainingDiverged
@@ -24,12 +24,19 @@ class PoisonedOptions(TrainOptions):
     last_poisoned_step: int = 8
     hanging_step: int = 0
     clock_back_step: int = 0
+    slow_save_seconds: float = 0.0
 
 
 def main(options: PoisonedOptions) -> None:
     trainer = Trainer(options, watchdog)
 
-    now = time.time
+    now, write_checkpoint = time.time, checkpointer.write_checkpoint
+
+    def write_slowly(*arguments):
+        time.sleep(options.slow_save_seconds)
+        write_checkpoint(*arguments)
+
+    checkpointer.write_checkpoint = write_slowly
 
     def poison(module, inputs, loss):
         if trainer.step + 1 == options.hanging_step:
@@ -49,4 +56,4 @@ def main(options: PoisonedOptions) -> None:
 
 if __name__ == "__main__":
     watchdog = Watchdog(StopRequest().install())
-    run_command(PoisonedOptions, main, report=watchdog.refuse)
+    watchdog.run(PoisonedOptions, main)

@@ -1,10 +1,14 @@
 import os
 import signal
+import socket
+import subprocess
+import sys
 import time
 
 import pytest
 
 from pretrain.launch.stop import STOP_SIGNALS, StopAgreement, StopRequest
+from tests.pretrain.running import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -40,3 +44,34 @@ def test_one_process_stops_at_once():
     assert not agreement.should_stop()
     os.kill(os.getpid(), signal.SIGUSR1)
     assert agreement.should_stop()
+
+
+WAITING = """
+from datetime import timedelta
+from pretrain.launch.stop import StopRequest
+from pretrain.launch.watchdog import Watchdog
+
+watchdog = Watchdog(StopRequest().install())
+print("waiting", flush=True)
+watchdog.start(timedelta(minutes=5))
+"""
+
+
+def test_a_stop_is_heard_while_rank_0_is_not_there():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    place = {"RANK": 1, "LOCAL_RANK": 1, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAITING],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {name: str(value) for name, value in place.items()},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "waiting\n"
+    process.terminate()
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert output.startswith("stopped before a step was done (SIGTERM, starting)")

@@ -8,6 +8,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lit_gpt.cli import InputError
+from pretrain.monitor import boards
 from pretrain.monitor.metrics import COLUMNS, MetricsWriter, StepMetrics, read_metrics
 from pretrain.monitor.save_errors import SaveErrors
 from tests.pretrain.saving import file_size_limit
@@ -183,6 +184,20 @@ def test_tensorboard_is_no_reason_to_stop(tmp_path, capsys, when):
     for step in (1, 2):
         writer.write([line(step)])
     writer.close()
+    assert writer.close_boards()
     errors.close()
     assert capsys.readouterr().err.count("TensorBoard shows nothing from here on") == 1
     assert steps(tmp_path) == [1, 2]
+
+
+def test_an_upload_that_hangs_is_given_up_when_all_lines_are_on_disk(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(boards, "CLOSE_SECONDS", 0.1)
+    free = threading.Event()
+    writer = open_writer(tmp_path)
+    monkeypatch.setattr(boards.EventFile, "finish", lambda self: free.wait(60))
+    writer.write([line(1)])
+    writer.close()
+    assert steps(tmp_path) == [1]
+    assert not writer.close_boards()
+    assert "TensorBoard has not shown all figures after 0.1 s" in capsys.readouterr().err
+    free.set()
