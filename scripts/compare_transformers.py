@@ -25,9 +25,9 @@ from torch import Tensor
 from lit_gpt.cli import run_command
 from lit_gpt.hf.config import to_hf_config
 from lit_gpt.hf.mapping import hf_parts
-from lit_gpt.model.documents import Batch
 from lit_gpt.option_types import NonNegativeInt, PositiveFloat, PositiveInt
 from pretrain.checkpoint.snapshot import model_tensors
+from pretrain.data.batch import Batch
 from pretrain.data.dataloader import StepBatch
 from pretrain.launch.stop import StopRequest
 from pretrain.launch.watchdog import Watchdog

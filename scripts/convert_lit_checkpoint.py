@@ -141,7 +141,7 @@ def check_folder(folder: Path, source: Checkpoint, dtype: torch.dtype | None) ->
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from lit_gpt.model.documents import Documents
+    from lit_gpt.model.attention import Documents
     from lit_gpt.model.gpt import GPT
 
     reader, config, _, tokenizer, _, bos = source

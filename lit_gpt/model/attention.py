@@ -3,7 +3,9 @@
 Shape suffixes: T = tokens of the flattened batch, N = heads, G = key and value heads, H = head width.
 """
 
+import inspect
 from collections.abc import Callable
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -14,13 +16,23 @@ from torch.nn.attention import (
 )
 
 from lit_gpt.cli import InputError
-from lit_gpt.model.documents import Documents
 from lit_gpt.model.sdpa_attention import sdpa_attention
 
 FLASH_DTYPES = (torch.bfloat16, torch.float16)
 KERNELS = ("fa3", "fa2", "sdpa")
 # FlashAttention-2 as torch is built with it, FlashAttention-3 as llammlein.def builds it.
 WIDEST_HEAD = {"fa3": 128, "fa2": 256}
+
+
+class Documents(NamedTuple):
+    """The bounds of the documents in a flattened batch; attention never crosses them.
+
+    `cu_seqlens`: int32 (n_documents + 1,), from 0 to T. `max_seqlen`: no document is longer.
+    """
+
+    cu_seqlens: Tensor
+    max_seqlen: int
+
 
 _Kernel = Callable[[Tensor, Tensor, Tensor, Documents], Tensor]
 # FlashAttention once it is chosen; SDPA serves what it does not take.
@@ -41,7 +53,7 @@ def attention(q_TNH: Tensor, k_TGH: Tensor, v_TGH: Tensor, documents: Documents)
     """
     if _flash is not None and q_TNH.is_cuda and q_TNH.dtype in FLASH_DTYPES:
         return _flash(q_TNH, k_TGH, v_TGH, documents)
-    return sdpa_attention(q_TNH, k_TGH, v_TGH, documents)
+    return sdpa_attention(q_TNH, k_TGH, v_TGH, documents.cu_seqlens)
 
 
 def choose_attention(
@@ -77,9 +89,19 @@ def choose_attention(
 
 
 def _load_flash() -> _Kernel:
-    from lit_gpt.model.flash_attention import flash_attention
+    """FlashAttention through torch's variable-length attention, in the version that is activated."""
+    from torch.nn.attention.varlen import varlen_attn  # takes a second: it loads torch's compiler
 
-    return flash_attention
+    options: dict[str, Any] = {"window_size": (-1, 0)}  # the one window that means causal
+    if "enable_gqa" in inspect.signature(varlen_attn).parameters:  # torch 2.12 must be told, 2.11 need not
+        options["enable_gqa"] = True
+
+    def flash(q_TNH: Tensor, k_TGH: Tensor, v_TGH: Tensor, documents: Documents) -> Tensor:
+        bounds, longest = documents
+        out = varlen_attn(q_TNH, k_TGH, v_TGH, bounds, bounds, longest, longest, **options)
+        return cast(Tensor, out)
+
+    return flash
 
 
 def _flash_obstacle(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:

@@ -13,9 +13,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_gpt.model.attention import attention
+from lit_gpt.model.attention import Documents, attention
 from lit_gpt.model.config import ModelConfig
-from lit_gpt.model.documents import Documents
 from lit_gpt.model.loss import chunked_cross_entropy
 from lit_gpt.model.rope import inverse_frequencies, rotary_tables, rotate
 

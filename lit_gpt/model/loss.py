@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_gpt.model.documents import IGNORE_INDEX
-
+IGNORE_INDEX = -100
+"""Label of a position that counts nothing."""
 CHUNK_TOKENS = {"cpu": 512, "cuda": 8192}
 """Tokens whose logits exist at a time: small where caches count, large where products must fill a device.
 With 32,064 ids the logits of a chunk are 66 MB (fp32) and 525 MB (bf16)."""

@@ -12,12 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_gpt.model.documents import Documents
 
-
-def sdpa_attention(q_TNH: Tensor, k_TGH: Tensor, v_TGH: Tensor, documents: Documents) -> Tensor:
+def sdpa_attention(q_TNH: Tensor, k_TGH: Tensor, v_TGH: Tensor, cu_seqlens: Tensor) -> Tensor:
     """`attention` on any device, in any dtype."""
-    out_TNH, _ = torch.ops.lit_gpt.sdpa_per_document(q_TNH, k_TGH, v_TGH, documents.cu_seqlens)
+    out_TNH, _ = torch.ops.lit_gpt.sdpa_per_document(q_TNH, k_TGH, v_TGH, cu_seqlens)
     return out_TNH
 
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from lit_gpt.cli import InputError
-from lit_gpt.model.documents import Batch, assemble
 from lit_gpt.rows.sample_order import RowAddresses
+from pretrain.data.batch import Batch, assemble
 from pretrain.data.row_reader import RowReader
 from pretrain.data.rows import StepRows
 from pretrain.data.shard_cache import ShardCache

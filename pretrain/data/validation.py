@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from lit_gpt.model.documents import Batch, assemble
 from lit_gpt.rows.packed_store import PackedStore, RowTokens
 from lit_gpt.rows.sample_order import validation_rows
+from pretrain.data.batch import Batch, assemble
 from pretrain.data.row_reader import RowReader
 from pretrain.data.rows import by_shard
 from pretrain.data.training_data import DataOptions, TrainingData

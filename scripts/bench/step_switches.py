@@ -14,12 +14,13 @@ from lightning.fabric import Fabric
 from torch import Tensor
 from torch.distributed.fsdp import fully_shard
 
-from lit_gpt.model import documents, loss
 from lit_gpt.model import gpt as model
-from lit_gpt.model.documents import Batch, Documents
+from lit_gpt.model import loss
+from lit_gpt.model.attention import Documents
 from lit_gpt.model.gpt import Transformer
 from pretrain import parallel
-from pretrain.data import dataloader
+from pretrain.data import batch, dataloader
+from pretrain.data.batch import Batch
 from pretrain.options import TrainOptions
 
 
@@ -103,7 +104,7 @@ SWITCHES = {
     "ours-autotune": Switch(apply=partial(_compile_with, "max-autotune-no-cudagraphs")),
     "ours-cudagraphs": Switch(apply=partial(_compile_with, "reduce-overhead")),
     # Undone, one at a time.
-    "without-buckets": Switch(apply=partial(setattr, documents, "SHORT_DOCUMENTS", 0)),
+    "without-buckets": Switch(apply=partial(setattr, batch, "SHORT_DOCUMENTS", 0)),
     "without-wide-rope": Switch(apply=partial(setattr, model, "rotate", _rotate_by_roll)),
     "without-large-chunks": Switch(apply=partial(setattr, loss, "LARGE_CARD_BYTES", float("inf"))),
     "without-fp32-product": Switch(apply=partial(setattr, loss, "_add_product", _add_rounded_product)),

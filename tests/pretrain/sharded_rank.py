@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor.debug import CommDebugMode
 
+from lit_gpt.model.attention import Documents
 from lit_gpt.model.config import ModelConfig
-from lit_gpt.model.documents import Documents
 from lit_gpt.model.gpt import GPT
 from pretrain import parallel
 from pretrain.options import TrainOptions

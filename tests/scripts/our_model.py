@@ -7,8 +7,8 @@ from torch import Tensor
 
 from lit_gpt.checkpoint.folder import read_manifest
 from lit_gpt.checkpoint.tensor_files import TensorReader
+from lit_gpt.model.attention import Documents
 from lit_gpt.model.config import ModelConfig
-from lit_gpt.model.documents import Documents
 from lit_gpt.model.gpt import GPT
 
 

@@ -20,8 +20,8 @@ from transformers import (
 
 from lit_gpt.checkpoint.folder import verify
 from lit_gpt.cli import InputError
+from lit_gpt.model.attention import Documents
 from lit_gpt.model.config import ModelConfig
-from lit_gpt.model.documents import Documents
 from lit_gpt.model.gpt import GPT
 from scripts.convert_hf_checkpoint import ConvertHFOptions, main
 from scripts.convert_lit_checkpoint import ConvertOptions, convert

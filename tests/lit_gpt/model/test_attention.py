@@ -14,8 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lit_gpt.cli import InputError
 from lit_gpt.model import attention as attention_module
 from lit_gpt.model import sdpa_attention
-from lit_gpt.model.attention import attention, choose_attention
-from lit_gpt.model.documents import Documents
+from lit_gpt.model.attention import Documents, attention, choose_attention
 
 T = 96
 OPS = torch.ops

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from lit_gpt.model.attention import Documents
 from lit_gpt.model.config import ModelConfig
-from lit_gpt.model.documents import Documents
 from lit_gpt.model.flops import device_peak_flops, flops_inside_documents, flops_per_token, matmul_parameters
 from lit_gpt.model.gpt import GPT
 

@@ -15,8 +15,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from lit_gpt.hf.config import to_hf_config
 from lit_gpt.hf.mapping import hf_parts
+from lit_gpt.model.attention import Documents
 from lit_gpt.model.config import ModelConfig
-from lit_gpt.model.documents import Documents
 from lit_gpt.model.gpt import GPT, clean_name
 
 VOCAB = 96

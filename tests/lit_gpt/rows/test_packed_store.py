@@ -16,12 +16,13 @@ import xxhash
 
 from lit_gpt import files
 from lit_gpt.cli import InputError
-from lit_gpt.model.documents import IGNORE_INDEX, assemble
+from lit_gpt.model.loss import IGNORE_INDEX
 from lit_gpt.rows import packed_shard
 from lit_gpt.rows import packed_store as packing
 from lit_gpt.rows.packed_store import PackedStore, RowTokens, row_checksum
 from lit_gpt.rows.sample_order import SampleOrder
 from lit_gpt.store.token_store import TokenStore
+from pretrain.data.batch import assemble
 
 BLOCK = 64
 FORK = multiprocessing.get_context("fork")

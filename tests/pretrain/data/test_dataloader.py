@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lit_gpt.cli import InputError
-from lit_gpt.model.documents import IGNORE_INDEX
+from lit_gpt.model.loss import IGNORE_INDEX
 from pretrain.data.dataloader import check_resumable
 from tests.pretrain.feeding import BLOCK, GLOBAL_BATCH, feed, flip, open_data
 

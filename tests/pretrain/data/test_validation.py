@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from data_prep import tokenize_corpus
-from lit_gpt.model.documents import IGNORE_INDEX, Batch
+from lit_gpt.model.loss import IGNORE_INDEX
 from lit_gpt.rows.packed_store import PackedStore
 from lit_gpt.rows.sample_order import validation_rows
 from lit_gpt.store.token_store import TokenStore
+from pretrain.data.batch import Batch
 from pretrain.data.validation import ValidationSample
 from pretrain.monitor.metrics import read_metrics
 from tests.pretrain.feeding import BLOCK

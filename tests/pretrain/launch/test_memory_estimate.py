@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 import torch
 
+from lit_gpt.model.attention import Documents
 from lit_gpt.model.config import ModelConfig
-from lit_gpt.model.documents import Documents
 from lit_gpt.model.gpt import GPT
 from pretrain.launch.memory_estimate import checkpoint_bytes, estimate_memory
 from pretrain.options import TrainOptions

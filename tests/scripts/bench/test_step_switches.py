@@ -4,9 +4,9 @@ import numpy as np
 import torch
 
 from lit_gpt.model.config import ModelConfig
-from lit_gpt.model.documents import assemble
 from lit_gpt.model.gpt import GPT
 from lit_gpt.rows.packed_store import RowTokens
+from pretrain.data.batch import assemble
 from scripts.bench.step_switches import longest_first
 
 

@@ -7,21 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lit_gpt.model.attention import Documents
+from lit_gpt.model.loss import IGNORE_INDEX
 from lit_gpt.rows.packed_store import RowTokens
 
-IGNORE_INDEX = -100
 SHORT_DOCUMENTS = 512
-
-
-class Documents(NamedTuple):
-    """Which positions of a flattened batch belong together; attention never crosses these bounds.
-
-    `cu_seqlens`: int32 (n_documents + 1,), from 0 to B*T. `max_seqlen`: no document is longer; see
-    `max_seqlen_bucket`.
-    """
-
-    cu_seqlens: Tensor
-    max_seqlen: int
 
 
 class Batch(NamedTuple):

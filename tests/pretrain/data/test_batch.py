@@ -6,8 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lit_gpt.model.documents import IGNORE_INDEX, assemble
+from lit_gpt.model.loss import IGNORE_INDEX
 from lit_gpt.rows.packed_store import RowTokens
+from pretrain.data.batch import assemble
 
 FILLER = 2
 
