@@ -28,6 +28,8 @@ from lit_gpt.store.tokenizer import Tokenizer
 class Options(Limits, ExecutionOptions, CorpusOptions):
     """Filter documents; what is excluded goes to files by reason."""
 
+    GROUP_TITLE: ClassVar = "Filters, as in data_prep/clean.py"
+
     preset: Literal["german", "fineweb2_german", "none"] = "german"
     """Limits where none are given."""
     SHOWN_DEFAULTS: ClassVar = preset_values()

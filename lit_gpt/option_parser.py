@@ -107,7 +107,7 @@ def _titled_helps(options_class: type) -> Iterator[tuple[str | None, dict[str, s
     for owner in filter(dataclasses.is_dataclass, options_class.__mro__):
         texts = {name: text for name, text in _docstrings(owner).items() if name in fields}
         helps = {name: _help(options_class, fields.pop(name), text) for name, text in texts.items()}
-        title = (inspect.getdoc(owner) or "").partition("\n")[0].rstrip(".")
+        title = vars(owner).get("GROUP_TITLE", (inspect.getdoc(owner) or "").partition("\n")[0].rstrip("."))
         if helps:
             yield (None if owner is options_class else title), helps
 

@@ -2,7 +2,8 @@
 
 A field of a dataclass says it by its annotation: `Literal`, `Path | None`, `PositiveInt`, `Fraction`,
 `Annotated[float, Range(above=0)]`. Numbers are always finite and fit 64 bits. A class variable
-SHOWN_DEFAULTS has the words that `--help` shows where the default itself says nothing.
+SHOWN_DEFAULTS has the words that `--help` shows where the default itself says nothing; GROUP_TITLE is the
+title of the options in the help of a command that inherits them.
 """
 
 import dataclasses

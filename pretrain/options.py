@@ -32,6 +32,7 @@ class TrainOptions:
     """
 
     ALTERNATIVES: ClassVar = [("max_steps", "max_epochs")]
+    GROUP_TITLE: ClassVar = "Training, as in pretrain/tinyllama_fabric.py"
 
     train_data_dir: list[str] = field(default_factory=list)
     """Token store(s) to train on: DIR, or several as DIR:WEIGHT."""

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Check a training job, show its plan, and submit it to SLURM.
+"""Check a training job, print its plan, and submit it to SLURM.
 
     python scripts/submit.py --config pretrain/configs/LLaMmlein_1B.yaml --train_data_dir DIR \
         --out_dir runs/german_1B --time 24:00:00 [--dry_run]
@@ -34,7 +34,7 @@ SCRIPT = ROOT / "cluster/exec/train_fabric.sh"
 
 AGAIN = """\
 #!/usr/bin/env bash
-# Submits the run as scripts/submit.py has checked it; it goes on from its newest checkpoint.
+# Submits the run as scripts/submit.py has checked it; it resumes from its newest checkpoint.
 set -euo pipefail
 export RUNS_DIR={runs_dir} MODEL_NAME={name}
 source {settings}
@@ -42,7 +42,7 @@ source {settings}
 """
 ONE = "{command}"
 CHAIN = """\
-CHAIN=$(date +%s) # marks the jobs that belong together
+CHAIN=$(date +%s) # identifies the jobs of this chain
 export CHAIN
 for _ in $(seq {count}); do
     {command}
@@ -51,69 +51,70 @@ done"""
 
 @dataclass
 class SubmitOptions(TrainOptions):
-    """Check a training job, show its plan, and submit it to SLURM.
+    """Check a training job, print its plan, and submit it to SLURM.
 
-    Takes the trainer's options; --num_nodes and --devices are also the size of the job.
+    Takes the trainer's options; --num_nodes and --devices also set the size of the job.
     """
 
     resume: str | None = None
-    """Leave it out: a job continues from its newest checkpoint by itself."""
+    """Leave it out: a job resumes from its newest checkpoint by itself."""
     time: Duration = "24:00:00"
-    """Time limit of a job. What is not done by then is done after the next start."""
+    """Time limit of a job; a requeued job continues the run."""
     chain: PositiveInt = 1
-    """Submit so many jobs, one after another, where a job may not requeue itself."""
+    """Number of jobs to submit, to run one after another where a job may not requeue itself."""
     device_memory: PositiveFloat = 80.0
-    """Memory of a device in GiB, with which the estimate is compared."""
+    """Memory of a device in GiB; a plan that needs more is refused."""
     tokens_per_second: PositiveFloat | None = None
-    """Of one device, as measured: gives the hours that the run will take."""
+    """Measured throughput of one device, from which the plan computes hours."""
     sbatch_options: str = ""
-    """More options for sbatch, in one string: --sbatch_options='--qos=long --exclude=node07'."""
+    """Further options of sbatch, in one string: --sbatch_options='--qos=long --exclude=node07'."""
     measure: bool = False
-    """Train for a minute on this machine to find out tokens_per_second; packs the data if need be."""
+    """Train for a minute on this machine to measure tokens_per_second; packs the data first if needed."""
     dry_run: bool = False
-    """Check and show the plan; write and submit nothing. Needs no cluster."""
+    """Check and print the plan; write and submit nothing. Needs no cluster."""
 
 
 def main(options: SubmitOptions) -> None:
-    """Check, show, submit."""
-    limit = parse_duration(options.time)
-    on_cluster = not options.dry_run or shutil.which("sbatch") is not None
-    if on_cluster:
-        check_environment()
+    """Check, print the plan, submit."""
+    has_slurm = shutil.which("sbatch") is not None
+    missing = missing_environment() if has_slurm or not options.dry_run else None
+    if missing and not options.dry_run:
+        raise InputError(missing)
     plan = examine(options)
     for name, text in plan.lines(options.device_memory):
         print(f"{name:<8} {text}", flush=True)
-    print(f"{'time':<8} {time_needed(plan, limit)}")
+    print(f"{'time':<8} {time_needed(plan, parse_duration(options.time))}")
     command = shlex.join(sbatch_command(options))
     print(f"{'submits' if options.chain == 1 else f'{options.chain} x':<8} {command}")
-    if not on_cluster:
-        print(f"{'or here':<8} {shlex.join(training_command(options))}")
     if not options.dry_run:
         submit(options, command)
+    elif not has_slurm:
+        print(f"{'or here':<8} {shlex.join(training_command(options))}")
+    elif missing:
+        print(f"{'note':<8} before submitting: {missing}")
 
 
-def check_environment() -> None:
-    """See that the place where Python is, by the site's settings, is there.
+def missing_environment() -> str | None:
+    """Say that the jobs' Python environment is missing: the container, or VENV where the site sets it.
 
     Raises:
-        InputError: neither the container nor the virtual environment.
+        InputError: the site's settings cannot be read.
     """
     show = f'source {shlex.quote(str(SITE_SETTINGS))} && printf "%s\\n" "$VENV" "$IMAGE"'
     done = subprocess.run(["bash", "-c", show], capture_output=True, text=True)
     if done.returncode:
-        raise InputError(f"{SITE_SETTINGS}: {' '.join(done.stderr.split())}; mend it")
+        raise InputError(f"{SITE_SETTINGS}: {' '.join(done.stderr.split())}; fix it")
     venv, image = done.stdout.splitlines()
     inside_container = "APPTAINER_CONTAINER" in os.environ or "SINGULARITY_CONTAINER" in os.environ
     if venv and not Path(venv, "bin/python").exists():
-        raise InputError(f"VENV={venv} has no bin/python; set VENV in {SITE_SETTINGS}")
+        return f"VENV={venv} has no bin/python; set VENV in {SITE_SETTINGS}"
     if not venv and not inside_container and not Path(image).is_file():
-        raise InputError(
-            f"IMAGE={image} is not there; build it (cluster/README.md) or set VENV in {SITE_SETTINGS}"
-        )
+        return f"IMAGE={image} does not exist; build it (cluster/README.md) or set VENV in {SITE_SETTINGS}"
+    return None
 
 
 def time_needed(plan: JobPlan, limit: float) -> str:
-    """Hours and jobs that the run will take."""
+    """Describe how many hours and jobs the run takes."""
     options = plan.options
     assert isinstance(options, SubmitOptions)
     if options.measure:
@@ -124,8 +125,8 @@ def time_needed(plan: JobPlan, limit: float) -> str:
         origin = f"{speed:,.0f} tokens/s a device"
     else:
         return (
-            f"jobs of {options.time}; for the hours give --tokens_per_second of one device, or --measure "
-            "where there is one"
+            f"jobs of {options.time}; for the hours give --tokens_per_second of one device, or --measure on "
+            "a machine that has one"
         )
     hours = plan.hours(speed)
     jobs = math.ceil(hours * 3600 / limit)
@@ -133,7 +134,7 @@ def time_needed(plan: JobPlan, limit: float) -> str:
 
 
 def sbatch_command(options: SubmitOptions) -> list[str]:
-    """The command that submits one job."""
+    """Return the command that submits one job."""
     out_dir = Path(options.out_dir).absolute()
     gpus = 0 if options.accelerator == "cpu" else options.devices
     return [
@@ -154,7 +155,7 @@ def sbatch_command(options: SubmitOptions) -> list[str]:
 
 
 def training_command(options: SubmitOptions) -> list[str]:
-    """The command that trains on this machine."""
+    """Return the command that trains on this machine."""
     words = ["python", "pretrain/tinyllama_fabric.py", "--resume", "auto"]
     for entry in dataclasses.fields(TrainOptions):
         value = getattr(options, entry.name)
@@ -165,7 +166,7 @@ def training_command(options: SubmitOptions) -> list[str]:
 
 
 def submit(options: SubmitOptions, command: str) -> None:
-    """Write options and submission into the run's folder; run the latter where there is an sbatch."""
+    """Write `submitted.yaml` and `submit.sh` into the run's folder; run the latter if sbatch is installed."""
     out_dir = Path(options.out_dir).absolute()
     out_dir.mkdir(parents=True, exist_ok=True)
     names = [entry.name for entry in dataclasses.fields(TrainOptions)]
@@ -181,10 +182,10 @@ def submit(options: SubmitOptions, command: str) -> None:
         )
     )
     if shutil.which("sbatch") is None:
-        print(f"there is no sbatch here; where there is one: bash {again}")
+        print(f"sbatch is not installed here; on a machine that has it: bash {again}")
         return
     if subprocess.run(["bash", str(again)]).returncode:
-        raise InputError(f"SLURM refused the job, see above; to try again: bash {again}")
+        raise InputError(f"SLURM refused the job, see above; to retry: bash {again}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ if [[ -n $VENV ]]; then
     exec "$@"
 fi
 
-[[ -f $IMAGE ]] || fail "IMAGE=$IMAGE is not there; build it (cluster/building/build-image.sh) or set VENV"
+[[ -f $IMAGE ]] || fail "IMAGE=$IMAGE does not exist; build it (cluster/building/build-image.sh) or set VENV"
 runtime=$(command -v apptainer || command -v singularity) ||
     fail "neither apptainer nor singularity is in PATH; load its module in cluster/exec/env.sh or set VENV"
 mkdir -p "$RUNS_DIR" # what is bound must be there

@@ -123,13 +123,38 @@ def test_without_sbatch_the_submission_is_left_to_run(options, tmp_path, capsys)
 
 @pytest.mark.parametrize(
     ("place", "message"),
-    [({"VENV": "/nowhere"}, "VENV=/nowhere"), ({"VENV": "", "IMAGE": "/no.sif"}, "/no.sif")],
+    [({"VENV": "/nowhere"}, "VENV=/nowhere"), ({"VENV": "", "IMAGE": "/no.sif"}, "/no.sif does not exist")],
 )
 def test_a_missing_environment_is_named(options, monkeypatch, place, message):
     for name, value in place.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=message):
         submit.main(submission(options))
+
+
+def test_a_dry_run_on_a_login_node_needs_no_image(tmp_path, train_store_dir):
+    """With sbatch and without image or environment: the plan is printed, and what is missing with it."""
+    (tmp_path / "sbatch").touch(mode=0o755)
+    flags = {"model_name": "tiny_100K", "train_data_dir": train_store_dir, "out_dir": tmp_path / "run"}
+    flags |= {"global_batch_size": 64, "max_steps": 10, "accelerator": "cpu"}
+    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "IMAGE": "/no.sif"}
+    command = [sys.executable, str(ROOT / "scripts/submit.py"), *words, "--dry_run"]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (result.returncode, result.stderr) == (0, "")
+    lines = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
+    assert lines["submits"].startswith("sbatch --job-name=llammlein-run")
+    assert lines["note"].startswith("before submitting: IMAGE=/no.sif does not exist; build it")
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_groups_speak_of_submitting(capsys):
+    with pytest.raises(SystemExit):
+        parse_options(submit.SubmitOptions, ["--help"])
+    assert re.findall(r"^(\w.*):$", capsys.readouterr().out, re.M) == [
+        "options",
+        "Training, as in pretrain/tinyllama_fabric.py",
+    ]
 
 
 def test_without_a_cluster_the_plan_has_hours_of_a_measured_step(tmp_path, train_store_dir):
