@@ -59,7 +59,10 @@ def main(options: Options) -> None:
     texts = list(sample(files, options.sample_mb * 1e6, SetAside(), options.text_fields))
     if not any(text.split() for text in texts):
         raise InputError("no words in the sample: give other --input")
-    measured = [measure(Tokenizer.load(folder), texts) for folder in options.tokenizers]
+    measured = [
+        measure(Tokenizer.load(folder), texts, name)
+        for folder, name in zip(options.tokenizers, row_names(options.tokenizers), strict=True)
+    ]
     options.output.mkdir(parents=True, exist_ok=True)
     write_json(options.output / "tokenizers.json", [asdict(measures) for measures in measured])
     write_atomically(options.output / "tokenizers.md", table(measured))
@@ -67,12 +70,18 @@ def main(options: Options) -> None:
     print(table(measured), end="")
 
 
-def measure(tokenizer: Tokenizer, texts: list[str]) -> Measures:
+def row_names(folders: list[Path]) -> list[str]:
+    """The folders' last names; of several with the same one the paths as given."""
+    last = [folder.resolve().name for folder in folders]
+    return [str(folder) if last.count(name) > 1 else name for folder, name in zip(folders, last, strict=True)]
+
+
+def measure(tokenizer: Tokenizer, texts: list[str], name: str) -> Measures:
     """One tokenizer on the texts. Tokens are counted without BOS and EOS."""
     words = Counter(word for text in texts for word in text.split())
     n_words, n_tokens, n_changed = words.total(), 0, 0
     counts: Counter[int] = Counter()
-    for text in progress(texts, description=tokenizer.folder.name, unit=" documents"):
+    for text in progress(texts, description=name, unit=" documents"):
         ids = tokenizer.encode([text])[0][1:-1]
         n_tokens += len(ids)
         counts.update(ids.tolist())
@@ -80,7 +89,7 @@ def measure(tokenizer: Tokenizer, texts: list[str]) -> Measures:
     whole = sum(count for word, count in words.items() if len(tokenizer.encode([f" {word}"])[0]) == 3)
     unknown = counts[tokenizer.unk_id] if tokenizer.unk_id is not None else 0
     return Measures(
-        name=tokenizer.folder.name,
+        name=name,
         vocab_size=tokenizer.vocab_size,
         tokens_per_word=round(n_tokens / n_words, 4),
         bytes_per_token=round(sum(len(text.encode()) for text in texts) / n_tokens, 4),

@@ -15,6 +15,8 @@ from lit_gpt.cli import InputError, progress
 from lit_gpt.files import read_bounded
 from lit_gpt.model.config import ModelConfig
 from lit_gpt.model.gpt import parameter_shapes
+from lit_gpt.store.token_store import TokenStore
+from lit_gpt.store.tokenizer import REQUIRED_FILES, Tokenizer
 
 
 class Source(Protocol):
@@ -63,6 +65,34 @@ def write_initial_checkpoint(
             raise
     except OSError as error:
         raise InputError(f"{error.filename or output}: {error.strerror}") from error
+
+
+def check_tokenizer(folder: Path, store: TokenStore) -> None:
+    """Compare the tokenizer of a checkpoint's weights with that of a token store, where both are known.
+
+    A checkpoint of the trainer has the fingerprint; one converted from Hugging Face may have the files.
+
+    Raises:
+        InputError: they differ, so that every id would mean another token; names both. Or the checkpoint is
+            damaged.
+    """
+    fingerprint, carried = checkpoint.read_state(folder).get("tokenizer"), folder / "tokenizer"
+    if fingerprint == store.manifest.tokenizer:
+        return
+    where = f"fingerprint {fingerprint[:12]}" if fingerprint else ""
+    if fingerprint is None:
+        if not all((carried / name).is_file() for name in REQUIRED_FILES):
+            return
+        tokenizers = (
+            Tokenizer.load(place, cache_words=False) for place in (carried, store.path / "tokenizer")
+        )
+        if len({tokenizer.ids_fingerprint for tokenizer in tokenizers}) == 1:
+            return
+        where = str(carried)
+    raise InputError(
+        f"the weights in {folder} were trained with another tokenizer ({where}) than the data: "
+        f"{store.path / 'tokenizer'} ({store.manifest.tokenizer[:12]}); tokenize the data with theirs"
+    )
 
 
 def _copy_tokenizer(paths: Iterable[Path], folder: Path) -> dict[str, FileEntry]:

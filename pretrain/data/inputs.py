@@ -4,7 +4,9 @@ import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
+from lit_gpt.checkpoint.folder import list_checkpoints
 from lit_gpt.cli import InputError
+from lit_gpt.hf.initial_checkpoint import check_tokenizer
 from lit_gpt.model.config import ModelConfig
 from lit_gpt.rows.packed_store import PackedStore
 from lit_gpt.store.token_store import TokenStore
@@ -32,6 +34,12 @@ def open_inputs(options: TrainOptions) -> Inputs:
     shared = {field.name for field in dataclasses.fields(DataOptions)} & set(vars(options)) - {"block_size"}
     named = {name: getattr(options, name) for name in shared}
     data = TrainingData.open(DataOptions(block_size=shape.block_size, **named))
+    initial, resumes = (
+        options.initial_checkpoint_dir,
+        options.resume and list_checkpoints(Path(options.out_dir)),
+    )
+    if initial is not None and not resumes:
+        check_tokenizer(Path(initial), data.stores[0].store)
     return Inputs(data, _open_validation(options, data), shape.with_vocab_of(data.vocab_size))
 
 

@@ -1,6 +1,7 @@
 """Comparing tokenizers, and limits proposed for tokens per word."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def letters_tokenizer(folder):
 
 def test_measures_of_a_tokenizer_that_can_be_counted_by_hand(tmp_path):
     measures = evaluate_tokenizer.measure(
-        Tokenizer.load(letters_tokenizer(tmp_path / "letters")), ["ab xab", "c"]
+        Tokenizer.load(letters_tokenizer(tmp_path / "letters")), ["ab xab", "c"], "letters"
     )
     assert measures == evaluate_tokenizer.Measures(
         name="letters",
@@ -61,6 +62,11 @@ def test_the_comparison_has_a_row_a_tokenizer(tmp_path, tokenizer_dir, corpus_fi
     assert by_letter["unknown_per_million"] > 0
     assert len((tmp_path / "out" / "tokenizers.md").read_text().splitlines()) == 4
     assert (tmp_path / "out" / "tokenizers.png").stat().st_size > 1000
+
+
+def test_folders_of_the_same_name_have_rows_of_their_own():
+    folders = [Path("old/tok"), Path("new/tok"), Path("other")]
+    assert evaluate_tokenizer.row_names(folders) == ["old/tok", "new/tok", "other"]
 
 
 def test_proposed_limits_part_prose_from_noise():
