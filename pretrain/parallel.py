@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.distributed as dist
-from lightning.fabric import Fabric
-from lightning.fabric.strategies import ModelParallelStrategy, SingleDeviceStrategy, Strategy
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import ModelParallelStrategy, SingleDeviceStrategy, Strategy
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh

@@ -26,7 +26,7 @@ from scripts.bench.sample_store import sample_store
 ROOT = Path(__file__).resolve().parents[1]
 PART_SECONDS = 8 * 60
 PACKAGES = (
-    "torch", "triton", "lightning", "transformers", "tokenizers", "pyarrow", "orjson",
+    "torch", "triton", "lightning-fabric", "lightning", "transformers", "tokenizers", "pyarrow", "orjson",
     "pytest", "hypothesis", "torchao", "litgpt",
 )  # fmt: skip
 UNDONE = [

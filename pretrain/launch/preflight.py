@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 
 from lit_gpt.cli import InputError
 from lit_gpt.rows.packed_store import PackedStore

@@ -135,7 +135,7 @@ class Launch:
     def _address(self) -> tuple[str, int]:
         """Where rank 0 is, and a port of it."""
         if self.by_srun:
-            from lightning.fabric.plugins.environments import SLURMEnvironment
+            from lightning_fabric.plugins.environments import SLURMEnvironment
 
             slurm = SLURMEnvironment()
             return slurm.main_address, slurm.main_port
