@@ -28,12 +28,20 @@ import xxhash
 from lit_gpt.checkpoint.tensor_files import FileEntry
 from lit_gpt.cli import InputError
 from lit_gpt.files import open_regular, read_bounded, sync_folder
-from lit_gpt.store.tokenizer import FILES as TOKENIZER_FILES
 
 MANIFEST = "MANIFEST.json"
 STATE = "state.json"
 PARTS = ("model", "optim", "tokenizer", "state")
 FORMAT = 1
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+)
+"""Those of a tokenizer that a checkpoint may hold; part of the format."""
 
 _FOLDER = re.compile(r"iter-(\d{8,})-ckpt\.pth")
 _FILE = re.compile(

@@ -19,6 +19,7 @@ from lit_gpt.checkpoint import folder as checkpoint
 from lit_gpt.checkpoint.folder import DamagedCheckpoint, Manifest
 from lit_gpt.checkpoint.tensor_files import TensorReader, TensorSpec, write_tensors
 from lit_gpt.cli import InputError
+from lit_gpt.store import tokenizer
 from tests.disks import on_a_dead_disk, read_as_nobody
 
 
@@ -38,6 +39,11 @@ def build(out_dir: Path, step: int, n_ranks: int = 2, value: float = 1.0) -> Pat
     checkpoint.seal(temporary, Manifest(step, n_ranks, "sharded", files))
     checkpoint.publish(temporary, folder)
     return folder
+
+
+def test_a_checkpoint_may_hold_every_file_of_a_tokenizer():
+    """The checkpoint is below the store and names them itself: a new one is a new version of the format."""
+    assert checkpoint.TOKENIZER_FILES == tokenizer.FILES
 
 
 def flip_bit(path: Path, position: int, bit: int) -> None:
