@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole way once: text -> tokenizer -> token store -> training, stopped and resumed -> Hugging Face folder.
+# Every stage once: text -> tokenizer -> token store -> training, stopped and resumed -> Hugging Face folder.
 set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR source=environment.sh
@@ -20,7 +20,7 @@ makes .venv and installs what it needs of requirements.txt into it, from the pac
   --fresh        remove what an earlier run left in DIR and start clean
   --help         this text
 
-Run again, it goes on with the first stage that is not complete.
+Run it again to continue with the first stage that is not complete.
 
   PYTHON=...         use this interpreter's environment instead of .venv
   TORCH_BUILD=cuda   install torch's CUDA build although this machine has no GPU (cpu: the other way round)
@@ -110,7 +110,7 @@ open_out() {
     elif [ -e "$marker" ]; then
         [ "$wanted" = "$(<"$marker")" ] ||
             fail "--out $OUT was made from $(paste -sd ' ' "$marker"); give another folder, or --fresh"
-        echo "Going on in $OUT, where an earlier run has left off (--fresh starts clean)"
+        echo "Continuing in $OUT, where an earlier run stopped (--fresh starts clean)"
         return
     else
         echo "Starting clean in $OUT"
@@ -160,7 +160,7 @@ train() {
     trap - INT TERM
     # Bash forgets a Ctrl-C that comes as a child of its own ends; the trainer has had it, too, and has stopped.
     if $interrupted || { [ $status -eq 0 ] && ! $sent && [ ! -e "$OUT/run/done" ]; }; then
-        echo "interrupted; run this again to go on" >&2
+        echo "interrupted; run this again to continue" >&2
         exit 130
     fi
     [ $status -eq 0 ] || exit $status
@@ -185,8 +185,8 @@ Done after $SECONDS s: $losses.
     data/train, val  token stores: the documents as numbers, in Megatron-LM's format
     run/             checkpoints, metrics.csv, tensorboard/, and datapoints/: what each step was fed
     hf/              the model: AutoModelForCausalLM.from_pretrained("$OUT/hf")
-    loss.png         the course of the run
-    sample.txt       what the model says after "$PROMPT"
+    loss.png         loss and learning rate of the run
+    sample.txt       what the model writes after "$PROMPT"
 
 Next, in $ROOT$activate:
 
@@ -238,7 +238,7 @@ main() {
         run scripts/datapoints.py verify --run "$OUT/run" | tee "$OUT/verified.part"
         mv "$OUT/verified.part" "$OUT/verified.txt"
     fi
-    if stage "Let the model go on from \"$PROMPT\"" "$OUT/sample.txt"; then
+    if stage "Let the model continue \"$PROMPT\"" "$OUT/sample.txt"; then
         run scripts/generate.py --model "$OUT/hf" --prompt "$PROMPT" --temperature 0.5 | tee "$OUT/sample.part"
         mv "$OUT/sample.part" "$OUT/sample.txt"
     fi

@@ -132,9 +132,9 @@ def test_the_whole_way_and_again(tmp_path):
     assert "resumed from" in out
     for result in RESULTS:
         assert (out_dir / result).exists(), result
-    assert [step for step, _ in list_checkpoints(out_dir / "run")][-1] == 300
+    assert [step for step, _ in list_checkpoints(out_dir / "run")][-1] == 200
     metrics = read_metrics(out_dir / "run" / "metrics.csv")
-    assert [line["step"] for line in metrics] == list(range(1, 301))
+    assert [line["step"] for line in metrics] == list(range(1, 201))
     assert metrics[-1]["restart"] == 1
     assert metrics[-1]["loss"] < metrics[0]["loss"] - 3
     assert (out_dir / "loss.png").read_bytes().startswith(b"\x89PNG")
@@ -144,7 +144,7 @@ def test_the_whole_way_and_again(tmp_path):
     before = {file: file.stat().st_mtime_ns for file in out_dir.rglob("*")}
     code, again, err = quickstart("--out", out_dir)
     assert (code, err) == (0, "")
-    assert f"Going on in {out_dir}" in again
+    assert f"Continuing in {out_dir}" in again
     assert again.count("there already") == 9
     assert {file: file.stat().st_mtime_ns for file in out_dir.rglob("*")} == before
     assert again.split("Done after")[1].split(":")[1:] == out.split("Done after")[1].split(":")[1:]
@@ -152,14 +152,14 @@ def test_the_whole_way_and_again(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # a busy machine is no failure
-def test_files_of_ones_own_interrupted_and_gone_on(tmp_path, small_config, my_files):
+def test_files_of_ones_own_interrupted_and_continued(tmp_path, small_config, my_files):
     given = ("--out", "mine", "--config", small_config, "--input", "my files/*.jsonl.zst")
     process = start(*given, cwd=tmp_path)
     wait_for_training(process, tmp_path / "mine")
     os.killpg(process.pid, signal.SIGINT)  # what a terminal does on Ctrl-C
     _, err = process.communicate(timeout=600)
     assert process.returncode == 130
-    assert "interrupted; run this again to go on" in err
+    assert "interrupted; run this again to continue" in err
     ((stopped_at, _),) = list_checkpoints(tmp_path / "mine" / "run")
     assert stopped_at < 120
 
@@ -169,7 +169,7 @@ def test_files_of_ones_own_interrupted_and_gone_on(tmp_path, small_config, my_fi
 
     code, out, err = quickstart(*given, cwd=tmp_path)
     assert code == 0, err
-    assert "Going on in mine" in out
+    assert "Continuing in mine" in out
     assert f"at step {stopped_at}" in out
     steps = [line["step"] for line in read_metrics(tmp_path / "mine" / "run" / "metrics.csv")]
     assert steps == list(range(1, 121))
@@ -190,4 +190,4 @@ def test_an_interrupt_that_only_the_training_has_heard(tmp_path, small_config):
     subprocess.run(["pkill", "-INT", "--session", str(process.pid), "-f", "tinyllama_fabric"], check=True)
     _, err = process.communicate(timeout=600)
     assert process.returncode == 130
-    assert "interrupted; run this again to go on" in err
+    assert "interrupted; run this again to continue" in err
