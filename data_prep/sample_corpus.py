@@ -8,7 +8,6 @@ A document without such slots is a passage as it was written: it comes once. No 
 """
 
 import json
-import os
 import random
 import re
 import sys
@@ -19,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lit_gpt.cli import InputError, run_command
-from lit_gpt.files import create
+from lit_gpt.files import create, rename
 from lit_gpt.option_types import PositiveFloat
 
 PASSAGES = Path(__file__).resolve().parent / "sample_passages"
@@ -57,7 +56,7 @@ def main(options: Options) -> None:
             left -= len(text.encode())
             if left <= 0:
                 break
-    os.replace(part, options.output)
+    rename(part, options.output)
     print(f"{options.output}: {count} documents, {options.megabytes - left / 1e6:.1f} MB of text")
 
 

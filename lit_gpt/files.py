@@ -1,10 +1,14 @@
-"""Files that survive a kill: written whole or not at all, or cut back to what is known to be good."""
+"""Durable file operations. Only this module syncs, renames and locks files (hashed_files.py hashes them).
+
+After a crash a file written here is complete, or not there, or can be cut back to what was synced.
+"""
 
 import errno
 import fcntl
 import io
 import json
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -101,7 +105,7 @@ def read_json(path: Path, hint: str, limit: int = MAX_JSON_BYTES) -> dict[str, A
 
 @contextmanager
 def replacing(path: Path) -> Iterator[io.BufferedWriter]:
-    """A file that takes the place of `path`: after a crash at any moment there is the old content or the new.
+    """A file that takes the place of `path`: after a crash there is the old content or the new.
 
     Raises:
         OSError: with the path in it, whatever failed; what was half written is removed, it would only fill
@@ -112,8 +116,7 @@ def replacing(path: Path) -> Iterator[io.BufferedWriter]:
         with create(temporary) as file:
             yield file
             sync(file)
-        os.replace(temporary, path)
-        sync_folder(path.parent)
+        rename(temporary, path)
     except OSError as error:
         with suppress(OSError):
             temporary.unlink()
@@ -126,6 +129,38 @@ def write_atomically(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
+def rename(source: Path, target: Path) -> Path:
+    """Give a file or folder another name, durably; a file of that name, or an empty folder, is replaced."""
+    os.rename(source, target)
+    sync_folder(target.parent)
+    return target
+
+
+@contextmanager
+def new_folder(output: Path) -> Iterator[Path]:
+    """A folder to fill, `*.tmp` beside `output`, which gets its name at the end if nothing went wrong.
+
+    Raises:
+        InputError: `output` exists, or something could not be written; nothing is left behind.
+    """
+    if output.exists():
+        raise InputError(f"--output {output} is there already; remove it or give another folder")
+    temporary = output.with_name(output.name + ".tmp")
+    try:
+        if temporary.exists():
+            shutil.rmtree(temporary)
+        temporary.mkdir(parents=True)
+        yield temporary
+        for path in [*temporary.iterdir(), temporary]:
+            sync_folder(path)
+        rename(temporary, output)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError) and error.strerror:
+            raise InputError(f"{error.filename or temporary}: {error.strerror}") from error
+        raise
+
+
 def unused_path(path: Path) -> Path:
     """The path, or with a number before its suffix where it is taken."""
     numbered = (path.with_name(f"{path.stem}.{number}{path.suffix}") for number in count(1))
@@ -133,7 +168,7 @@ def unused_path(path: Path) -> Path:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to disk."""
+    """Bring the names in a folder, or the content of a file, to disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -15,7 +15,8 @@ import torch
 from lit_gpt.checkpoint.folder import read_state, verify
 from lit_gpt.checkpoint.tensor_files import TensorReader
 from lit_gpt.cli import InputError, run_command
-from lit_gpt.hf.exporter import GIGABYTE, whole_folder, write_hf_folder
+from lit_gpt.files import new_folder
+from lit_gpt.hf.exporter import GIGABYTE, write_hf_folder
 from lit_gpt.hf.model_card import model_card
 from lit_gpt.model.config import ModelConfig
 from lit_gpt.option_types import PositiveFloat
@@ -71,7 +72,7 @@ def convert(options: ConvertOptions) -> None:
     """
     checkpoint = options.checkpoint
     dtype = None if options.dtype == "auto" else getattr(torch, options.dtype)
-    with whole_folder(options.output) as folder:
+    with new_folder(options.output) as folder:
         source = open_checkpoint(checkpoint, options.tokenizer_path)
         write_hf_folder(
             folder,

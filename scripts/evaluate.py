@@ -12,10 +12,9 @@ from typing import Literal, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import xxhash
-
 from lit_gpt.checkpoint.folder import MANIFEST, list_checkpoints
 from lit_gpt.cli import InputError, run_command
+from lit_gpt.hashed_files import hash_files
 from lit_gpt.option_types import NonNegativeInt, PositiveInt
 from scripts.convert_lit_checkpoint import ConvertOptions, convert
 from scripts.evaluation.harness import TaskLoader, is_current, load_model, run_tasks, versions
@@ -153,12 +152,8 @@ def _results_so_far(model: Model, options: EvaluateOptions) -> ModelResults:
 def _hash_of_weights(folder: Path) -> str:
     """A checkpoint's manifest names the hash of every file; of another folder the weights are read."""
     manifest = folder / MANIFEST
-    digest = xxhash.xxh3_128()
-    for path in [manifest] if manifest.is_file() else sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()
+    files = [manifest] if manifest.is_file() else sorted(folder.glob("*.safetensors"))
+    return hash_files(*files).xxh3_128
 
 
 @contextlib.contextmanager

@@ -1,7 +1,6 @@
 """Draw a run, or several over one another, from the metrics.csv of each."""
 
 import itertools
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from lit_gpt.cli import InputError, run_command
+from lit_gpt.files import rename
 from lit_gpt.option_types import PositiveInt
 
 LAYOUT = [
@@ -95,7 +95,7 @@ def draw(runs: dict[str, Metrics], output: Path, x: str = "step", smooth: int = 
         raise InputError(f"--output {output}: {error}") from error
     finally:
         plt.close(figure)
-    os.replace(part, output)
+    rename(part, output)
 
 
 def _draw_run(panels: dict[str, Any], metrics: Metrics, x: str, smooth: int, name: str, colour: str) -> None:

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import xxhash
 import zstandard
+
+from lit_gpt.hashed_files import HashingReader
 
 BATCH_BYTES = 1 << 20
 BATCH_ROWS = 64
@@ -65,33 +66,20 @@ class Batch(NamedTuple):
         return self.source.endswith(".parquet")
 
 
-class _HashedFile(io.FileIO):
-    """Hashes what is read."""
-
-    def __init__(self, file: Path) -> None:
-        super().__init__(file)
-        self.digest = xxhash.xxh3_128()
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        data = super().read(-1 if size is None else size) or b""
-        self.digest.update(data)
-        return data
-
-
 def read_batches(file: Path, first_line: int = 1) -> Iterator[Batch]:
     """The batches of a file from a line on: that of a batch's `next_line` when going on, else 1.
 
     What cannot be read (a truncated stream, a line without end) is in `rejected`, the rest goes on. Only a
     page of a Parquet file is decompressed whole; the format allows it 2 GiB.
     """
-    with _HashedFile(file) as raw:
+    with HashingReader(file) as raw:
         batches = _parquet_batches(raw, file) if file.suffix == ".parquet" else _line_batches(raw, file)
         for batch in batches:
             if batch.next_line > first_line or batch.file_hash is not None:
                 yield batch
 
 
-def _line_batches(raw: _HashedFile, file: Path) -> Iterator[Batch]:
+def _line_batches(raw: HashingReader, file: Path) -> Iterator[Batch]:
     codec = _CODECS.get(file.suffix)
     stream = pa.CompressedInputStream(pa.PythonFile(raw, "r"), codec) if codec else raw
     line, held, too_long = 1, b"", False  # held: the beginning of a line whose end is still to come
@@ -151,7 +139,7 @@ def _up_to_the_fault(file: Path, codec: str, n_bytes: int) -> bytes:
     return b"".join(parts)
 
 
-def _rest_lost(raw: _HashedFile, file: Path, line: int, n_bytes: int, error: OSError) -> Rejected:
+def _rest_lost(raw: HashingReader, file: Path, line: int, n_bytes: int, error: OSError) -> Rejected:
     """The rest of a file from `line` on, before which `n_bytes` were read, decompressed."""
     size, position = file.stat().st_size, raw.tell()
     whole = _decompressed_size(file)
@@ -178,7 +166,7 @@ def _decompressed_size(file: Path) -> int:
         return 0
 
 
-def _parquet_batches(raw: _HashedFile, file: Path) -> Iterator[Batch]:
+def _parquet_batches(raw: HashingReader, file: Path) -> Iterator[Batch]:
     row, size, n_rows = 1, file.stat().st_size, 0
     rejected: list[Rejected] = []
 
@@ -226,7 +214,7 @@ def _rows_batch(file: Path, row: int, rows: pa.RecordBatch, position: int) -> Ba
     return Batch(str(file), row, len(rows), sink.getvalue().to_pybytes(), [], position, None)
 
 
-def _finish(raw: _HashedFile) -> str:
+def _finish(raw: HashingReader) -> str:
     try:
         while raw.read(1 << 22):
             pass

@@ -10,7 +10,6 @@ depends on the number of tasks.
 """
 
 import dataclasses
-import hashlib
 import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -28,7 +27,8 @@ from datatrove.pipeline.base import PipelineStep
 from data_prep.reading.documents import SetAside, look_into
 from data_prep.reading.sources import SOURCES, Source, find_inputs, read_source
 from data_prep.stages.pipeline import write_json
-from lit_gpt.files import create, sync
+from lit_gpt.files import create, rename, sync
+from lit_gpt.hashed_files import sha256_of
 from lit_gpt.option_types import NonNegativeInt
 
 KEPT = "documents"
@@ -162,11 +162,10 @@ class DescribeInputs(PipelineStep):
 
 def _sha256(path: Path) -> str | None:
     """None where the file cannot be read to its end."""
-    with path.open("rb") as stream:
-        try:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-        except OSError:
-            return None
+    try:
+        return sha256_of(path)
+    except OSError:
+        return None
 
 
 class WriteFiles(PipelineStep):
@@ -236,7 +235,7 @@ class _FilesOfOne:
             file.close()
             if error is None:
                 path = self._folder / where / self._name
-                path.with_suffix(".tmp").replace(path)
+                rename(path.with_suffix(".tmp"), path)
 
     def _open(self, where: str) -> None:
         path = (self._folder / where / self._name).with_suffix(".tmp")

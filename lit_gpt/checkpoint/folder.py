@@ -23,11 +23,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
-from lit_gpt.checkpoint.tensor_files import FileEntry
 from lit_gpt.cli import InputError
-from lit_gpt.files import open_regular, read_bounded, sync_folder
+from lit_gpt.files import read_bounded, sync_folder
+from lit_gpt.hashed_files import FileEntry, hash_bytes, hash_files, write_hashed
 
 MANIFEST = "MANIFEST.json"
 STATE = "state.json"
@@ -49,7 +47,6 @@ _FILE = re.compile(
     + "|".join(map(re.escape, TOKENIZER_FILES))
     + ")"
 )
-_READ_BYTES = 4 << 20
 # This process lacks the means to read; the checkpoint may be sound.
 _OUR_FAULT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
@@ -70,7 +67,10 @@ class Manifest:
 
     def to_json(self) -> str:
         content = {"format": FORMAT, **asdict(self)}
-        content["files"] = {name: entry._asdict() for name, entry in sorted(self.files.items())}
+        content["files"] = {
+            name: {"size": entry.bytes, "xxh3_128": entry.xxh3_128}
+            for name, entry in sorted(self.files.items())
+        }
         return json.dumps({**content, "xxh3_128": _hash_of_json(content)}, indent=1) + "\n"
 
     @staticmethod
@@ -86,7 +86,7 @@ class Manifest:
             raise ValueError("does not match its own hash")
         if content.pop("format") != FORMAT:
             raise ValueError(f"has another format than {FORMAT}")
-        files = {name: FileEntry(**entry) for name, entry in content.pop("files").items()}
+        files = {name: FileEntry(entry.pop("size"), **entry) for name, entry in content.pop("files").items()}
         if foreign := [name for name in files if not _FILE.fullmatch(name)]:
             raise ValueError(f"names {foreign[0]!r}, which no checkpoint holds")
         return Manifest(files=files, **content)
@@ -161,8 +161,8 @@ def check_files(folder: Path, manifest: Manifest, parts: Iterable[str] = PARTS) 
             info, linked = path.lstat(), path.parent != folder and path.parent.is_symlink()
         if linked or not stat.S_ISREG(info.st_mode):
             raise DamagedCheckpoint(f"{path.parent if linked else path}: a link, or of another kind")
-        if info.st_size != entry.size:
-            raise DamagedCheckpoint(f"{path}: {info.st_size} bytes, should be {entry.size}")
+        if info.st_size != entry.bytes:
+            raise DamagedCheckpoint(f"{path}: {info.st_size} bytes, should be {entry.bytes}")
 
 
 def check_hashes(folder: Path, files: Mapping[str, FileEntry]) -> None:
@@ -171,13 +171,10 @@ def check_hashes(folder: Path, files: Mapping[str, FileEntry]) -> None:
     Raises:
         DamagedCheckpoint: the content of a file is not what was saved, or cannot be read.
     """
-    buffer = memoryview(bytearray(_READ_BYTES))
     for name, entry in sorted(files.items()):
-        digest = xxhash.xxh3_128()
-        with _readable(folder / name), open_regular(folder / name, follow_symlinks=False) as file:
-            while n_bytes := file.readinto(buffer):
-                digest.update(buffer[:n_bytes])
-        if digest.hexdigest() != entry.xxh3_128:
+        with _readable(folder / name):
+            found = hash_files(folder / name, follow_symlinks=False)
+        if found != entry:
             raise DamagedCheckpoint(f"{folder / name}: content does not match its hash")
 
 
@@ -196,25 +193,9 @@ def read_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def write_file(path: Path, data: bytes) -> FileEntry:
-    """Write a new file and force it to disk.
-
-    Raises:
-        OSError: with the path in it.
-    """
-    try:
-        with open(path, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    return FileEntry(len(data), xxhash.xxh3_128_hexdigest(data))
-
-
 def write_state(folder: Path, state: Mapping[str, Any]) -> FileEntry:
     """Write state.json and force it to disk."""
-    return write_file(folder / STATE, (json.dumps(state, indent=1) + "\n").encode())
+    return write_hashed(folder / STATE, (json.dumps(state, indent=1) + "\n").encode())
 
 
 def check_kind(path: Path) -> None:
@@ -249,15 +230,9 @@ def seal(temporary: Path, manifest: Manifest) -> None:
         DamagedCheckpoint: a file disappeared or changed its size in the meantime.
     """
     check_files(temporary, manifest)
-    write_file(temporary / MANIFEST, manifest.to_json().encode())
+    write_hashed(temporary / MANIFEST, manifest.to_json().encode())
     for path in [*filter(Path.is_dir, temporary.iterdir()), temporary]:
         sync_folder(path)
-
-
-def publish(temporary: Path, folder: Path) -> None:
-    """Give a sealed folder its name, which must be free."""
-    temporary.rename(folder)
-    sync_folder(folder.parent)
 
 
 @contextmanager
@@ -281,4 +256,4 @@ def _part(name: str) -> str:
 
 
 def _hash_of_json(content: Mapping[str, Any]) -> str:
-    return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
+    return hash_bytes(json.dumps(content, sort_keys=True).encode())

@@ -1,10 +1,10 @@
-"""Tensors in safetensors files: streamed out, read back one at a time, whole or in boxes.
+"""Tensors in safetensors files: written as a stream, read back one at a time, complete or some rows of them.
 
-A tensor that was sharded over ranks lies in several files, each with one box of it. The box's offset stands
-in the header's `__metadata__` as torch's `HuggingFaceStorageWriter` puts it (`DCP_SHARDING_INFO`), so torch's
-own `HuggingFaceStorageReader` reads these files too. That writer itself is not used: it makes one bytes
-object of a rank's whole share while it holds the interpreter's lock (measured: 2 s for 1.6 GB), which stops
-the training thread and takes the memory twice.
+FSDP2 shards tensors by rows (dimension 0). A sharded tensor lies in several files, each with a range of its
+rows; the range's offset stands in the header's `__metadata__` as torch's `HuggingFaceStorageWriter` puts it
+(`DCP_SHARDING_INFO`), so torch's own `HuggingFaceStorageReader` reads these files too. That writer is not
+used: it makes one bytes object of a rank's share while it holds the interpreter's lock (measured: 2 s for
+1.6 GB), which stops the training thread and takes the memory twice.
 """
 
 import json
@@ -13,15 +13,15 @@ import os
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import BinaryIO, NamedTuple, cast
 
 import torch
-import xxhash
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lit_gpt.cli import InputError
 from lit_gpt.files import open_regular
+from lit_gpt.hashed_files import FileEntry, create_hashed, sync_hashed
 
 DTYPES = {
     "F64": torch.float64,
@@ -38,30 +38,19 @@ DTYPES = {
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 MAX_FILE_BYTES = 4 << 30  # so that several ranks can share the verification of a full set
-# Large enough that hashing and writing release the interpreter's lock for most of the time.
-_WRITE_BYTES = 16 << 20
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 _UNREADABLE = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
-class FileEntry(NamedTuple):
-    """A file as the manifest lists it."""
-
-    size: int
-    """Bytes."""
-    xxh3_128: str
-    """Hexadecimal XXH3 (128 bits) of the whole content."""
-
-
 class TensorSpec(NamedTuple):
-    """A tensor, or one box of it, before its bytes are there."""
+    """A tensor, or a range of its rows, before its bytes are there."""
 
     name: str
     dtype: torch.dtype
     shape: tuple[int, ...]
-    """Of the box, where the tensor is sharded."""
-    offset: tuple[int, ...] | None = None
-    """Where the box begins in the whole tensor; None where it is the whole."""
+    """Of the range, where the tensor is sharded."""
+    first_row: int | None = None
+    """Where the range begins in the complete tensor; None where it is complete."""
 
     @property
     def n_bytes(self) -> int:
@@ -88,31 +77,26 @@ def write_tensors(
     """Write one safetensors file, one tensor after the other, and force it to disk.
 
     Args:
-        path: a new file; its folder exists.
-        specs: what the file holds; written in order of falling item size, as the format wants it.
-        body: gives the CPU tensor of a spec, when its turn has come, whole or some rows after the others; it
-            may be dropped right after.
+        path: A new file; its folder exists.
+        specs: What the file holds; written in order of falling item size, as the format requires.
+        body: Gives the CPU tensor of a spec when its turn has come, complete or some rows at a time; it is
+            dropped right after.
 
     Returns:
-        Size and hash of the bytes as they were in memory, not as the disk gave them back.
+        Size and hash of the bytes as they were in memory, not as the disk gives them back.
 
     Raises:
-        OSError: with the path in it, whatever went wrong.
+        OSError: The file cannot be written; with the path in it.
     """
     ordered = sorted(specs, key=lambda spec: (-spec.dtype.itemsize, spec.name))
-    try:
-        with open(path, "xb", buffering=0) as file:
-            output = _HashingFile(file.fileno())
-            output.write(memoryview(_header(ordered)))
-            for spec in ordered:
-                _write_body(output, spec, body(spec))
-            os.fsync(file.fileno())
-            return output.entry
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
+    with create_hashed(path) as file:
+        file.write(_header(ordered))
+        for spec in ordered:
+            _write_body(file, spec, body(spec))
+        return sync_hashed(file)
 
 
-def _write_body(output: "_HashingFile", spec: TensorSpec, body: Tensor | Iterable[Tensor]) -> None:
+def _write_body(output: BinaryIO, spec: TensorSpec, body: Tensor | Iterable[Tensor]) -> None:
     n_bytes = 0
     for rows in [body] if isinstance(body, Tensor) else body:
         if rows.dtype != spec.dtype or tuple(rows.shape[1:]) != spec.shape[1:]:
@@ -140,38 +124,27 @@ def _header(specs: list[TensorSpec]) -> bytes:
             "data_offsets": [start, end],
         }
     metadata = {"format": "pt"}
-    if offsets := {spec.name: {"saved_offsets": spec.offset} for spec in specs if spec.offset is not None}:
-        assert len(offsets) == len(specs), "a file holds either boxes or whole tensors"
+    offsets = {
+        spec.name: {"saved_offsets": [spec.first_row, *[0] * (len(spec.shape) - 1)]}
+        for spec in specs
+        if spec.first_row is not None
+    }
+    if offsets:
+        assert len(offsets) == len(specs), "a file holds either sharded or complete tensors"
         metadata |= {"DCP_SHARDING_INFO": json.dumps(offsets), "DCP_VERSION": "1.0"}
     text = json.dumps({"__metadata__": metadata, **entries}).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text
 
 
-class _HashingFile:
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._hash = xxhash.xxh3_128()
-        self._size = 0
+class _Rows(NamedTuple):
+    """A range of a tensor's rows in a file; a tensor without dimensions is one row."""
 
-    def write(self, data: memoryview) -> None:
-        for start in range(0, len(data), _WRITE_BYTES):
-            chunk = data[start : start + _WRITE_BYTES]
-            self._hash.update(chunk)
-            self._size += len(chunk)
-            while chunk:  # a nearly full disk takes less than it was given, before it says so
-                chunk = chunk[os.write(self._descriptor, chunk) :]
-
-    @property
-    def entry(self) -> FileEntry:
-        return FileEntry(self._size, self._hash.hexdigest())
-
-
-class _Box(NamedTuple):
+    first: int
+    n_rows: int
     file: Path
-    start: int  # of its bytes in the file
-    offset: tuple[int, ...]
-    shape: tuple[int, ...]
+    start: int
+    """Of its bytes in the file."""
 
 
 class TensorReader:
@@ -193,8 +166,9 @@ class TensorReader:
             InputError: a file is none of ours, or a tensor has gaps or differing dtypes.
         """
         self.folder = folder
-        self._boxes: dict[str, list[_Box]] = {}
+        self._rows: dict[str, list[_Rows]] = {}
         self._dtypes: dict[str, torch.dtype] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
         for path in sorted(folder / name for name in files):
             try:
                 starts = _data_starts(path)  # first: the library would wait for a FIFO
@@ -202,50 +176,51 @@ class TensorReader:
                     self._read_header(path, file, starts)
             except _UNREADABLE as error:
                 raise InputError(f"{path}: not a file of tensors that belong together: {error}") from error
-        for name, boxes in self._boxes.items():
-            if sum(math.prod(box.shape) for box in boxes) != math.prod(self.shape(name)):
-                raise InputError(f"{folder}: {name} has gaps: a file of it is missing")
+        for name, ranges in self._rows.items():
+            n_rows = 0
+            for part in sorted(ranges):
+                if part.first != n_rows:
+                    raise InputError(f"{folder}: {name} has gaps: a file of it is missing")
+                n_rows += part.n_rows
+            if shape := self._shapes[name]:
+                self._shapes[name] = (n_rows, *shape[1:])
 
     def keys(self) -> list[str]:
         """Names, sorted."""
-        return sorted(self._boxes)
+        return sorted(self._rows)
 
     def shape(self, key: str) -> tuple[int, ...]:
-        """Of the whole tensor."""
-        ends = [[o + s for o, s in zip(box.offset, box.shape, strict=True)] for box in self._boxes[key]]
-        return tuple(max(axis) for axis in zip(*ends, strict=True))
+        """Of the complete tensor."""
+        return self._shapes[key]
 
     def dtype(self, key: str) -> torch.dtype:
         return self._dtypes[key]
 
     def read(self, key: str) -> Tensor:
-        """The whole tensor, in memory of its own."""
-        shape = self.shape(key)
-        return self.read_box(key, (0,) * len(shape), shape)
+        """The complete tensor, in memory of its own."""
+        result = torch.empty(self._shapes[key], dtype=self._dtypes[key])
+        self._fill(key, 0, len(result) if result.dim() else 1, result)
+        return result
 
-    def read_box(self, key: str, offset: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
-        """The part of the tensor that begins at `offset` and has `shape`, in memory of its own.
+    def read_rows(self, key: str, first: int, n_rows: int) -> Tensor:
+        """`n_rows` rows of the tensor from `first` on, in memory of their own.
 
         Raises:
             InputError: a file cannot be read, or was cut short since it was opened.
         """
-        result = torch.empty(shape, dtype=self._dtypes[key])
-        for box in self._boxes[key]:
-            starts = [max(o, b) for o, b in zip(offset, box.offset, strict=True)]
-            ends = [
-                min(o + s, b + t) for o, s, b, t in zip(offset, shape, box.offset, box.shape, strict=True)
-            ]
-            if any(start >= end for start, end in zip(starts, ends, strict=True)):
-                continue
-            source = tuple(slice(s - b, e - b) for s, e, b in zip(starts, ends, box.offset, strict=True))
-            target = result[tuple(slice(s - o, e - o) for s, e, o in zip(starts, ends, offset, strict=True))]
-            if target.shape[1:] == box.shape[1:] and target.is_contiguous():
-                _read_rows(box, source, target)
-            else:
-                rows = torch.empty((len(target), *box.shape[1:]), dtype=result.dtype)
-                _read_rows(box, source, rows)
-                target.copy_(rows[:, *source[1:]])
+        result = torch.empty((n_rows, *self._shapes[key][1:]), dtype=self._dtypes[key])
+        self._fill(key, first, n_rows, result)
         return result
+
+    def _fill(self, key: str, first: int, n_rows: int, result: Tensor) -> None:
+        """Read a range of rows into contiguous memory."""
+        memory = _bytes_of(result)
+        row_bytes = result.nbytes // max(n_rows, 1)
+        for part in self._rows[key]:
+            begin, end = max(first, part.first), min(first + n_rows, part.first + part.n_rows)
+            if begin < end:
+                target = memory[(begin - first) * row_bytes : (end - first) * row_bytes]
+                _read_into(target, part.file, part.start + (begin - part.first) * row_bytes)
 
     def _read_header(self, path: Path, file: safe_open, starts: dict[str, int]) -> None:
         sharding = (file.metadata() or {}).get("DCP_SHARDING_INFO")
@@ -253,11 +228,14 @@ class TensorReader:
         for key in cast(Iterator[str], file.keys()):
             header = file.get_slice(key)
             shape = tuple(header.get_shape())
-            offset = tuple(offsets[key]["saved_offsets"]) if offsets else (0,) * len(shape)
+            first, *others = (offsets[key]["saved_offsets"] if offsets else ()) or (0,)
+            if any(others) or self._shapes.setdefault(key, shape)[1:] != shape[1:]:
+                raise ValueError(f"{key} is sharded in another dimension than its rows")
             dtype = DTYPES[header.get_dtype()]
             if self._dtypes.setdefault(key, dtype) != dtype:
                 raise ValueError(f"{key} is {dtype}, elsewhere {self._dtypes[key]}")
-            self._boxes.setdefault(key, []).append(_Box(path, starts[key], offset, shape))
+            rows = _Rows(first, shape[0] if shape else 1, path, starts[key])
+            self._rows.setdefault(key, []).append(rows)
 
 
 def _data_starts(path: Path) -> dict[str, int]:
@@ -272,15 +250,13 @@ def _data_starts(path: Path) -> dict[str, int]:
     }
 
 
-def _read_rows(box: _Box, source: tuple[slice, ...], rows: Tensor) -> None:
-    """Fill contiguous memory with whole rows of a box, from the source's first on."""
-    position = box.start + (source[0].start * rows[0].nbytes if source else 0)
-    left = _bytes_of(rows)
+def _read_into(memory: memoryview, path: Path, position: int) -> None:
+    """Fill memory with the bytes of a file from a position on."""
     try:
-        with open_regular(box.file, follow_symlinks=False) as file:
-            while left:
-                if not (n_bytes := os.preadv(file.fileno(), [left], position)):
-                    raise InputError(f"{box.file} was cut short while it was in use")
-                left, position = left[n_bytes:], position + n_bytes
+        with open_regular(path, follow_symlinks=False) as file:
+            while memory:
+                if not (n_bytes := os.preadv(file.fileno(), [memory], position)):
+                    raise InputError(f"{path} was cut short while it was in use")
+                memory, position = memory[n_bytes:], position + n_bytes
     except OSError as error:
-        raise InputError(f"{box.file} cannot be read: {error.strerror}") from error
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error

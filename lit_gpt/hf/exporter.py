@@ -5,9 +5,7 @@ model-00001-of-00002.safetensors ...  .index.json      weights (one model.safete
 tokenizer.json  tokenizer_config.json  ...             as the data was tokenized
 """
 
-import contextlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -34,32 +32,7 @@ class _Source(NamedTuple):
     """Where a Hugging Face tensor lies in ours."""
 
     key: str
-    offset: tuple[int, ...]
-
-
-@contextlib.contextmanager
-def whole_folder(output: Path) -> Iterator[Path]:
-    """A folder to fill, `*.tmp` beside `output`, which gets its name at the end if nothing went wrong.
-
-    Raises:
-        InputError: `output` exists, or something could not be written; nothing is left behind.
-    """
-    if output.exists():
-        raise InputError(f"--output {output} is there already; remove it or give another folder")
-    temporary = output.with_name(output.name + ".tmp")
-    try:
-        if temporary.exists():
-            shutil.rmtree(temporary)
-        temporary.mkdir(parents=True)
-        yield temporary
-        for path in [*temporary.iterdir(), temporary]:
-            _sync(path)
-        temporary.rename(output)
-    except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, OSError) and error.strerror:
-            raise InputError(f"{error.filename or temporary}: {error.strerror}") from error
-        raise
+    first_row: int
 
 
 def write_hf_folder(
@@ -109,14 +82,6 @@ def write_hf_folder(
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def config_json(config: ModelConfig, tokenizer: Tokenizer, dtype: torch.dtype) -> dict[str, Any]:
     """Content of config.json."""
     return {
@@ -138,11 +103,12 @@ def _write_weights(
 
     def rows_of(spec: TensorSpec) -> Iterator[Tensor]:
         source = sources[spec.name]
-        n_rows, *rest = spec.shape
+        n_rows = spec.shape[0]
         step = max(1, PIECE_BYTES * n_rows // max(spec.n_bytes, 1))
         for row in range(0, n_rows, step):
-            offset = (source.offset[0] + row, *source.offset[1:])
-            rows = reader.read_box(source.key, offset, (min(step, n_rows - row), *rest)).to(spec.dtype)
+            rows = reader.read_rows(source.key, source.first_row + row, min(step, n_rows - row)).to(
+                spec.dtype
+            )
             bar.update(rows.nbytes)
             yield rows
 
@@ -178,7 +144,7 @@ def _plan(
         for part in hf_parts(key, config):
             first, last, _ = part.rows.indices(rows)
             spec = TensorSpec(part.hf_name, dtype or reader.dtype(key), (last - first, *rest))
-            yield spec, _Source(key, (first, *[0] * len(rest)))
+            yield spec, _Source(key, first)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -1,6 +1,5 @@
 """A checkpoint that holds weights only: what training can begin from (`--initial_checkpoint_dir`)."""
 
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
@@ -9,10 +8,11 @@ import torch
 from torch import Tensor
 
 from lit_gpt.checkpoint import folder as checkpoint
-from lit_gpt.checkpoint.folder import FileEntry, Manifest
+from lit_gpt.checkpoint.folder import Manifest
 from lit_gpt.checkpoint.tensor_files import MAX_FILE_BYTES, TensorSpec, split_into_files, write_tensors
 from lit_gpt.cli import InputError, progress
-from lit_gpt.files import read_bounded
+from lit_gpt.files import new_folder, read_bounded
+from lit_gpt.hashed_files import FileEntry, write_hashed
 from lit_gpt.model.config import ModelConfig
 from lit_gpt.model.gpt import parameter_shapes
 from lit_gpt.store.token_store import TokenStore
@@ -43,28 +43,18 @@ def write_initial_checkpoint(
     Raises:
         InputError: `output` exists, or it cannot be written, as when the disk is full; nothing is left.
     """
-    if output.exists():
-        raise InputError(f"--output {output} is there already; remove it or give another folder")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        temporary = checkpoint.create(output)
-        try:
-            files = _copy_tokenizer(tokenizer_files, temporary) | _write_weights(source, temporary)
-            state = {
-                "step": 0,
-                "tokens": 0,
-                "model": {name: value for name, value in source.config.to_dict().items() if name != "name"},
-                "options": {"model_name": source.config.name},
-                "origin": origin,
-            }
-            files[checkpoint.STATE] = checkpoint.write_state(temporary, state)
-            checkpoint.seal(temporary, Manifest(0, 1, "full", files))
-            checkpoint.publish(temporary, output)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-    except OSError as error:
-        raise InputError(f"{error.filename or output}: {error.strerror}") from error
+    with new_folder(output) as temporary:
+        (temporary / "model").mkdir()
+        files = _copy_tokenizer(tokenizer_files, temporary) | _write_weights(source, temporary)
+        state = {
+            "step": 0,
+            "tokens": 0,
+            "model": {name: value for name, value in source.config.to_dict().items() if name != "name"},
+            "options": {"model_name": source.config.name},
+            "origin": origin,
+        }
+        files[checkpoint.STATE] = checkpoint.write_state(temporary, state)
+        checkpoint.seal(temporary, Manifest(0, 1, "full", files))
 
 
 def check_tokenizer(folder: Path, store: TokenStore) -> None:
@@ -100,7 +90,7 @@ def _copy_tokenizer(paths: Iterable[Path], folder: Path) -> dict[str, FileEntry]
     for path in paths:
         name = f"tokenizer/{path.name}"
         (folder / name).parent.mkdir(exist_ok=True)
-        written[name] = checkpoint.write_file(folder / name, read_bounded(path))
+        written[name] = write_hashed(folder / name, read_bounded(path))
     return written
 
 

@@ -5,14 +5,14 @@ Five little-endian arrays one after the other: `row_offsets` (rows + 1,), `check
 """
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import xxhash
 
-from lit_gpt.files import create, sync
+from lit_gpt.hashed_files import create_hashed, hash_bytes, sync_hashed
 from lit_gpt.rows.bin_packing import Packing
 
 _ROWS_AT_ONCE = 1 << 14  # adopted shards may have any size
@@ -84,20 +84,16 @@ def row_checksums(packing: Packing, tokens: np.ndarray, pointers: np.ndarray) ->
 
 def write_shard(path: Path, packing: ShardPacking) -> ShardEntry:
     """Write a shard's rows; they are on disk when this returns."""
-    digest = xxhash.xxh3_128()
-    with create(path, "xb") as file:
+    with create_hashed(path) as file:
         for name, kind in _LAYOUT.items():
-            data = getattr(packing, name).astype(kind, copy=False).tobytes()
-            digest.update(data)
-            file.write(data)
-        size = sync(file)
+            file.write(getattr(packing, name).astype(kind, copy=False).tobytes())
+        entry = sync_hashed(file)
     return ShardEntry(
         rows=packing.n_rows,
         pieces=packing.length.size,
         targets=int(packing.length.sum(dtype=np.int64)),
         cut_documents=int(np.unique(packing.document[packing.start > 0]).size),
-        bytes=size,
-        xxh3_128=digest.hexdigest(),
+        **asdict(entry),
     )
 
 
@@ -108,7 +104,7 @@ def read_shard(path: Path, entry: ShardEntry) -> ShardPacking:
         ValueError: the file is not the one that the entry describes.
     """
     mapped = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
-    if xxhash.xxh3_128_hexdigest(mapped.data) != entry.xxh3_128:
+    if hash_bytes(mapped.data) != entry.xxh3_128:
         raise ValueError(f"{path.name} is not what was written")
     counts = {"row_offsets": entry.rows + 1, "checksums": entry.rows}
     arrays, begin = {}, 0

@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 
 from lit_gpt.cli import InputError, progress
-from lit_gpt.files import lock, read_bounded, sync_folder, write_atomically
+from lit_gpt.files import lock, read_bounded, rename, write_atomically
+from lit_gpt.hashed_files import hash_files
 from lit_gpt.rows.bin_packing import Packing, pack_lengths
 from lit_gpt.rows.packed_shard import (
     RowTokens,
@@ -34,7 +35,6 @@ from lit_gpt.rows.packed_shard import (
     row_checksums,
     write_shard,
 )
-from lit_gpt.store.manifest import FileEntry
 from lit_gpt.store.token_store import TokenStore
 
 __all__ = ["PackedStore", "Packing", "RowTokens", "ShardPacking", "pack_lengths", "row_checksum"]
@@ -195,11 +195,10 @@ def _turn(path: Path) -> Iterator[bool]:
 
 def _rename_unless_there(building: Path, folder: Path) -> None:
     try:
-        os.rename(building, folder)
+        rename(building, folder)
     except OSError:
         if not folder.exists():
             raise
-    sync_folder(folder.parent)
 
 
 def _build(store: TokenStore, identity: dict[str, Any], folder: Path) -> None:
@@ -218,7 +217,7 @@ def _check_store(store: TokenStore, shard: int) -> None:
     """Hash what is about to be packed: row checksums of damaged tokens would vouch for the damage."""
     entry = store.manifest.shards[shard]
     for name in (f"{entry.name}.bin", f"{entry.name}.idx"):
-        if FileEntry.of(store.path / name) != entry.files[name]:
+        if hash_files(store.path / name) != entry.files[name]:
             raise InputError(f"{store.path / name} differs from the store's manifest: restore it")
     tokens = store.tokens(shard)
     lowest, highest = int(tokens.min(initial=0)), int(tokens.max(initial=0))

@@ -1,8 +1,4 @@
-"""The manifest of a token store: what it holds, and the size and hash of each of its files.
-
-The hash is xxh3_128: it runs at the speed of memory, so that a shard can be hashed whenever it is copied. It
-finds every accident; it is no protection against someone who forges a file.
-"""
+"""The manifest of a token store: what it holds, and the size and hash of each of its files."""
 
 import hashlib
 import json
@@ -13,10 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
-import xxhash
 
 from lit_gpt.cli import InputError
 from lit_gpt.files import read_json
+from lit_gpt.hashed_files import FileEntry
 from lit_gpt.option_types import NonNegativeInt, Range
 from lit_gpt.option_values import build
 
@@ -24,26 +20,6 @@ FORMAT_VERSION = 1
 NAME = "manifest.json"
 Dtype = Literal["uint16", "int32"]
 SUFFIXES = (".bin", ".idx", ".docs.parquet", ".ids")
-
-
-@dataclass(frozen=True)
-class FileEntry:
-    """Size and hash of one file."""
-
-    bytes: NonNegativeInt
-    xxh3_128: str
-
-    @classmethod
-    def of(cls, path: Path, sync: bool = False) -> "FileEntry":
-        """Read and hash a file, having brought it to disk if `sync`."""
-        digest, size = xxhash.xxh3_128(), 0
-        with path.open("rb") as file:
-            if sync:
-                os.fsync(file.fileno())
-            while block := file.read(1 << 22):
-                digest.update(block)
-                size += len(block)
-        return cls(size, digest.hexdigest())
 
 
 @dataclass(frozen=True)

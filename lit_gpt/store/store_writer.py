@@ -9,11 +9,12 @@ import numpy as np
 
 from lit_gpt.cli import InputError
 from lit_gpt.files import cut_back, sync, write_atomically
+from lit_gpt.hashed_files import hash_files
 from lit_gpt.option_values import build
 from lit_gpt.store import manifest as store_manifest
 from lit_gpt.store.document_table import write_documents
 from lit_gpt.store.journal import DocumentJournal
-from lit_gpt.store.manifest import SUFFIXES, Dtype, FileEntry, Manifest, ShardEntry
+from lit_gpt.store.manifest import SUFFIXES, Dtype, Manifest, ShardEntry
 from lit_gpt.store.megatron_index import read_index, write_index
 from lit_gpt.store.token_store import TokenStore
 from lit_gpt.store.tokenizer import Tokenizer
@@ -186,7 +187,7 @@ def shard_entry(folder: Path, name: str, tokenizer: Tokenizer) -> ShardEntry:
         n_tokens=int(lengths.sum(dtype=np.int64)),
         n_with_bos=int(np.count_nonzero(tokens[starts[filled]] == tokenizer.bos_id)),
         n_with_eos=int(np.count_nonzero(tokens[ends - 1] == tokenizer.eos_id)),
-        files={name + suffix: FileEntry.of(folder / (name + suffix), sync=True) for suffix in SUFFIXES},
+        files={name + suffix: hash_files(folder / (name + suffix), durable=True) for suffix in SUFFIXES},
     )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from lit_gpt.cli import InputError
+from lit_gpt.hashed_files import hash_files
 from lit_gpt.store import manifest as store_manifest
 from lit_gpt.store.document_table import (
     DocumentInfo,
@@ -26,7 +27,7 @@ from lit_gpt.store.document_table import (
     read_sources,
     read_sources_of,
 )
-from lit_gpt.store.manifest import DocumentEnds, FileEntry, Manifest
+from lit_gpt.store.manifest import DocumentEnds, Manifest
 from lit_gpt.store.megatron_index import read_index
 from lit_gpt.store.tokenizer import Tokenizer
 
@@ -117,7 +118,7 @@ class TokenStore:
             InputError: naming the files whose content is not what the manifest says.
         """
         entries = {name: entry for shard in self.manifest.shards for name, entry in shard.files.items()}
-        damaged = [name for name, entry in entries.items() if FileEntry.of(self.path / name) != entry]
+        damaged = [name for name, entry in entries.items() if hash_files(self.path / name) != entry]
         if Tokenizer.load(self.path / "tokenizer").fingerprint != self.manifest.tokenizer:
             damaged.append("tokenizer/")
         if damaged:

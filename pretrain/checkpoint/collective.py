@@ -86,7 +86,7 @@ def verify_together(ranks: Ranks, folder: Path) -> Manifest:
         return manifest.to_json()
 
     manifest = Manifest.from_json(ranks.first(list_files))
-    by_size = sorted(manifest.files.items(), key=lambda item: -item[1].size)
+    by_size = sorted(manifest.files.items(), key=lambda item: -item[1].bytes)
 
     def check_share() -> list[str]:
         for name, entry in by_size[ranks.rank :: ranks.world_size]:

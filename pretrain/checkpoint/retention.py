@@ -10,9 +10,9 @@ from lit_gpt.checkpoint.folder import (
     check_files,
     check_kind,
     list_checkpoints,
-    publish,
     read_manifest,
 )
+from lit_gpt.files import rename
 
 _NAME = re.compile(r"iter-\d{8,}-ckpt\.pth(\.tmp|\.deleting(-\d+)?)?")
 
@@ -46,7 +46,7 @@ def surplus(out_dir: Path, keep_last: int, keep_every: int) -> list[Path]:
 def doom(folder: Path) -> Path:
     """Rename a checkpoint to `*.deleting`, which nobody takes for whole and `sweep` removes."""
     check_kind(folder)
-    return folder.rename(_free_name(folder, "deleting"))
+    return rename(folder, _free_name(folder, "deleting"))
 
 
 def sweep(out_dir: Path) -> None:
@@ -70,7 +70,7 @@ def finish_renames(out_dir: Path) -> None:
     for temporary in _unfinished(out_dir, ".tmp"):
         folder = temporary.with_suffix("")
         if _looks_whole(temporary) and not os.path.lexists(folder):
-            publish(temporary, folder)
+            rename(temporary, folder)
 
 
 def set_aside(folder: Path, suffix: str, reason: str) -> Path:
@@ -78,7 +78,7 @@ def set_aside(folder: Path, suffix: str, reason: str) -> Path:
     check_kind(folder)
     target = _free_name(folder, suffix)
     target.with_name(target.name + ".txt").write_text(reason + "\n")
-    return folder.rename(target)
+    return rename(folder, target)
 
 
 def damaged(out_dir: Path) -> list[Path]:

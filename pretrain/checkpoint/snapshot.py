@@ -1,6 +1,6 @@
 """A model and its optimizer as named tensors: this rank's part of each, copied to the CPU and put back.
 
-The same for plain tensors, FSDP2's DTensors and any placement of those: a rank owns a box of each tensor.
+The same for plain tensors and FSDP2's DTensors: a rank owns a range of each tensor's rows.
 """
 
 import contextlib
@@ -81,11 +81,11 @@ class Staging:
         """What this rank writes of a tensor; None where others write it."""
         if self._full:
             return TensorSpec(name, tensor.dtype, tuple(tensor.shape)) if self._ranks.rank == 0 else None
-        shape, offset = box_of(tensor)
+        shape, first_row = rows_of(tensor)
         copy, n_copies = _which_copy(tensor, self._ranks)
         if index % n_copies != copy or (math.prod(shape) == 0 and tensor.numel() > 0):
             return None  # copies take turns; a dimension shorter than the number of ranks leaves some empty
-        return TensorSpec(name, tensor.dtype, shape, offset if shape != tuple(tensor.shape) else None)
+        return TensorSpec(name, tensor.dtype, shape, first_row if shape != tuple(tensor.shape) else None)
 
     def _views(self, specs: list[TensorSpec], page_lock: bool) -> Iterator[Tensor]:
         """Memory for each spec, in one buffer."""
@@ -155,7 +155,7 @@ def optimizer_tensors(
 
 @torch.no_grad()
 def restore_model(model: nn.Module, reader: TensorReader, exact: bool) -> None:
-    """Read the parameters, each rank its boxes, straight into the model.
+    """Read the parameters, each rank its rows, straight into the model.
 
     Raises:
         InputError: a name or shape that differs (with `exact` also a dtype): another model's weights.
@@ -199,12 +199,13 @@ def _optimizer_state(
     return states, groups
 
 
-def box_of(tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shape and offset of the part of a tensor that this rank holds."""
+def rows_of(tensor: Tensor) -> tuple[tuple[int, ...], int]:
+    """Shape of the part of a tensor that this rank holds, and the number of its first row."""
     if not isinstance(tensor, DTensor):
-        return tuple(tensor.shape), (0,) * tensor.dim()
+        return tuple(tensor.shape), 0
     shape, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
-    return tuple(shape), tuple(offset)
+    assert not any(offset[1:]), "FSDP2 shards dimension 0"
+    return tuple(shape), offset[0]
 
 
 def _restore(tensors: Mapping[str, Tensor], reader: TensorReader, exact: bool) -> None:
@@ -223,12 +224,12 @@ def _restore(tensors: Mapping[str, Tensor], reader: TensorReader, exact: bool) -
                 "the model: resume with the precision it was saved with"
             )
     for name, tensor in tensors.items():
-        shape, offset = box_of(tensor)
-        local_part(tensor).copy_(reader.read_box(name, offset, shape))
+        shape, first_row = rows_of(tensor)
+        local_part(tensor).copy_(reader.read_rows(name, first_row, shape[0]) if shape else reader.read(name))
 
 
 def _which_copy(tensor: Tensor, ranks: Ranks) -> tuple[int, int]:
-    """Of ranks that hold the same box: which this one is, and how many there are."""
+    """Of ranks that hold the same rows: which this one is, and how many there are."""
     if not isinstance(tensor, DTensor):
         return ranks.rank, ranks.world_size
     copy, n_copies = 0, 1

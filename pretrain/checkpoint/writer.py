@@ -8,13 +8,16 @@ import os
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from lit_gpt.checkpoint import folder as checkpoint
-from lit_gpt.checkpoint.folder import FileEntry, Manifest
+from lit_gpt.checkpoint.folder import Manifest
 from lit_gpt.checkpoint.tensor_files import MAX_FILE_BYTES, split_into_files, write_tensors
 from lit_gpt.cli import InputError
+from lit_gpt.files import rename
+from lit_gpt.hashed_files import FileEntry
 from pretrain.checkpoint import retention
 from pretrain.checkpoint.collective import Ranks, verify_together
 from pretrain.checkpoint.snapshot import Snapshot
@@ -41,12 +44,12 @@ def write_checkpoint(
             folder
         ):  # the same step once more; a crash right here leaves the sealed one for `find`
             retention.doom(folder)
-        checkpoint.publish(temporary, folder)
+        rename(temporary, folder)
 
     ranks.first(prepare)
     try:
         parts = ranks.each(lambda: _write_files(ranks, temporary, snapshot, state))
-        files = {name: FileEntry(*entry) for part in parts for name, entry in part.items()}
+        files = {name: FileEntry(**entry) for part in parts for name, entry in part.items()}
         manifest = Manifest(step, ranks.world_size, state_dict_type, files)
         ranks.first(finish)
     except InputError:
@@ -77,8 +80,8 @@ def retain(ranks: Ranks, newest: Path, keep_last: int, keep_every: int) -> None:
 
 def _write_files(
     ranks: Ranks, temporary: Path, snapshot: Snapshot, state: Mapping[str, Any]
-) -> dict[str, FileEntry]:
-    """This rank's files, by name."""
+) -> dict[str, dict[str, Any]]:
+    """This rank's files: entries of the manifest as JSON, by name."""
     written = {}
     for part, pieces in (("model", snapshot.model), ("optim", snapshot.optim)):
         for number, group in enumerate(split_into_files(pieces, MAX_FILE_BYTES)):
@@ -86,4 +89,4 @@ def _write_files(
             written[name] = write_tensors(temporary / name, group, pieces.__getitem__)
     if ranks.rank == 0:
         written[checkpoint.STATE] = checkpoint.write_state(temporary, state)
-    return written
+    return {name: asdict(entry) for name, entry in written.items()}

@@ -18,11 +18,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-import xxhash
 
 from lit_gpt.cli import InputError
-from lit_gpt.files import lock
-from lit_gpt.store.manifest import FileEntry
+from lit_gpt.files import lock, rename
+from lit_gpt.hashed_files import FileEntry, create_hashed, sync_hashed
 from lit_gpt.store.token_store import TokenStore
 
 BLOCK = 1 << 22  # bytes copied at a time
@@ -145,18 +144,15 @@ class ShardCache:
     def _copy(self, store: int, shard: int) -> None:
         target = self._path(store, shard)
         part = target.with_name(target.name + ".part")
-        digest = xxhash.xxh3_128()
         try:
-            with (self._stores[store].path / target.name).open("rb") as source, part.open("wb") as copy:
+            with (self._stores[store].path / target.name).open("rb") as source, create_hashed(part) as copy:
                 while block := source.read(BLOCK):
                     if self._closed.is_set():
                         return
-                    digest.update(block)
                     copy.write(block)
-                copy.flush()
-                os.fsync(copy.fileno())
-            if digest.hexdigest() == self._entry(store, shard).xxh3_128:
-                os.replace(part, target)
+                copied = sync_hashed(copy)
+            if copied == self._entry(store, shard):
+                rename(part, target)
             else:
                 self._refused.add((store, shard))
                 self._say(

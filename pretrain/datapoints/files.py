@@ -9,7 +9,6 @@ the folder is what a kill left and is not read. docs/formats.md is the specifica
 """
 
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lit_gpt.cli import InputError
-from lit_gpt.files import read_json, replacing, sync_folder, unused_path, write_atomically
+from lit_gpt.files import read_json, rename, replacing, sync_folder, unused_path, write_atomically
 
 FORMAT_VERSION = 1
 ROW_GROUP = 1 << 16
@@ -220,7 +219,7 @@ def discard_after(folder: Path, step: int) -> None:
 
 def discard(path: Path) -> None:
     """Move a file of the log to `discarded/`."""
-    os.replace(path, _discarded(path.parent, path.name))
+    rename(path, _discarded(path.parent, path.name))
     sync_folder(path.parent)
 
 

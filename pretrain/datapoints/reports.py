@@ -1,7 +1,6 @@
 """The datapoint log for other programs and for people: exports, counts, a plot."""
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lit_gpt.cli import InputError, progress
+from lit_gpt.files import rename
 from pretrain.data.rows import by_shard
 from pretrain.data.training_data import TrainingData
 from pretrain.datapoints.files import read_row_groups
@@ -113,7 +113,7 @@ def _write_whole(output: Path, write: Callable[[Path], None]) -> None:
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         write(unfinished)
-        os.replace(unfinished, output)
+        rename(unfinished, output)
     except OSError as error:
         raise InputError(f"--output {output}: cannot write there ({error.strerror})") from error
     print(f"wrote {output}: {output.stat().st_size:,} bytes")

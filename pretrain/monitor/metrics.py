@@ -12,7 +12,7 @@ from threading import BoundedSemaphore
 from tqdm import tqdm
 
 from lit_gpt.cli import InputError
-from lit_gpt.files import read_bounded, sync, unused_path, write_atomically
+from lit_gpt.files import read_bounded, rename, sync, unused_path, write_atomically
 from pretrain.monitor.boards import close_boards, open_boards
 from pretrain.monitor.save_errors import SaveErrors
 
@@ -215,7 +215,7 @@ def _cut_csv(path: Path, first_step: int, errors: SaveErrors) -> tuple[list[str]
                 errors.warn(f"{path} has lost the lines of steps {last + 1} to {first_step - 1}")
         except (InputError, ValueError) as error:
             aside = unused_path(path.with_name("metrics.damaged.csv"))
-            path.rename(aside)
+            rename(path, aside)
             errors.warn(f"{error}; it is now {aside}, and metrics.csv begins anew at step {first_step}")
     write_atomically(path, _csv(columns, [dict(zip(columns, columns, strict=True)), *kept]))
     return columns, restart

@@ -1,16 +1,98 @@
-"""Reading our own files: bounded, regular files only, and every refusal names the file."""
+"""Durable file operations, and that nobody else does them; bounded reading that names what it refuses."""
 
+import ast
 import fcntl
 import json
 import multiprocessing
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from lit_gpt import files
 from lit_gpt.cli import InputError
-from lit_gpt.files import lock, open_regular, read_bounded, read_json
+from lit_gpt.files import lock, new_folder, open_regular, read_bounded, read_json
+from lit_gpt.hashed_files import FileEntry, hash_files, write_hashed
+
+ROOT = Path(__file__).resolve().parents[2]
+ROOMS = ("lit_gpt", "pretrain", "data_prep", "scripts")
+RESERVED = re.compile(
+    r"os\.(fsync|fdatasync|replace|renames?)|fcntl\.\w+|shutil\.move|tempfile\.(mk|Named)\w+"
+    r"|xxhash\.xxh3_128(_hexdigest)?|hashlib\.file_digest"
+)
+
+
+def durable_operations(tree: ast.AST) -> Iterator[str]:
+    """Uses of what files.py and hashed_files.py are for; `path.replace(target)` has one argument."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and RESERVED.fullmatch(name := ast.unparse(node)):
+            yield name
+        if isinstance(node, ast.ImportFrom):
+            names = (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from filter(RESERVED.fullmatch, names)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            n_arguments = len(node.args) + len(node.keywords)
+            if node.func.attr == "rename" or (node.func.attr == "replace" and n_arguments == 1):
+                yield f".{node.func.attr}"
+
+
+def test_files_are_synced_renamed_locked_and_hashed_in_one_place():
+    known = {"lit_gpt/files.py", "lit_gpt/hashed_files.py"}
+    # One compares hash functions, the other hashes tensors.
+    known |= {"scripts/bench_checkpoint.py", "scripts/faults/rank.py"}
+    found = {
+        str(path.relative_to(ROOT)): list(durable_operations(ast.parse(path.read_text(encoding="utf-8"))))
+        for room in ROOMS
+        for path in (ROOT / room).rglob("*.py")
+    }
+    assert {name: uses for name, uses in found.items() if uses and name not in known} == {}
+
+
+@pytest.mark.parametrize(
+    "breach",
+    [
+        "os.fsync(3)",
+        "def f():\n    os.rename(a, b)",
+        "path.rename(target)",
+        "path.with_suffix('.tmp').replace(path)",
+        "fcntl.flock(file, fcntl.LOCK_EX)",
+        "from os import replace",
+        "xxhash.xxh3_128(data)",
+        "tempfile.mkstemp()",
+    ],
+)
+def test_a_durable_operation_elsewhere_is_seen(breach):
+    assert list(durable_operations(ast.parse(breach)))
+
+
+def test_a_hash_taken_while_writing_is_that_of_the_file(tmp_path):
+    content = os.urandom((16 << 20) + 5)  # more than is written at once
+    entry = write_hashed(tmp_path / "a", content)
+    assert entry == hash_files(tmp_path / "a", durable=True)
+    assert entry.bytes == len(content)
+    (tmp_path / "b").write_bytes(content[:100])
+    (tmp_path / "c").write_bytes(content[100:])
+    assert hash_files(tmp_path / "b", tmp_path / "c") == entry
+    with pytest.raises(FileExistsError):
+        write_hashed(tmp_path / "a", b"")
+    assert hash_files() == FileEntry(0, "99aa06d3014798d86001c324468d497f")
+
+
+def test_a_new_folder_has_its_name_only_when_complete(tmp_path):
+    with (
+        pytest.raises(InputError, match="missing/file: No such file"),
+        new_folder(tmp_path / "a/b") as folder,
+    ):
+        (folder / "missing/file").touch()
+    assert not list((tmp_path / "a").iterdir())
+    with new_folder(tmp_path / "a/b") as folder:
+        (folder / "file").touch()
+        assert not (tmp_path / "a/b").exists()
+    assert [path.name for path in (tmp_path / "a").rglob("*")] == ["b", "file"]
+    with pytest.raises(InputError, match="is there already"), new_folder(tmp_path / "a/b"):
+        pass
 
 
 def test_an_object_comes_back(tmp_path):

@@ -154,7 +154,7 @@ def _suffer(rank: int, folder: Path, ports: list[int]) -> None:
 
     newest = folder / "run" / folder_name(3)
     manifest = verify(newest)
-    smaller = sorted(manifest.files, key=lambda name: -manifest.files[name].size)[1]
+    smaller = sorted(manifest.files, key=lambda name: -manifest.files[name].bytes)[1]
     dist.barrier()
 
     # Rank 1 may not read what rank 0 can: something is wrong with its node, not with the checkpoint.

@@ -8,6 +8,7 @@ import torch
 from lit_gpt.checkpoint import folder as checkpoint_module
 from lit_gpt.checkpoint.folder import Manifest
 from lit_gpt.checkpoint.tensor_files import TensorSpec, write_tensors
+from lit_gpt.files import rename
 from lit_gpt.model.config import ModelConfig
 from lit_gpt.model.gpt import parameter_shapes
 
@@ -39,7 +40,7 @@ def write_checkpoint(
     step: int = 100,
     state: dict[str, Any] = STATE,
 ) -> Path:
-    """Rows in equal boxes, the last ones possibly empty; without the parameter `skip`."""
+    """Rows in equal ranges, the last ones possibly empty; without the parameter `skip`."""
     temporary = checkpoint_module.create(folder)
     shape = {name: value for name, value in config.to_dict().items() if name != "name"}
     state = state | {"step": step, "model": shape}
@@ -50,15 +51,16 @@ def write_checkpoint(
             size = -(-rows // ranks)
             start, stop = min(rank * size, rows), min((rank + 1) * size, rows)
             if stop > start and name != skip:
-                offset = (start, *[0] * len(rest)) if ranks > 1 else None
-                specs.append(TensorSpec(name, torch.float32, (stop - start, *rest), offset))
+                specs.append(
+                    TensorSpec(name, torch.float32, (stop - start, *rest), start if ranks > 1 else None)
+                )
 
         def body(spec: TensorSpec) -> torch.Tensor:
-            start = spec.offset[0] if spec.offset else 0
+            start = spec.first_row or 0
             return parameter(spec.name, config)[start : start + spec.shape[0]]
 
         file = f"model/rank-{rank:05d}-000.safetensors"
         files[file] = write_tensors(temporary / file, specs, body)
     checkpoint_module.seal(temporary, Manifest(step, ranks, "sharded", files))
-    checkpoint_module.publish(temporary, folder)
+    rename(temporary, folder)
     return folder

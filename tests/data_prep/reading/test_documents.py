@@ -187,14 +187,14 @@ def test_what_is_lost_of_a_file_is_said_and_counted_by_an_estimate(
     assert "how much is missing cannot be told" in loss
 
     good = len(whole) // 3
-    read = batches._HashedFile.read
+    read = batches.HashingReader.read
 
-    def fail(self: batches._HashedFile, size: int | None = -1) -> bytes:
+    def fail(self: batches.HashingReader, size: int | None = -1) -> bytes:
         if self.tell() >= good:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return read(self, min(size or good, good - self.tell()))
 
-    monkeypatch.setattr(batches._HashedFile, "read", fail)
+    monkeypatch.setattr(batches.HashingReader, "read", fail)
     n_documents, n_lines, loss = lost(plain)
     assert n_documents == pytest.approx(10_000, rel=0.05)
     assert n_lines == pytest.approx(20_000, rel=0.05)

@@ -19,6 +19,8 @@ from lit_gpt.checkpoint import folder as checkpoint
 from lit_gpt.checkpoint.folder import DamagedCheckpoint, Manifest
 from lit_gpt.checkpoint.tensor_files import TensorReader, TensorSpec, write_tensors
 from lit_gpt.cli import InputError
+from lit_gpt.files import rename
+from lit_gpt.hashed_files import FileEntry, hash_bytes
 from lit_gpt.store import tokenizer
 from tests.disks import on_a_dead_disk, read_as_nobody
 
@@ -31,13 +33,13 @@ def build(out_dir: Path, step: int, n_ranks: int = 2, value: float = 1.0) -> Pat
     for part in ("model", "optim"):
         for rank in range(n_ranks):
             name = f"{part}/rank-{rank:05d}-000.safetensors"
-            spec = TensorSpec("w", torch.float32, (2000, 3), (2000 * rank, 0))
+            spec = TensorSpec("w", torch.float32, (2000, 3), 2000 * rank)
             files[name] = write_tensors(
                 temporary / name, [spec], lambda spec: torch.full(spec.shape, value + step)
             )
     files["state.json"] = checkpoint.write_state(temporary, {"step": step})
     checkpoint.seal(temporary, Manifest(step, n_ranks, "sharded", files))
-    checkpoint.publish(temporary, folder)
+    rename(temporary, folder)
     return folder
 
 
@@ -84,7 +86,7 @@ def _forge_manifest(folder: Path, name: str) -> None:
     (folder / name).write_bytes(pickle.dumps(_RunsCode()))
     manifest = checkpoint.read_manifest(folder)
     data = (folder / name).read_bytes()
-    entry = checkpoint.FileEntry(len(data), checkpoint.xxhash.xxh3_128_hexdigest(data))
+    entry = FileEntry(len(data), hash_bytes(data))
     forged = Manifest(manifest.step, 2, "sharded", {**manifest.files, name: entry})
     (folder / "MANIFEST.json").write_text(forged.to_json())
 
@@ -325,13 +327,13 @@ def test_everything_is_on_disk_before_the_folder_has_its_name(tmp_path, monkeypa
     synced: set[int] = set()
     fsync = os.fsync
     monkeypatch.setattr(os, "fsync", lambda fd: (fsync(fd), synced.add(os.fstat(fd).st_ino)))
-    rename = Path.rename
+    plain_rename = os.rename
 
-    def checked_rename(path: Path, target: Path) -> Path:
+    def checked_rename(path: Path, target: Path) -> None:
         inodes = {p.stat().st_ino for p in [path, *path.rglob("*")]}
         assert inodes <= synced
-        return rename(path, target)
+        plain_rename(path, target)
 
-    monkeypatch.setattr(Path, "rename", checked_rename)
+    monkeypatch.setattr(os, "rename", checked_rename)
     build(tmp_path, 10)
     assert tmp_path.stat().st_ino in synced

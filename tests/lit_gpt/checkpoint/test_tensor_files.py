@@ -1,5 +1,6 @@
 """Against the safetensors package and torch's own distributed checkpoints as oracles."""
 
+import json
 import os
 import weakref
 from itertools import pairwise
@@ -32,9 +33,9 @@ def _same_bits(left: torch.Tensor, right: torch.Tensor) -> bool:
     return same_kind and left.flatten().view(torch.uint8).equal(right.flatten().view(torch.uint8))
 
 
-def _write(path: Path, tensors: dict[str, torch.Tensor], offsets: dict[str, tuple[int, ...]] | None = None):
+def _write(path: Path, tensors: dict[str, torch.Tensor], first_row: int | None = None):
     specs = {
-        TensorSpec(name, tensor.dtype, tuple(tensor.shape), offsets[name] if offsets else None): tensor
+        TensorSpec(name, tensor.dtype, tuple(tensor.shape), first_row): tensor
         for name, tensor in tensors.items()
     }
     return write_tensors(path, specs, specs.__getitem__)
@@ -50,7 +51,7 @@ def test_files_are_what_safetensors_reads(tmp_path_factory, kinds):
     tensors = {f"t{n}": _tensor(shape, dtype, n) for n, (shape, dtype) in enumerate(kinds)}
     entry = _write(folder / "a.safetensors", tensors)
 
-    assert entry.size == (folder / "a.safetensors").stat().st_size
+    assert entry.bytes == (folder / "a.safetensors").stat().st_size
     assert entry.xxh3_128 == xxhash.xxh3_128_hexdigest((folder / "a.safetensors").read_bytes())
     reader, oracle = reader_of(folder), load_file(folder / "a.safetensors")
     assert set(reader.keys()) == oracle.keys() == tensors.keys()
@@ -61,35 +62,36 @@ def test_files_are_what_safetensors_reads(tmp_path_factory, kinds):
 
 
 @st.composite
-def _grids(draw):
-    """A shape and, per dimension, where it is cut."""
+def _cuts(draw):
+    """A shape, where its rows are cut, and a range of rows to read."""
     shape = draw(st.lists(st.integers(1, 7), min_size=1, max_size=3))
-    cuts = [sorted({0, size, *draw(st.lists(st.integers(0, size), max_size=3))}) for size in shape]
-    return tuple(shape), cuts
+    cuts = sorted({0, shape[0], *draw(st.lists(st.integers(0, shape[0]), max_size=3))})
+    return tuple(shape), cuts, sorted(draw(st.tuples(*[st.integers(0, shape[0])] * 2)))
 
 
-@given(_grids(), st.randoms(use_true_random=False))
-def test_boxes_in_many_files_make_the_whole_for_us_and_for_torch(tmp_path_factory, grid, rng):
-    shape, cuts = grid
-    whole = _tensor(shape, torch.int32, 1)
-    folder = tmp_path_factory.mktemp("boxes")
-    spans = [list(pairwise(cut)) for cut in cuts]
-    boxes = [()]
-    for axis in spans:
-        boxes = [(*box, span) for box in boxes for span in axis]
-    for number, box in enumerate(boxes):
-        part = whole[tuple(slice(*span) for span in box)]
-        _write(folder / f"{number}.safetensors", {"w": part}, {"w": tuple(start for start, _ in box)})
+@given(_cuts())
+def test_rows_in_many_files_make_the_tensor_for_us_and_for_torch(tmp_path_factory, drawn):
+    shape, cuts, (begin, end) = drawn
+    complete = _tensor(shape, torch.int32, 1)
+    folder = tmp_path_factory.mktemp("rows")
+    for first, last in pairwise(cuts):
+        _write(folder / f"{9 - first}.safetensors", {"w": complete[first:last]}, first)
 
     reader = reader_of(folder)
-    assert torch.equal(reader.read("w"), whole)
-    starts = [rng.randrange(size) for size in shape]
-    ends = [rng.randint(start, size) for start, size in zip(starts, shape, strict=True)]
-    wanted = whole[tuple(slice(start, end) for start, end in zip(starts, ends, strict=True))]
-    assert torch.equal(reader.read_box("w", tuple(starts), tuple(wanted.shape)), wanted)
+    assert torch.equal(reader.read("w"), complete)
+    assert torch.equal(reader.read_rows("w", begin, end - begin), complete[begin:end])
     by_torch = {"w": torch.zeros(shape, dtype=torch.int32)}
     dcp.load(by_torch, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
-    assert torch.equal(by_torch["w"], whole)
+    assert torch.equal(by_torch["w"], complete)
+
+
+def test_a_tensor_that_is_sharded_by_columns_is_refused(tmp_path):
+    for number in range(2):
+        path = tmp_path / f"{number}.safetensors"
+        sharding = json.dumps({"w": {"saved_offsets": [0, 2 * number]}})
+        save_file({"w": torch.ones(2, 2)}, path, {"DCP_SHARDING_INFO": sharding, "DCP_VERSION": "1.0"})
+    with pytest.raises(InputError, match=r"1\.safetensors.*another dimension than its rows"):
+        reader_of(tmp_path)
 
 
 def test_what_torch_saves_is_read(tmp_path):
@@ -115,9 +117,9 @@ def test_one_tensor_at_a_time_is_in_memory(tmp_path):
     assert load_file(tmp_path / "a.safetensors")["t3"].eq(3).all()
 
 
-def test_a_missing_box_and_a_foreign_file_are_refused(tmp_path):
+def test_missing_rows_and_a_foreign_file_are_refused(tmp_path):
     for number in range(3):
-        _write(tmp_path / f"{number}.safetensors", {"w": torch.ones(2, 2)}, {"w": (2 * number, 0)})
+        _write(tmp_path / f"{number}.safetensors", {"w": torch.ones(2, 2)}, 2 * number)
     (tmp_path / "1.safetensors").unlink()
     with pytest.raises(InputError, match="w has gaps"):
         reader_of(tmp_path)
@@ -143,7 +145,7 @@ def test_a_file_that_is_harmed_while_it_is_in_use_is_named(tmp_path, harm):
         path.write_bytes(path.read_bytes()[:-4])
     else:
         path.unlink()
-    assert harm == "cannot be read" or reader.read_box("w", (0, 0), (63, 64)).eq(1).all()
+    assert harm == "cannot be read" or reader.read_rows("w", 0, 63).eq(1).all()
     with pytest.raises(InputError, match=rf"a\.safetensors .*{harm}"):
         reader.read("w")
 

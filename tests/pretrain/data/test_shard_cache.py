@@ -159,8 +159,8 @@ def test_killed_while_it_copies(store, folder, opened):
 
 
 def test_processes_share_the_copies_and_make_each_once(store, folder):
-    count = "copied = []; real = shard_cache.os.replace\n"
-    count += "shard_cache.os.replace = lambda a, b: (copied.append(1), real(a, b))"
+    count = "copied = []; real = shard_cache.rename\n"
+    count += "shard_cache.rename = lambda a, b: (copied.append(1), real(a, b))"
     report = _UNTIL_ALL + "cache.close(); print(len(copied), file=sys.stderr)"
     processes = [run_copier(store, folder, count, report) for _ in range(3)]
     made = [int(process.communicate(timeout=120)[1]) for process in processes]
