@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""What a checkpoint costs: the time that training waits, writing behind it, verification and loading.
+"""Measure what a checkpoint costs: the pause of training, writing in the background, verification, loading.
 
     OMP_NUM_THREADS=1 python scripts/bench_checkpoint.py --work_dir /scratch/me   # a quarter of a 1B model
 
-Takes one rank's share of weights and AdamW moments in fp32, saves it while the main thread goes on computing,
-and scales what that loses by bytes to other models and numbers of devices. By the clock: the machine must
-have a core for each of the two threads and nothing else to do.
+Saves one rank's share of weights and AdamW moments in fp32 while the main thread keeps computing, and scales
+the time lost by bytes to other models and numbers of devices. Times are wall-clock: the machine must have a
+core for each of the two threads and nothing else to do.
 """
 
 import hashlib
@@ -14,8 +14,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -32,8 +33,10 @@ from lit_gpt.option_types import PositiveFloat, PositiveInt
 from pretrain.checkpoint.checkpointer import Checkpointer
 from pretrain.monitor.save_errors import SaveErrors
 from pretrain.optim import build_optimizer
+from scripts.bench.turns import in_turns
 
 BYTES_PER_PARAMETER = 12  # fp32 weight and two moments
+VOCAB_SIZE = 32_000  # of a shape that names none
 SCALE_TO = [("LLaMmlein_1B", 8), ("LLaMmlein_7B", 8)]
 
 
@@ -46,7 +49,7 @@ class BenchOptions:
     model_name: str = "LLaMmlein_1B"
     """Shape of the model."""
     ranks: PositiveInt = 4
-    """Ranks that share it: one's part is measured."""
+    """Ranks that share it; the part of one is measured."""
     saves: PositiveInt = 5
     """Saves after the first, which allocates the staging memory."""
     interval_minutes: PositiveFloat = 30.0
@@ -59,8 +62,8 @@ class Share(nn.Module):
     def __init__(self, model_name: str, ranks: int) -> None:
         super().__init__()
         with torch.device("meta"):
-            whole = GPT(ModelConfig.load(model_name))
-        for name, parameter in whole.named_parameters():
+            model = GPT(ModelConfig.load(model_name).with_vocab_of(VOCAB_SIZE))
+        for name, parameter in model.named_parameters():
             rows = torch.randn(-(-parameter.shape[0] // ranks), *parameter.shape[1:])
             self.register_parameter(clean_name(name).replace(".", "_"), nn.Parameter(rows))
 
@@ -126,7 +129,7 @@ def _measure(
 
 
 def _work(times: int = 1) -> None:
-    """What a training thread does on the CPU: many small calls, each of which needs the interpreter."""
+    """Imitate a training thread on the CPU: many small calls, each of which needs the interpreter."""
     vector = torch.ones(64)
     for _ in range(1000 * times):
         vector = vector * 0.5 + 0.5
@@ -144,14 +147,15 @@ def _rate(seconds: float, n_bytes: int) -> str:
 
 def _compare_hashes() -> None:
     data = torch.randint(0, 255, (256 << 20,), dtype=torch.uint8).numpy().data
-    hashes: Sequence[tuple[str, Callable]] = [
-        ("xxh3_128", xxhash.xxh3_128),
-        ("sha256", hashlib.sha256),
-        ("blake2b", hashlib.blake2b),
-    ]
-    for name, function in hashes:
-        seconds = statistics.median(_time(lambda f=function: f(data).digest()) for _ in range(3))  # type: ignore[misc]
-        print(f"  {name:8} in memory, one core: {len(data) / seconds / 1e9:5.2f} GB/s")
+    hashes: dict[str, Callable] = {
+        "xxh3_128": xxhash.xxh3_128,
+        "sha256": hashlib.sha256,
+        "blake2b": hashlib.blake2b,
+    }
+    turns = in_turns({name: partial(_time, partial(make, data)) for name, make in hashes.items()}, rounds=3)
+    for name, seconds in turns.items():
+        rate = len(data) / statistics.median(seconds) / 1e9
+        print(f"  {name:8} in memory, one core: {rate:5.2f} GB/s")
 
 
 def _scale(options: BenchOptions, n_bytes: int, wait: float, loss: float) -> None:
@@ -163,15 +167,8 @@ def _scale(options: BenchOptions, n_bytes: int, wait: float, loss: float) -> Non
         share = BYTES_PER_PARAMETER * ModelConfig.load(model_name).n_parameters / devices
         waits, losses = (seconds * share / n_bytes for seconds in (wait, loss))
         percent = 100 * (waits + losses) / (60 * options.interval_minutes)
-        columns = [
-            model_name,
-            devices,
-            f"{share / 1e9:.2f}",
-            f"{waits:.2f} s",
-            f"{losses:.2f} s",
-            f"{percent:.2f}%",
-        ]
-        print("|", " | ".join(map(str, columns)), "|")
+        times = f"{waits:.2f} s | {losses:.2f} s | {percent:.2f}%"
+        print(f"| {model_name} | {devices} | {share / 1e9:.2f} | {times} |")
 
 
 if __name__ == "__main__":

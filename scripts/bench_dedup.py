@@ -2,8 +2,8 @@
 
     python scripts/bench_dedup.py --folder /scratch/bench --gigabytes 5
 
-Paragraphs are as short as in documentation, 60 bytes on average, and half of them repeat an earlier one: more
-work for each byte than the web gives. How many repeats there are is known from the making.
+Paragraphs are as short as in technical documentation, 60 bytes on average, and half of them repeat an earlier
+one: more work per byte than web text. The generator counts the repeats, so the result can be checked.
 """
 
 import json
@@ -27,7 +27,7 @@ WORDS = """
     der die das und oder in zu mit von auf für Brücke Straße Garten Wasser Licht Maschine Rechnung Wald Stadt
     Zeit Arbeit Kinder gehen stehen finden bauen schreiben lesen öffnen groß klein alt neu schnell leise über
 """
-SHARED = 200_000  # paragraphs that come again and again, the early ones of the list most often
+SHARED = 200_000  # paragraphs that repeat, those early in the list most often
 REPEATED = 0.55
 
 
@@ -46,7 +46,7 @@ class Options:
 
 
 def main(options: Options) -> None:
-    """Generate what is missing, run, compare."""
+    """Generate the corpus if it is missing, deduplicate, compare the counts."""
     made = generate(options)
     output = options.folder / "deduplicated"
     command = [sys.executable, str(REPOSITORY / "data_prep" / "dedup.py"), "--output", str(output)]
@@ -73,7 +73,7 @@ def main(options: Options) -> None:
 
 
 def generate(options: Options) -> dict[str, int]:
-    """The corpus in `folder/corpus`, and its bytes, paragraphs and repeats."""
+    """Generate the corpus in `folder/corpus`; returns its bytes, paragraphs and repeats."""
     folder = options.folder / "corpus"
     summary = folder / "made.json"
     if summary.exists():
@@ -101,7 +101,7 @@ def generate(options: Options) -> dict[str, int]:
 
 
 def document(rng: random.Random, shared: list[str], used: bytearray, made: dict[str, int]) -> bytes:
-    """A line of JSON; counts its paragraphs and repeats in `made`."""
+    """Generate a line of JSON; counts its paragraphs and repeats in `made`."""
     paragraphs = []
     for _ in range(rng.randint(3, 50)):
         number = int(SHARED * rng.random() ** 3)

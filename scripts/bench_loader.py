@@ -1,26 +1,27 @@
-"""Our loader against others: the same tokens, the same batch shape, one process, turn by turn in one run.
+"""Compare the loader with others: the same tokens, the same batch shape, one process, in turns.
 
     python scripts/bench_loader.py --store STORE
 
-Prints Markdown tables. Speed is useful targets a second, by the clock and by the processor time of the
-process (user and system, all threads); other programs disturb the first more. Libraries that are not
-installed are named and left out.
+Prints Markdown tables. Speed is targets a second that are not padding, by wall-clock time and by the
+process's CPU time (user and system, all threads), which other programs disturb less. Libraries that are
+not installed are named and left out.
 """
 
 import logging
-import random
 import statistics
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lit_gpt.cli import progress, run_command
+from lit_gpt.cli import run_command
 from lit_gpt.option_types import PositiveFloat, PositiveInt
 from lit_gpt.rows.packed_store import PackedStore
 from lit_gpt.store.token_store import TokenStore
@@ -28,6 +29,7 @@ from pretrain.data.dataloader import DataLoader
 from pretrain.data.training_data import DataOptions, TrainingData
 from pretrain.datapoints.log import DatapointLog
 from scripts.bench.other_loaders import OTHERS, Batches
+from scripts.bench.turns import in_turns
 
 
 @dataclass
@@ -37,40 +39,38 @@ class Options:
     store: Path
     """Token store to read."""
     block_size: PositiveInt = 2048
-    """Predictions in a row."""
+    """Targets in a row."""
     micro_batch_size: PositiveInt = 8
     """Rows of a batch."""
     global_batch_size: PositiveInt = 64
-    """Rows of our loader's step."""
+    """Rows of a step of our loader."""
     seconds: PositiveFloat = 1.0
     """Length of a turn."""
     rounds: PositiveInt = 9
-    """Turns of each loader; the medians are printed."""
+    """Number of turns of each loader; the medians are printed."""
     commit_rows: PositiveInt = 1 << 15
-    """Rows after which the log is written; a real run writes more at a time, which costs less by the row."""
+    """Rows after which the log is written; a real run writes more at a time, which costs less per row."""
     work_dir: Path | None = None
-    """Folder for the other libraries' copies of the tokens; a temporary one when not given."""
+    """Folder for the other libraries' copies of the tokens; default: a temporary one."""
 
 
-@dataclass
-class Contender:
-    """A loader, as an endless iterator that yields the useful targets of each batch, and its turns so far."""
+class Turn(NamedTuple):
+    """What a loader did in one turn."""
 
-    name: str
-    targets: Iterator[int]
-    by_clock: list[float] = field(default_factory=list)
-    by_processor: list[float] = field(default_factory=list)
-    processor_seconds: float = 0.0
+    by_clock: float
+    """Million targets a second of wall-clock time."""
+    by_cpu: float
+    """And of CPU time."""
+    cpu_seconds: float
 
-    def take_turn(self, seconds: float) -> None:
-        """Read batches for so long."""
-        started, used, total = time.perf_counter(), time.process_time(), 0
-        while (elapsed := time.perf_counter() - started) < seconds:
-            total += next(self.targets)
-        self.by_clock.append(total / elapsed / 1e6)
-        used = time.process_time() - used
-        self.by_processor.append(total / used / 1e6)
-        self.processor_seconds += used
+
+def take_turn(targets: Iterator[int], seconds: float) -> Turn:
+    """Read batches for this long; `targets` yields the number of targets of each batch, without end."""
+    started, used, total = time.perf_counter(), time.process_time(), 0
+    while (elapsed := time.perf_counter() - started) < seconds:
+        total += next(targets)
+    used = time.process_time() - used
+    return Turn(total / elapsed / 1e6, total / used / 1e6, used)
 
 
 def main(options: Options) -> None:
@@ -96,33 +96,34 @@ def main(options: Options) -> None:
 
 def _compare(options: Options, data: TrainingData, folder: Path) -> None:
     log_seconds = [0.0]
-    contenders = [
-        Contender("ours, logged", _ours(options, data, folder / "logged", log_seconds)),
-        Contender("ours, logged, by its thread", _ours(options, data, folder / "threaded", prefetch=2)),
-        Contender("ours, not logged", _ours(options, data, None)),
-    ]
+    loaders = {
+        "ours, logged": _ours(options, data, folder / "logged", log_seconds),
+        "ours, logged, by its thread": _ours(options, data, folder / "threaded", prefetch=2),
+        "ours, not logged": _ours(options, data, None),
+    }
     for name, batches_of in OTHERS.items():
         try:
             batches = batches_of(data.stores[0].store, folder, options.micro_batch_size, options.block_size)
             next(batches)  # writes its copy of the tokens, too
-            contenders.append(Contender(name, _count(options, batches)))
+            loaders[name] = _count(options, batches)
         except ImportError as error:
             print(f"left out: {name} ({error})")
-    # Each round in another order: who ran before changes a turn by several per cent.
-    draw = random.Random(0)
-    order = [one for _ in range(1 + options.rounds) for one in draw.sample(contenders, len(contenders))]
-    for contender in progress(order, description="turns", unit="turn"):
-        contender.take_turn(options.seconds)
-    print("| loader | Mtok/s by the clock | ours is | Mtok/s by processor time | ours is |")
+    turns = in_turns(
+        {name: partial(take_turn, targets, options.seconds) for name, targets in loaders.items()},
+        1 + options.rounds,
+        show_progress=True,
+    )
+    print("| loader | Mtok/s by the clock | ours is | Mtok/s by CPU time | ours is |")
     print("|---|---|---|---|---|")
-    for contender in contenders:
-        cells = [contender.name]
-        for turns in ("by_clock", "by_processor"):
-            # The first turn warms up.
-            ours, theirs = (statistics.median(getattr(one, turns)[1:]) for one in (contenders[0], contender))
-            cells += [f"{theirs:.0f}", f"{ours / theirs:.2f} x"]
-        print("| " + " | ".join(cells) + " |")
-    print(f"\nOf our processor time logging takes {log_seconds[0] / contenders[0].processor_seconds:.1%}.\n")
+    # The first turn warms up.
+    rates = {
+        name: [statistics.median(rates[1:]) for rates in zip(*t, strict=True)] for name, t in turns.items()
+    }
+    ours = rates["ours, logged"]
+    for name, (clock, cpu, _) in rates.items():
+        print(f"| {name} | {clock:.0f} | {ours[0] / clock:.2f} x | {cpu:.0f} | {ours[1] / cpu:.2f} x |")
+    share = log_seconds[0] / sum(turn.cpu_seconds for turn in turns["ours, logged"])
+    print(f"\nLogging takes {share:.1%} of our CPU time.\n")
 
 
 def _count(options: Options, batches: Batches) -> Iterator[int]:
@@ -137,9 +138,9 @@ def _ours(
     log_seconds: list[float] | None = None,
     prefetch: int = 0,
 ) -> Iterator[int]:
-    """Steps with all that belongs to them: checksums, bounds, positions, labels; with a `run_dir` logged.
+    """Complete steps: checksums, bounds, positions, labels; with a `run_dir` also logged.
 
-    The processor time that logging takes is added to `log_seconds[0]`.
+    The CPU time of logging is added to `log_seconds[0]`.
     """
     loader = DataLoader(
         data,
@@ -178,15 +179,17 @@ def _print_log(run_dir: Path) -> None:
 
     folder = run_dir / "datapoints"
     tables = [table for part in part_files(folder) for table in read_row_groups(part, ["document"])]
-    pieces = sum(len(table["document"].combine_chunks().flatten()) for table in tables)
+    segments = sum(len(table["document"].combine_chunks().flatten()) for table in tables)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    if pieces:
+    if segments:
         rows = sum(table.num_rows for table in tables)
-        print(f"\nLog: {size / pieces:.2f} bytes a piece, all files; {pieces / rows:.1f} pieces a row.")
+        print(
+            f"\nLog: {size / segments:.2f} bytes a segment, all files; {segments / rows:.1f} segments a row."
+        )
 
 
 def _print_resume(options: Options, data: TrainingData) -> None:
-    """Time from a checkpoint's description of the data to the first batch."""
+    """Print the time from a checkpoint's description of the data to the first batch."""
     description = data.describe()
     last = 10**12 // options.block_size // options.global_batch_size
     steps = [1, 1000, last // 2, last]

@@ -1,4 +1,7 @@
-"""How fast text becomes tokens: plain and through the word cache on one core, the whole pipeline on more."""
+"""Measure tokenizing: plain and through the word cache on one core, and the complete pipeline on several.
+
+python scripts/bench_tokenize.py --input FILE FILE --tokenizer DIR
+"""
 
 import os
 import statistics
@@ -19,8 +22,9 @@ from lit_gpt.cli import InputError, run_command
 from lit_gpt.option_types import PositiveInt
 from lit_gpt.store.store_writer import TokenStoreWriter
 from lit_gpt.store.tokenizer import Tokenizer
+from scripts.bench.turns import in_turns
 
-_ROUNDS_BEFORE, _ROUNDS = 2, 5  # through the files
+_ROUNDS_BEFORE, _ROUNDS = 2, 5  # passes over the files, the first of them not timed
 
 
 @dataclass
@@ -28,7 +32,7 @@ class Options:
     """Measure tokenizing: MB (10^6 bytes of UTF-8 text) a second.
 
     On one core, by CPU time: the last file, plain, with an empty word cache, and with one that has seen the
-    other files. Then the pipeline of tokenize_corpus.py (read, parse, encode, write) by the clock.
+    other files. Then the pipeline of tokenize_corpus.py (read, parse, encode, write) by wall-clock time.
     """
 
     input: list[str]
@@ -36,9 +40,9 @@ class Options:
     tokenizer: Path
     """Folder of the tokenizer."""
     repeats: PositiveInt = 3
-    """Measurements, interleaved; the median counts."""
+    """Number of measurements, in turns; the median counts."""
     workers: PositiveInt | None = None
-    """Processes of the pipeline; by default one per core."""
+    """Processes of the pipeline; default: one per core."""
 
 
 def main(options: Options) -> None:
@@ -50,37 +54,43 @@ def main(options: Options) -> None:
     before = [document.text for document in read_documents(files[:-1], set_aside)]
     measured = [document.text for document in read_documents(files[-1:], set_aside)]
     megabytes = sum(len(text.encode()) for text in measured) / 1e6
-    seconds: dict[str, list[float]] = {"plain": [], "word cache, cold": [], "word cache, warmed": []}
-    for _ in range(options.repeats):
-        plain = Tokenizer.load(options.tokenizer, cache_words=False)
-        seconds["plain"].append(_cpu_seconds(plain, measured))
-        seconds["word cache, cold"].append(_cpu_seconds(Tokenizer.load(options.tokenizer), measured))
-        warmed = Tokenizer.load(options.tokenizer)
-        warmed.encode(before)
-        seconds["word cache, warmed"].append(_cpu_seconds(warmed, measured))
+    encode = partial(_cpu_seconds, options.tokenizer, measured)
+    ways = {
+        "plain": partial(encode, cache_words=False),
+        "word cache, cold": encode,
+        "word cache, warmed": partial(encode, before=before),
+    }
+    seconds = in_turns(ways, options.repeats)
     rates = {name: megabytes / statistics.median(each) for name, each in seconds.items()}
     for name, rate in rates.items():
         print(f"{name:20} {rate:6.2f} MB/s a core, {rate / rates['plain']:5.2f} x plain")
-    pipelines: dict[int, list[float]] = {1: [], options.workers or n_cores(): []}
-    for _ in range(options.repeats):
-        for workers, measurements in pipelines.items():
-            measurements.append(_pipeline_rate(files, options.tokenizer, workers))
+    sizes = {1, options.workers or n_cores()}
+    pipelines = in_turns(
+        {workers: partial(_pipeline_rate, files, options.tokenizer, workers) for workers in sorted(sizes)},
+        options.repeats,
+    )
     for workers, measurements in pipelines.items():
         rate = statistics.median(measurements)
         ratio = rate / statistics.median(pipelines[1])
         print(f"pipeline, {workers:3} cores  {rate:6.2f} MB/s, {ratio:5.2f} x one core")
 
 
-def _cpu_seconds(tokenizer: Tokenizer, texts: list[str]) -> float:
+def _cpu_seconds(
+    folder: Path, texts: list[str], cache_words: bool = True, before: list[str] | None = None
+) -> float:
+    """Encode `texts`, not counting the time for the texts `before`."""
+    tokenizer = Tokenizer.load(folder, cache_words=cache_words)
+    if before:
+        tokenizer.encode(before)
     start = time.process_time()
     tokenizer.encode(texts)
     return time.process_time() - start
 
 
 def _pipeline_rate(files: list[Path], tokenizer: Path, workers: int) -> float:
-    """MB a second of tokenize_corpus.py's way from files to a store, on as many cores as workers.
+    """MB a second of tokenize_corpus.py's pipeline from files to a store, on as many cores as workers.
 
-    The first rounds through the files are not counted: processes start, and their caches fill.
+    The first passes over the files are not timed: processes start, and their caches fill.
     """
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, sorted(cores)[:workers])

@@ -1,7 +1,8 @@
-"""How fast this machine trains a configuration, by a short run of the real step."""
+"""Measure how fast this machine trains: some real steps, in a process of their own (measure_step.py)."""
 
 import dataclasses
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,20 +22,26 @@ MICRO_BATCHES = 4  # a step of more takes as long for each of them
 
 @dataclass(frozen=True)
 class Measurement:
-    """Of one device; tokens are slots of rows."""
+    """Timed steps of one device."""
 
-    tokens_per_second: float
-    steps: int
-    """That were timed."""
+    seconds: list[float]
+    """Of each step after the warm-up."""
+    slots: float
+    """Tokens of a step's rows on one device."""
     peak_bytes: int
+    """Memory reserved on the device; on a CPU resident in the process."""
     device: str
-    parameters: int
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of the median step."""
+        return self.slots / statistics.median(self.seconds)
 
     def describe(self) -> str:
-        """In words."""
+        """The figures in words."""
         return (
-            f"{self.tokens_per_second:,.0f} tokens/s on {self.device}, measured over {self.steps} step(s), "
-            f"peak memory {self.peak_bytes / 2**30:.1f} GiB"
+            f"{self.tokens_per_second:,.0f} tokens/s on {self.device}, measured over {len(self.seconds)} "
+            f"step(s), peak memory {self.peak_bytes / 2**30:.1f} GiB"
         )
 
 
@@ -42,42 +49,61 @@ class NotMeasured(InputError):
     """The step does not run here. The message says why."""
 
 
-def measure(options: TrainOptions) -> Measurement:
-    """Train for a minute and a half at most, in a process of its own, as `options` say but on this machine.
+def run_steps(options: TrainOptions, *flags: str, show_errors: bool = False) -> Measurement:
+    """Run `max_steps` steps in a process of their own, which writes nothing that stays.
 
-    The data is packed first where that has not been done, as the training itself would.
+    Args:
+        flags: Further options of measure_step.py.
+        show_errors: Let its standard error through.
+
+    Raises:
+        InputError: the options cannot be used.
+        NotMeasured: the run failed, for want of memory for example.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        names = [field.name for field in dataclasses.fields(TrainOptions)]
+        given = {name: getattr(options, name) for name in names} | {"out_dir": f"{folder}/run"}
+        config = Path(folder) / "config.yaml"
+        config.write_text(yaml.safe_dump(given))
+        done = subprocess.run(
+            [sys.executable, str(COMMAND), "--config", str(config), *flags],
+            stdout=subprocess.PIPE,
+            stderr=None if show_errors else subprocess.PIPE,
+            text=True,
+        )
+    if done.returncode == 0:
+        return Measurement(**json.loads(done.stdout.strip().splitlines()[-1]))
+    lines = (done.stderr or "").strip().splitlines()
+    reason = lines[-1].removeprefix("error: ") if lines else "see above" if show_errors else "no message"
+    if done.returncode == EXIT_BAD_INPUT:
+        raise InputError(reason)
+    raise NotMeasured(f"the training step did not run here: {reason}")
+
+
+def measure(options: TrainOptions) -> Measurement:
+    """Train as `options` say, but on this machine and for a minute and a half at most.
+
+    Packs the data first if that has not been done, as the training itself would.
 
     Raises:
         InputError: the options cannot be used.
         NotMeasured: the run failed, for want of memory for example.
     """
     rows = options.micro_batch_size * options.devices * MICRO_BATCHES
-    with tempfile.TemporaryDirectory() as folder:
-        short = dataclasses.replace(
-            options,
-            out_dir=f"{folder}/run",
-            val_data_dir=None,
-            initial_checkpoint_dir=None,
-            resume=None,
-            num_nodes=1,
-            global_batch_size=min(rows, options.global_batch_size),
-            max_steps=STEPS,
-            max_epochs=None,
-            decay_steps=None,
-            save_step_interval=0,
-            log_step_interval=STEPS,
-            wandb_project=None,
-            max_time=TIME_LIMIT,
-            watchdog_minutes=0.0,
-        )
-        config = Path(folder) / "config.yaml"
-        names = [field.name for field in dataclasses.fields(TrainOptions)]
-        config.write_text(yaml.safe_dump({name: getattr(short, name) for name in names}))
-        command = [sys.executable, str(COMMAND), "--config", str(config)]
-        done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode == 0:
-        return Measurement(**json.loads(done.stdout.strip().splitlines()[-1]))
-    reason = (done.stderr.strip().splitlines() or ["no message"])[-1].removeprefix("error: ")
-    if done.returncode == EXIT_BAD_INPUT:
-        raise InputError(reason)
-    raise NotMeasured(f"the training step did not run here: {reason}")
+    short = dataclasses.replace(
+        options,
+        val_data_dir=None,
+        initial_checkpoint_dir=None,
+        resume=None,
+        num_nodes=1,
+        global_batch_size=min(rows, options.global_batch_size),
+        max_steps=STEPS,
+        max_epochs=None,
+        decay_steps=None,
+        save_step_interval=0,
+        log_step_interval=STEPS,
+        wandb_project=None,
+        max_time=TIME_LIMIT,
+        watchdog_minutes=0.0,
+    )
+    return run_steps(short)

@@ -32,4 +32,4 @@ def test_it_measures_every_loader_that_is_installed_and_names_the_others(train_s
         assert re.search(rf"^\| {name} \| \d+ \| [\d.]+ x \| \d+ \| [\d.]+ x \|$", result.stdout, re.M)
     waste = float(re.search(r"^\| best_fit \| ([\d.]+)% ", result.stdout, re.M)[1])
     assert 0 < waste < 5
-    assert re.search(r"^Log: [\d.]+ bytes a piece", result.stdout, re.M)
+    assert re.search(r"^Log: [\d.]+ bytes a segment", result.stdout, re.M)

@@ -17,7 +17,7 @@ GIB = 2**30
 
 def choice(name: str, tokens: float) -> Choice:
     config = ModelConfig.load(name).with_vocab_of(32_000)
-    measured = Measurement(1e5, 12, 10 * GIB, "a device", config.n_parameters)
+    measured = Measurement(seconds=[0.1] * 12, slots=1e4, peak_bytes=10 * GIB, device="a device")
     return Choice(TrainOptions(model_name=name), config, measured, tokens)
 
 
