@@ -8,8 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lit_gpt.cli import InputError, run_command
-from lit_gpt.hf.importer import HFSource
-from lit_gpt.hf.initial_checkpoint import write_initial_checkpoint
+from lit_gpt.hf.importer import HFSource, write_initial_checkpoint
 from lit_gpt.store.tokenizer import files_in
 
 

@@ -3,25 +3,19 @@
 
 import math
 import sys
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from lit_gpt.checkpoint.folder import read_state, verify
-from lit_gpt.checkpoint.tensor_files import TensorReader
 from lit_gpt.cli import InputError, run_command
 from lit_gpt.files import new_folder
 from lit_gpt.hf.exporter import GIGABYTE, write_hf_folder
-from lit_gpt.hf.model_card import model_card
-from lit_gpt.model.config import ModelConfig
+from lit_gpt.hf.trained_model import TrainedModel, open_checkpoint
 from lit_gpt.option_types import PositiveFloat
-from lit_gpt.store.manifest import DocumentEnds, Manifest
-from lit_gpt.store.tokenizer import REQUIRED_FILES, Tokenizer
 from pretrain.monitor.metrics import read_metrics
 
 # For --check: letters, digits, signs, white space, a word in another script, and what looks like a token.
@@ -74,67 +68,13 @@ def convert(options: ConvertOptions) -> None:
     dtype = None if options.dtype == "auto" else getattr(torch, options.dtype)
     with new_folder(options.output) as folder:
         source = open_checkpoint(checkpoint, options.tokenizer_path)
-        write_hf_folder(
-            folder,
-            source.reader,
-            source.config,
-            tokenizer=source.tokenizer,
-            tokenizer_files=source.tokenizer_files,
-            bos=source.bos,
-            card=model_card(source.config, source.state, _losses(checkpoint, source.state), source.bos),
-            dtype=dtype,
-            max_shard_bytes=int(options.max_shard_gb * GIGABYTE),
-        )
+        losses = _losses(checkpoint, source.state)
+        write_hf_folder(folder, source, losses, dtype, int(options.max_shard_gb * GIGABYTE))
         if options.check:
             check_folder(folder, source, dtype)
 
 
-class Checkpoint(NamedTuple):
-    """A verified checkpoint, ready to be read."""
-
-    reader: TensorReader
-    config: ModelConfig
-    state: dict[str, Any]
-    tokenizer: Tokenizer
-    tokenizer_files: list[Path]
-    """Of the tokenizer that came with the weights; none where it is another one."""
-    bos: bool | None
-    """Whether BOS belongs before a text, as before the documents of training; None: not known."""
-
-
-def open_checkpoint(checkpoint: Path, tokenizer_path: Path | None) -> Checkpoint:
-    """Verify what a converter needs of it.
-
-    Args:
-        checkpoint: the folder.
-        tokenizer_path: None for the one that the checkpoint carries, or the copy in the first token store
-            that it was trained on.
-
-    Raises:
-        InputError: damaged, no trainer's checkpoint, or no tokenizer, or one with more ids than the model.
-    """
-    manifest = verify(checkpoint, parts=("state", "tokenizer"))
-    state = read_state(checkpoint)
-    config = ModelConfig.load(checkpoint)
-    carried = [] if tokenizer_path else _carried_tokenizer(checkpoint, manifest.of_parts(["tokenizer"]))
-    folder = tokenizer_path or (carried[0].parent if carried else _store_tokenizer(checkpoint, state))
-    tokenizer = Tokenizer.load(folder, cache_words=False)
-    if tokenizer.vocab_size > config.vocab_rows:
-        raise InputError(
-            f"{tokenizer.folder} has {tokenizer.vocab_size} tokens, the model's vocabulary only "
-            f"{config.vocab_rows}: give --tokenizer_path the tokenizer that the data was made with"
-        )
-    if tokenizer.fingerprint != state.get("tokenizer", tokenizer.fingerprint):
-        raise InputError(
-            f"{tokenizer.folder} is not the tokenizer that the training data was made with: give "
-            "--tokenizer_path that one"
-        )
-    verify(checkpoint, parts=("model",))  # gigabytes: after everything that is quick to find wrong
-    reader = TensorReader(checkpoint, manifest.of_parts(["model"]))
-    return Checkpoint(reader, config, state, tokenizer, carried, _begins_with_bos(state))
-
-
-def check_folder(folder: Path, source: Checkpoint, dtype: torch.dtype | None) -> None:
+def check_folder(folder: Path, source: TrainedModel, dtype: torch.dtype | None) -> None:
     """Compare transformers' logits and ids with ours.
 
     Raises:
@@ -169,40 +109,6 @@ def check_folder(folder: Path, source: Checkpoint, dtype: torch.dtype | None) ->
     if not difference < tolerance:
         raise InputError(f"--check: logits differ by {difference:.2e}, more than {tolerance:.2e}")
     print(f"check: transformers gives the same token ids, and logits within {difference:.1e}")
-
-
-def _stores(state: dict[str, Any]) -> list[Path]:
-    """Where the token stores were."""
-    data = state.get("data", {}).get("data", {})
-    entries = data.get("options", {}).get("train_data_dir", [])
-    return [Path(entry.rpartition(":")[0] if data.get("weights") else entry) for entry in entries]
-
-
-def _carried_tokenizer(checkpoint: Path, names: Collection[str]) -> list[Path]:
-    """Its files of these names, if those that `Tokenizer` reads are among them."""
-    complete = all(f"tokenizer/{name}" in names for name in REQUIRED_FILES)
-    return [checkpoint / name for name in names] if complete else []
-
-
-def _store_tokenizer(checkpoint: Path, state: dict[str, Any]) -> Path:
-    if not (stores := _stores(state)):
-        raise InputError(
-            f"{checkpoint} carries no tokenizer and was not trained on a token store: give --tokenizer_path "
-            "the model's"
-        )
-    if not (folder := stores[0] / "tokenizer").is_dir():
-        raise InputError(f"the token store is not where it was: give --tokenizer_path what {folder} was")
-    return folder
-
-
-def _begins_with_bos(state: dict[str, Any]) -> bool | None:
-    if "documents" in state:
-        return DocumentEnds(**state["documents"]).begin_with_bos
-    try:  # checkpoints of earlier revisions do not say; their stores do
-        ends = DocumentEnds.of(map(Manifest.read, _stores(state)))
-    except InputError:
-        return None
-    return ends.begin_with_bos if ends.documents else None
 
 
 def _losses(checkpoint: Path, state: dict[str, Any]) -> dict[str, float | None]:

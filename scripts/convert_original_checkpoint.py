@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lit_gpt.cli import InputError, run_command
 from lit_gpt.files import open_regular
-from lit_gpt.hf.initial_checkpoint import write_initial_checkpoint
+from lit_gpt.hf.importer import write_initial_checkpoint
 from lit_gpt.model.config import ModelConfig
 from lit_gpt.model.gpt import clean_name, parameter_shapes
 

@@ -14,9 +14,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lit_gpt.checkpoint.folder import MANIFEST, list_checkpoints
 from lit_gpt.cli import InputError, run_command
+from lit_gpt.files import new_folder
 from lit_gpt.hashed_files import hash_files
+from lit_gpt.hf.exporter import write_hf_folder
+from lit_gpt.hf.trained_model import open_checkpoint
 from lit_gpt.option_types import NonNegativeInt, PositiveInt
-from scripts.convert_lit_checkpoint import ConvertOptions, convert
 from scripts.evaluation.harness import TaskLoader, is_current, load_model, run_tasks, versions
 from scripts.evaluation.results import ModelResults, draw, load_all, table, write_tensorboard
 
@@ -163,9 +165,9 @@ def _hugging_face_folder(model: Model, options: EvaluateOptions) -> Iterator[Pat
         yield model.folder
         return
     with tempfile.TemporaryDirectory(prefix=f".{model.name}-", dir=options.output) as folder:
-        converted = Path(folder) / model.name
-        convert(ConvertOptions(model.folder, converted, options.tokenizer_path))
-        yield converted
+        with new_folder(Path(folder) / model.name) as converted:
+            write_hf_folder(converted, open_checkpoint(model.folder, options.tokenizer_path), losses={})
+        yield Path(folder) / model.name
 
 
 if __name__ == "__main__":

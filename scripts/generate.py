@@ -15,10 +15,10 @@ from lit_gpt.checkpoint.folder import MANIFEST
 from lit_gpt.cli import InputError, run_command
 from lit_gpt.hf.exporter import config_json
 from lit_gpt.hf.mapping import hf_parts
+from lit_gpt.hf.trained_model import open_checkpoint
 from lit_gpt.model.gpt import parameter_shapes
 from lit_gpt.option_types import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range
 from lit_gpt.store.tokenizer import adds_bos
-from scripts.convert_lit_checkpoint import open_checkpoint
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerBase

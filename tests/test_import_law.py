@@ -38,8 +38,6 @@ COMMANDS_IMPORTED = {
     "data_prep.evaluate_tokenizer": {"data_prep.train_tokenizer"},
     "data_prep.tokenizing.token_ratio": {"data_prep.train_tokenizer"},
     "scripts.check_gpu": {"scripts.compare_revisions"},
-    "scripts.evaluate": {"scripts.convert_lit_checkpoint"},
-    "scripts.generate": {"scripts.convert_lit_checkpoint"},
 }
 
 FILES = {

@@ -7,7 +7,7 @@ tokenizer.json  tokenizer_config.json  ...             as the data was tokenized
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from lit_gpt.checkpoint.tensor_files import TensorReader, TensorSpec, split_into
 from lit_gpt.cli import InputError, progress
 from lit_gpt.hf.config import to_hf_config
 from lit_gpt.hf.mapping import hf_parts
+from lit_gpt.hf.trained_model import TrainedModel
 from lit_gpt.model.config import ModelConfig
 from lit_gpt.model.gpt import parameter_shapes
 from lit_gpt.store.tokenizer import Tokenizer
@@ -26,6 +27,27 @@ GIGABYTE = 10**9
 # Of a tensor in memory at a time: what stays in a core's cache between reading and writing. Pieces of 16 MB
 # took three times as long.
 PIECE_BYTES = 1 << 20
+
+
+_HYPERPARAMETERS = (
+    "global_batch_size",
+    "max_steps",
+    "learning_rate",
+    "min_lr",
+    "lr_schedule",
+    "warmup_steps",
+    "weight_decay",
+    "beta1",
+    "beta2",
+    "grad_clip",
+    "precision",
+    "seed",
+)
+
+_BEGINNING = {
+    True: "Documents began with the BOS token; the tokenizer puts it before a text.",
+    False: "Documents began without a BOS token; the tokenizer puts none before a text.",
+}
 
 
 class _Source(NamedTuple):
@@ -37,36 +59,28 @@ class _Source(NamedTuple):
 
 def write_hf_folder(
     folder: Path,
-    reader: TensorReader,
-    config: ModelConfig,
-    *,
-    tokenizer: Tokenizer,
-    tokenizer_files: Sequence[Path] = (),
-    bos: bool | None,
-    card: str,
+    source: TrainedModel,
+    losses: Mapping[str, float | None],
     dtype: torch.dtype | None = None,
     max_shard_bytes: int = 5 * GIGABYTE,
 ) -> None:
     """Fill an empty folder.
 
     Args:
-        folder: is there.
-        reader: over a verified `model/`.
-        config: the checkpoint's shape.
-        tokenizer: that of the training data; the model has a row for each of its ids.
-        tokenizer_files: that came with the weights, copied byte for byte; none: written so that transformers
-            gives the ids of the training data.
-        bos: whether the tokenizer puts BOS before a text; None: as its files say.
-        card: text of README.md.
-        dtype: of the weights; None: as they are stored.
-        max_shard_bytes: of a weights file, unless a single tensor is larger.
+        folder: Exists.
+        source: Its tokenizer's files are copied byte for byte where they came with the weights, else written
+            so that transformers gives the ids of the training data.
+        losses: By name, for README.md; those that are None are left out.
+        dtype: Of the weights; None: as they are stored.
+        max_shard_bytes: Of a weights file, unless a single tensor is larger.
 
     Raises:
         InputError: the tensors are not those of the shape.
         OSError: something could not be written.
     """
-    _write_weights(reader, config, folder, dtype, max_shard_bytes)
-    stored = dtype or reader.dtype(reader.keys()[0])
+    config, tokenizer = source.config, source.tokenizer
+    _write_weights(source.reader, config, folder, dtype, max_shard_bytes)
+    stored = dtype or source.reader.dtype(source.reader.keys()[0])
     _write_json(folder / "config.json", config_json(config, tokenizer, stored))
     # The pad token only here: in config.json it would freeze its row of the embedding in later training.
     ids = {
@@ -75,10 +89,11 @@ def write_hf_folder(
         "pad_token_id": tokenizer.pad_id,
     }
     _write_json(folder / "generation_config.json", {"_from_model_config": True, **ids})
-    if not tokenizer_files:
-        tokenizer.write_for_transformers(folder, config.block_size, bos)
-    for path in tokenizer_files:
+    if not source.tokenizer_files:
+        tokenizer.write_for_transformers(folder, config.block_size, source.bos)
+    for path in source.tokenizer_files:
         shutil.copyfile(path, folder / path.name)
+    card = model_card(config, source.state, losses, source.bos)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -149,3 +164,66 @@ def _plan(
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def model_card(
+    config: ModelConfig, state: Mapping[str, Any], losses: Mapping[str, float | None], bos: bool | None
+) -> str:
+    """Markdown with the front matter that the Hugging Face hub reads.
+
+    Args:
+        state: state.json of the checkpoint.
+        losses: by name, from metrics.csv; those that are None are left out.
+        bos: whether documents began with BOS; None: not known.
+    """
+    options = state.get("options", {})
+    lines = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        "---",
+        "",
+        f"# {config.name}",
+        "",
+        f"A Llama-style language model, pretrained from scratch: {config.n_parameters:,} parameters, "
+        f"{config.n_layer} layers of width {config.n_embd}, {config.n_head} heads, {config.n_query_groups} "
+        f"groups of keys and values, vocabulary {config.vocab_rows:,}, context {config.block_size:,}.",
+        "",
+        "## Training",
+        "",
+        f"{state.get('step', 0):,} optimizer steps, {state.get('tokens', 0):,} predicted tokens. Documents "
+        "were packed without padding and attended to themselves only.",
+        "",
+        "| setting | value |",
+        "|---|---|",
+        *(f"| {name} | {options[name]} |" for name in _HYPERPARAMETERS if name in options),
+        *(f"| {name} | {value:.4f} |" for name, value in losses.items() if value is not None),
+        "",
+        "## Data",
+        "",
+        *_data_lines(state.get("data", {}).get("data", {})),
+        "",
+        *([] if bos is None else [_BEGINNING[bos], ""]),
+        "The run's datapoint log names the documents that each step was fed.",
+        "",
+        "## Licence",
+        "",
+        "To be named by those who publish the model.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _data_lines(data: Mapping[str, Any]) -> list[str]:
+    """The stores by name and fingerprint, not by their place on the machine."""
+    if not data:
+        return ["Not recorded."]
+    names = [entry.rsplit("/", 1)[-1] for entry in data["options"]["train_data_dir"]]
+    return [
+        "| token store | rows | fingerprint |",
+        "|---|---|---|",
+        *(
+            f"| {name} | {store['rows']:,} | `{store['store']}` |"
+            for name, store in zip(names, data["stores"], strict=True)
+        ),
+    ]

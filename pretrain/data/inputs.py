@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from lit_gpt.checkpoint.folder import list_checkpoints
 from lit_gpt.cli import InputError
-from lit_gpt.hf.initial_checkpoint import check_tokenizer
+from lit_gpt.hf.trained_model import check_tokenizer
 from lit_gpt.model.config import ModelConfig
 from lit_gpt.rows.packed_store import PackedStore
 from lit_gpt.store.token_store import TokenStore

@@ -12,11 +12,12 @@ import tokenizers
 from transformers import AutoTokenizer
 
 from lit_gpt.checkpoint.folder import STATE, list_checkpoints
+from lit_gpt.hf.trained_model import open_checkpoint
 from lit_gpt.store.manifest import DocumentEnds
 from lit_gpt.store.megatron_index import write_index
 from lit_gpt.store.token_store import TokenStore
 from lit_gpt.store.tokenizer import Tokenizer, adds_bos
-from scripts.convert_lit_checkpoint import ConvertOptions, convert, open_checkpoint
+from scripts.convert_lit_checkpoint import ConvertOptions, convert
 from scripts.evaluation.harness import load_model
 from scripts.generate import GenerateOptions, _load_checkpoint, _load_folder, _prompt_ids
 from tests.pretrain.running import ROOT, environment, train

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lit_gpt.cli import InputError
-from lit_gpt.hf.initial_checkpoint import write_initial_checkpoint
+from lit_gpt.hf.importer import write_initial_checkpoint
 from lit_gpt.model.config import ModelConfig
 from lit_gpt.model.gpt import parameter_shapes
 from pretrain.data.inputs import open_inputs
