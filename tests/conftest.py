@@ -1,6 +1,7 @@
 """Data that many tests share: a small German-like corpus, a tokenizer trained on it, and its stores."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import HealthCheck, settings
 
 from data_prep import tokenize_corpus
 from data_prep.train_tokenizer import train
+from tests.cluster.local_slurm import LocalSlurm
 from tests.german import german_texts
 
 # No test is a measurement: a busy machine must not fail it.
@@ -71,3 +73,15 @@ def train_store_dir(_stores: Path) -> Path:
 def val_store_dir(_stores: Path) -> Path:
     """A store of documents that are not in `train_store_dir`. Never write into it: copy it first."""
     return _stores / "val"
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalSlurm]:
+    """A running SLURM cluster of two nodes; skips where it cannot be had."""
+    cluster = LocalSlurm(tmp_path_factory.mktemp("slurm"))
+    try:
+        cluster.start()
+    except RuntimeError as error:
+        pytest.skip(f"no SLURM here: {error}")
+    yield cluster
+    cluster.stop()

@@ -9,22 +9,10 @@ import pytest
 
 from data_prep import dedup, prepare
 from lit_gpt.store.token_store import TokenStore
-from tests.cluster.local_slurm import LocalSlurm
 from tests.conftest import german_texts
 from tests.data_prep.corpus_tools import contents, stats, write_jsonl
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def slurm(tmp_path_factory):
-    cluster = LocalSlurm(tmp_path_factory.mktemp("slurm"))
-    try:
-        cluster.start()
-    except RuntimeError as error:
-        pytest.skip(f"no SLURM here: {error}")
-    yield cluster
-    cluster.stop()
 
 
 @pytest.fixture(scope="module")
@@ -74,12 +62,14 @@ def test_deduplication_is_the_same_as_on_one_machine(slurm, tmp_path, files):
 def test_nothing_is_submitted_twice(slurm, tmp_path, files):
     output = tmp_path / "out"
     slurm.run("scontrol", "update", "PartitionName=main", "State=DOWN")
-    assert command(slurm, dedup, files, output).returncode == 0
-    again = command(slurm, dedup, files, output)
-    assert again.returncode == 2
-    assert "still work on" in again.stderr
-    slurm.run("scancel", "--partition=main")
-    slurm.run("scontrol", "update", "PartitionName=main", "State=UP")
+    try:
+        assert command(slurm, dedup, files, output).returncode == 0
+        again = command(slurm, dedup, files, output)
+        assert again.returncode == 2
+        assert "still work on" in again.stderr
+    finally:  # other tests share the cluster
+        slurm.run("scancel", "--partition=main")
+        slurm.run("scontrol", "update", "PartitionName=main", "State=UP")
     assert submit(slurm, dedup, files, output)["dedup-drop"] == 3
     assert stats(output)["kept"]["documents"] > 0
 
