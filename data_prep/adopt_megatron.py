@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from data_prep.reading.documents import find_files
+from data_prep.reading.inputs import find_files
 from lit_gpt.cli import InputError, progress, run_command
 from lit_gpt.store.document_table import ROW_GROUP, DocumentColumns, write_documents
 from lit_gpt.store.megatron_index import ShardIndex, read_index

@@ -7,9 +7,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_prep.reading.documents import TEXT_FIELDS, SetAside, find_files, look_into
+from data_prep.reading.documents import TEXT_FIELDS, sample_texts
+from data_prep.reading.inputs import find_files, look_into
+from data_prep.reading.rejects import Rejects
 from data_prep.stages.pipeline import write_json
-from data_prep.train_tokenizer import sample
 from lit_gpt.cli import InputError, progress, run_command
 from lit_gpt.files import write_atomically
 from lit_gpt.option_types import PositiveFloat
@@ -56,7 +57,7 @@ def main(options: Options) -> None:
     """Measure every tokenizer on the same texts; print and write the comparison."""
     files = find_files(options.input)
     look_into(files, options.text_fields, ())
-    texts = list(sample(files, options.sample_mb * 1e6, SetAside(), options.text_fields))
+    texts = list(sample_texts(files, options.sample_mb * 1e6, Rejects(), options.text_fields))
     if not any(text.split() for text in texts):
         raise InputError("no words in the sample: give other --input")
     measured = [

@@ -1,27 +1,29 @@
-"""The whole way from a crawl to token stores that training reads, from one YAML.
+"""Run every step from a crawl to token stores that training reads, by one YAML file.
 
-    OUTPUT/clean/      documents that the filters keep, the others by reason, report.html
-    OUTPUT/dedup/      the same without repeated paragraphs, report.html
-    OUTPUT/minhash/    and without near duplicates, if wanted
-    OUTPUT/tokenizer/  trained on that, unless --tokenizer names one
+    OUTPUT/clean/      documents that the filters keep, the others by reason, report.md
+    OUTPUT/dedup/      the same without repeated paragraphs, report.md
+    OUTPUT/minhash/    the same without near duplicates, with --near_duplicates
+    OUTPUT/tokenizer/  trained on the result, unless --tokenizer names one
     OUTPUT/train/      token store, packed into rows; its manifest names the sources, settings and counts
-    OUTPUT/val/        the same of the documents held out
+    OUTPUT/val/        token store of the documents held out
 
 Run again, it does what is missing. `--executor slurm` submits everything at once, stage after stage.
 """
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_prep import clean, dedup, minhash, pack, tokenize_corpus, train_tokenizer
-from data_prep.stages.corpus import input_files, kept_files
-from data_prep.stages.pipeline import Stage, run_stages, settle
-from data_prep.stages.prepare_steps import RecordOrigin, RunCommand
-from data_prep.stages.summary import in_short
+from data_prep.stages import clean, dedup, minhash
+from data_prep.stages.corpus import Call, call_command, input_files, kept_files
+from data_prep.stages.pipeline import Stage, check_settings, run_stages
+from data_prep.stages.summary import in_short, record_origin
+from data_prep.tokenizing import job, packing, train
 from lit_gpt.cli import run_command
 from lit_gpt.option_types import NonNegativeInt, PositiveFloat, PositiveInt, Share
 
@@ -33,70 +35,69 @@ class Options(clean.Options):
     output: Path
     """Folder for clean/, dedup/, minhash/, tokenizer/ and the stores train/ and val/."""
     tokenizer: Path | None = None
-    """Folder of a tokenizer to use; without it one is trained on what is kept."""
+    """Folder of a tokenizer to use (default: train one on the documents that are kept)."""
     min_paragraph_bytes: NonNegativeInt = 0
-    """Deduplication leaves shorter paragraphs alone."""
+    """Keep shorter paragraphs, repeated or not."""
     near_duplicates: bool = False
     """Drop near duplicates too."""
     tokenizer_type: Literal["byte_level", "sentencepiece"] = "byte_level"
-    """Kind of tokenizer to train where --tokenizer names none."""
+    """Kind of tokenizer to train."""
     vocab_size: PositiveInt = 32000
-    """Ids of the tokenizer to train."""
+    """Vocabulary size of the tokenizer to train."""
     sample_mb: PositiveFloat = 2000.0
-    """Million bytes of text to train the tokenizer on."""
+    """Text to train the tokenizer on, in 10^6 bytes."""
     val_fraction: Share = 0.001
-    """Share of the documents held out for validation, by a hash of the id."""
+    """Share of the documents to hold out for validation, chosen by a hash of the id."""
     block_size: PositiveInt = 2048
-    """Predictions in a row, the block_size of the training."""
+    """Targets per row; the block_size of the training."""
     slurm_cpus: PositiveInt = 16
-    """CPUs of the job that tokenizes."""
+    """CPUs of the jobs that train the tokenizer and tokenize."""
 
 
 def plan(files: list[Path], options: Options) -> list[Stage]:
     """All stages, from the input files to packed stores."""
     output = options.output
-    stages = clean.plan(files, options, output / "clean")
     parts = {"clean": output / "clean"}
-    last = kept_files(parts["clean"], len(files))
-    parts["dedup"] = output / "dedup"
-    stages += dedup.plan(
-        last,
-        dedup.Options(
-            input=[],
-            output=parts["dedup"],
-            tasks=options.tasks,
-            min_paragraph_bytes=options.min_paragraph_bytes,
-        ),
-        parts["dedup"],
+    stages = clean.plan(files, options, parts["clean"])
+
+    def add(name: str, plan_part: Callable[[list[Path], Any, Path], list[Stage]], options: Any) -> None:
+        before = kept_files(list(parts.values())[-1], len(files))
+        parts[name] = options.output
+        stages.extend(plan_part(before, options, options.output))
+
+    paragraphs = dedup.Options(
+        input=[],
+        output=output / "dedup",
+        tasks=options.tasks,
+        min_paragraph_bytes=options.min_paragraph_bytes,
     )
+    add("dedup", dedup.plan, paragraphs)
     if options.near_duplicates:
-        last = kept_files(parts["dedup"], len(files))
-        parts["minhash"] = output / "minhash"
-        near = minhash.Options(input=[], output=parts["minhash"], tasks=options.tasks)
-        stages += minhash.plan(last, near, parts["minhash"])
-    last = kept_files(list(parts.values())[-1], len(files))
-    stages.append(
-        Stage("origin", [RecordOrigin(output / "clean" / "inputs", parts, output / "origin.json")], 1, output)
-    )
-    return stages + _store_stages([str(file) for file in last], options)
+        near = minhash.Options(input=[], output=output / "minhash", tasks=options.tasks)
+        add("minhash", minhash.plan, near)
+    origin = partial(record_origin, output / "clean" / "inputs", parts, output / "origin.json")
+    stages.append(Stage("origin", [Call("origin", origin)], 1, output))
+    documents = kept_files(list(parts.values())[-1], len(files))
+    return stages + _store_stages([str(file) for file in documents], options)
 
 
 def _store_stages(documents: list[str], options: Options) -> list[Stage]:
     """Tokenizer, stores and packing."""
-    output, stages = options.output, []
+    output = options.output
     tokenizer = options.tokenizer or output / "tokenizer"
     cpus = options.slurm_cpus if options.executor == "slurm" else 1
+    stages = []
     if options.tokenizer is None:
-        train = train_tokenizer.Options(
+        training = train.Options(
             input=documents,
             output=tokenizer,
             type=options.tokenizer_type,
             vocab_size=options.vocab_size,
             sample_mb=options.sample_mb,
         )
-        learn = RunCommand(train_tokenizer.main, train, done=tokenizer / "tokenizer.json")
-        stages.append(Stage("tokenizer", [learn], 1, output, cpus))
-    encode = tokenize_corpus.Options(
+        done = tokenizer / "tokenizer.json"
+        stages.append(_command_stage("tokenizer", train.train_tokenizer, training, output, cpus, done))
+    tokenizing = job.Options(
         input=documents,
         tokenizer=tokenizer,
         output=output / "train",
@@ -105,11 +106,23 @@ def _store_stages(documents: list[str], options: Options) -> list[Stage]:
         workers=options.workers if options.executor == "local" else None,
         made_from=output / "origin.json",
     )
-    stages.append(Stage("tokenize", [RunCommand(tokenize_corpus.main, encode)], 1, output, cpus))
+    stages.append(_command_stage("tokenize", job.tokenize, tokenizing, output, cpus))
     for name in ("train", "val") if options.val_fraction else ("train",):
-        packing = pack.Options(store=output / name, block_size=options.block_size)
-        stages.append(Stage(f"pack-{name}", [RunCommand(pack.main, packing)], 1, output))
+        rows = packing.Options(store=output / name, block_size=options.block_size)
+        stages.append(_command_stage(f"pack-{name}", packing.pack, rows, output))
     return stages
+
+
+def _command_stage(
+    name: str,
+    command: Callable[[Any], None],
+    options: Any,
+    folder: Path,
+    cpus: int = 1,
+    done: Path | None = None,
+) -> Stage:
+    """A stage of one task that does the work of another command."""
+    return Stage(name, [Call(name, partial(call_command, command, options, done))], 1, folder, cpus)
 
 
 def main(options: Options) -> None:
@@ -122,7 +135,7 @@ def main(options: Options) -> None:
         "val_fraction": options.val_fraction,
         "block_size": options.block_size,
     }
-    settle(options.output, settings)
+    check_settings(options.output, settings)
     if run_stages(plan(files, options), options, options.output, Path(__file__)):
         for part in ("clean", "dedup", "minhash"):
             if (options.output / part).exists():

@@ -15,7 +15,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.reading.batches import read_batches
-from data_prep.reading.documents import ID_FIELDS, TEXT_FIELDS, SetAside, find_files, read_documents
+from data_prep.reading.documents import ID_FIELDS, TEXT_FIELDS, read_documents
+from data_prep.reading.inputs import find_files
+from data_prep.reading.rejects import Rejects
 from data_prep.tokenizing.encode import Encoding, encode_batch
 from data_prep.tokenizing.processes import n_cores, ordered_map
 from lit_gpt.cli import InputError, run_command
@@ -50,7 +52,7 @@ def main(options: Options) -> None:
     files = find_files(options.input)
     if len(files) < 2:
         raise InputError("--input names one file; give at least two, the last of them is measured")
-    set_aside = SetAside()
+    set_aside = Rejects()
     before = [document.text for document in read_documents(files[:-1], set_aside)]
     measured = [document.text for document in read_documents(files[-1:], set_aside)]
     megabytes = sum(len(text.encode()) for text in measured) / 1e6

@@ -77,7 +77,7 @@ THREADS=$(nproc 2>/dev/null || echo 2)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((THREADS > 8 ? 8 : THREADS))}
 export PYTHONUNBUFFERED=1
 
-# Before anything is made or installed; data_prep/reading/documents.py looks into the files later.
+# Before anything is made or installed; data_prep/reading/inputs.py looks into the files later.
 check_inputs() {
     local pattern file found kinds='.jsonl, .ndjson or .json, alone or with .gz or .zst, or .parquet'
     for pattern in "${INPUTS[@]}"; do

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from data_prep import tokenize_corpus
-from data_prep.train_tokenizer import train
+from data_prep.tokenizing import job
+from data_prep.tokenizing.train import train_byte_level
 from tests.cluster.local_slurm import LocalSlurm
 from tests.german import german_texts
 
@@ -18,7 +18,7 @@ settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several workers a file stays on one, as its fixtures do; what needs SLURM shares one cluster."""
+    """Keep the tests of a file on one xdist worker, and all that need SLURM, which share a cluster."""
     for item in items:
         group = "slurm" if "slurm" in getattr(item, "fixturenames", ()) else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
@@ -42,15 +42,15 @@ def corpus_files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A byte-level BPE tokenizer of 512 tokens."""
     folder = tmp_path_factory.mktemp("tokenizer")
-    train(german_texts(100, seed=8), 512, folder)
+    train_byte_level(german_texts(100, seed=8), 512, folder)
     return folder
 
 
 @pytest.fixture(scope="session")
 def _stores(tmp_path_factory: pytest.TempPathFactory, corpus_files: list[Path], tokenizer_dir: Path) -> Path:
     folder = tmp_path_factory.mktemp("stores")
-    tokenize_corpus.main(
-        tokenize_corpus.Options(
+    job.tokenize(
+        job.Options(
             input=[str(file) for file in corpus_files],
             tokenizer=tokenizer_dir,
             output=folder / "train",

@@ -30,13 +30,6 @@ FLOORS = {
 ONLY_FOR = {"pretrain.trainer": ("pretrain", {"pretrain.tinyllama_fabric"})}
 # Nothing imports a command, except that:
 COMMANDS_IMPORTED = {
-    # `prepare` runs the others one after another, with their options.
-    "data_prep.prepare": {
-        f"data_prep.{name}"
-        for name in ("clean", "dedup", "minhash", "pack", "tokenize_corpus", "train_tokenizer")
-    },
-    "data_prep.evaluate_tokenizer": {"data_prep.train_tokenizer"},
-    "data_prep.tokenizing.token_ratio": {"data_prep.train_tokenizer"},
     "scripts.check_gpu": {"scripts.compare_revisions"},
 }
 

@@ -12,7 +12,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep import clean, prepare, tokenize_corpus
+from data_prep.stages.clean import FilterOptions
+from data_prep.tokenizing import job
 from lit_gpt.cli import InputError, parse_options
 from lit_gpt.option_values import hints_of, required
 from pretrain.options import TrainOptions
@@ -22,9 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # What a command checks itself, beyond types and ranges, before it opens anything.
 CHECKS = {
     TrainOptions: TrainOptions.check,
-    clean.Options: clean.limits_of,
-    prepare.Options: clean.limits_of,
-    tokenize_corpus.Options: tokenize_corpus._check,
+    FilterOptions: FilterOptions.limits,
+    job.Options: job.check,
 }
 ODD = [
     "", "0", "-1", "1", "1.5", "1e3", "1e-400", "1e999", "nan", ".nan", ".inf", "-.inf", "9" * 5000, "9" * 25,

@@ -1,7 +1,6 @@
-"""Files cut into batches of whole lines, in bounded memory whatever the file holds.
+"""Cut files into batches of complete lines, in bounded memory for any content.
 
-Cutting is all that happens here, so that one process can feed many that parse. A Parquet file comes as
-batches of rows; its rows count as lines.
+One process cuts and feeds many that parse. A Parquet file is cut into batches of rows; a row is its line.
 """
 
 import io
@@ -13,51 +12,36 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
+from data_prep.reading.rejects import MAX_LINE_BYTES, TOO_LONG, UNREADABLE, Rejected
 from lit_gpt.hashed_files import HashingReader
 
 BATCH_BYTES = 1 << 20
 BATCH_ROWS = 64
-MAX_LINE_BYTES = 32 << 20
-TOO_LONG = f"longer than {MAX_LINE_BYTES >> 20} MiB"
-UNREADABLE = "unreadable"
-"""How the reason begins where the rest of a file, or of a row group, is lost."""
 _CODECS = {".gz": "gzip", ".zst": "zstd"}
 _STEP = 1 << 16
-_LINE_BYTES = 1000  # of a line, for an estimate, where none was read
-
-
-class Rejected(NamedTuple):
-    """What cannot be used."""
-
-    line: int
-    reason: str
-    """The same for all of its kind, so that they can be counted."""
-    lines: int = 1
-    """How many lines are lost; an estimate where the rest of a file is."""
-    detail: str = ""
-    """How much was read, and what is missing."""
+_LINE_BYTES = 1000  # assumed length of a line if none was read
 
 
 class Batch(NamedTuple):
-    """Whole lines of one file."""
+    """Complete lines of one file."""
 
     source: str
-    """The file, as it was given."""
+    """The file, as given."""
     first_line: int
     """Number of its first line, from 1."""
     n_lines: int
     data: bytes
-    """The lines; of a Parquet file an Arrow stream of its rows."""
+    """The lines, or an Arrow stream of the rows of a Parquet file."""
     rejected: list[Rejected]
-    """Lines that are not in `data`."""
+    """Lines left out of `data`."""
     position: int
     """Bytes of the file read so far."""
     file_hash: str | None
-    """xxh3_128 of the file's bytes, with its last batch; empty if not all of them can be read."""
+    """Last batch only: xxh3_128 of the file's bytes, or "" if they cannot all be read."""
 
     @property
     def next_line(self) -> int:
-        """Where to go on after this batch."""
+        """The line after this batch."""
         return self.first_line + self.n_lines
 
     @property
@@ -67,10 +51,10 @@ class Batch(NamedTuple):
 
 
 def read_batches(file: Path, first_line: int = 1) -> Iterator[Batch]:
-    """The batches of a file from a line on: that of a batch's `next_line` when going on, else 1.
+    """The batches of a file. To continue, `first_line` is the `next_line` of the last batch.
 
-    What cannot be read (a truncated stream, a line without end) is in `rejected`, the rest goes on. Only a
-    page of a Parquet file is decompressed whole; the format allows it 2 GiB.
+    What cannot be read (a truncated stream, a line without end) is in `rejected`; reading continues after it.
+    Memory is bounded, except that a page of a Parquet file (at most 2 GiB) is decompressed at once.
     """
     with HashingReader(file) as raw:
         batches = _parquet_batches(raw, file) if file.suffix == ".parquet" else _line_batches(raw, file)
@@ -82,7 +66,7 @@ def read_batches(file: Path, first_line: int = 1) -> Iterator[Batch]:
 def _line_batches(raw: HashingReader, file: Path) -> Iterator[Batch]:
     codec = _CODECS.get(file.suffix)
     stream = pa.CompressedInputStream(pa.PythonFile(raw, "r"), codec) if codec else raw
-    line, held, too_long = 1, b"", False  # held: the beginning of a line whose end is still to come
+    line, held, too_long = 1, b"", False  # held: a line whose end is still to come
     n_bytes, error = 0, None
 
     def batch(n_lines: int, data: bytes, rejected: Rejected | None = None, last: bool = False) -> Batch:
@@ -115,7 +99,7 @@ def _line_batches(raw: HashingReader, file: Path) -> Iterator[Batch]:
 
 
 def _read_block(stream: io.RawIOBase | pa.NativeFile) -> tuple[bytes, OSError | None]:
-    """What can be read of the next BATCH_BYTES, and why no more."""
+    """What can be read of the next BATCH_BYTES, and the error that prevents more."""
     parts: list[bytes] = []
     try:
         while sum(map(len, parts)) < BATCH_BYTES and (part := stream.read(min(_STEP, BATCH_BYTES))):
@@ -126,7 +110,7 @@ def _read_block(stream: io.RawIOBase | pa.NativeFile) -> tuple[bytes, OSError | 
 
 
 def _up_to_the_fault(file: Path, codec: str, n_bytes: int) -> bytes:
-    """What can be read after so many bytes: byte by byte, as a read that fails gives nothing."""
+    """What can be read after `n_bytes`, byte by byte: a read that fails returns nothing."""
     parts: list[bytes] = []
     try:
         with pa.CompressedInputStream(pa.OSFile(str(file)), codec) as stream:
@@ -140,11 +124,12 @@ def _up_to_the_fault(file: Path, codec: str, n_bytes: int) -> bytes:
 
 
 def _rest_lost(raw: HashingReader, file: Path, line: int, n_bytes: int, error: OSError) -> Rejected:
-    """The rest of a file from `line` on, before which `n_bytes` were read, decompressed."""
+    """The loss of the rest of a file from `line` on, after `n_bytes` of decompressed text."""
     size, position = file.stat().st_size, raw.tell()
-    whole = _decompressed_size(file)
-    if whole >= n_bytes > 0:
-        missing, said = whole - n_bytes, f"{whole - n_bytes:,} of {whole:,} bytes are missing"
+    full_size = _decompressed_size(file)
+    if full_size >= n_bytes > 0:
+        missing = full_size - n_bytes
+        said = f"{missing:,} of {full_size:,} bytes are missing"
     elif position < size:
         missing = n_bytes * (size - position) // max(position, 1) if n_bytes else size
         said = f"{size - position:,} of the file's {size:,} bytes are lost"
@@ -156,7 +141,7 @@ def _rest_lost(raw: HashingReader, file: Path, line: int, n_bytes: int, error: O
 
 
 def _decompressed_size(file: Path) -> int:
-    """As the first frame of a .zst says, else 0."""
+    """The size that the first frame of a .zst states, else 0."""
     if file.suffix != ".zst":
         return 0
     try:
@@ -196,7 +181,7 @@ def _parquet_batches(raw: HashingReader, file: Path) -> Iterator[Batch]:
 
 
 def _small_parts(rows: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """Rows in parts that are no larger than a line may be, a single row however large it is."""
+    """Split rows into parts of at most MAX_LINE_BYTES, or single rows."""
     if len(rows) <= 1 or rows.nbytes <= MAX_LINE_BYTES:
         yield rows
     else:

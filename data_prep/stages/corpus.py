@@ -1,18 +1,18 @@
-"""Documents in and out of the stages: for each input file one file of documents, in the same order.
+"""Read and write the documents of a stage: one file of documents per input file, in the same order.
 
-    FOLDER/documents/000003.jsonl.zst          what is kept of the fourth input file: id, text, other fields
-    FOLDER/excluded/REASON/000003.jsonl.zst    what is not, with a field `excluded` that says why
-    FOLDER/set_aside/000003.json               its lines that could not be read: place and reason
+    FOLDER/documents/000003.jsonl.zst          documents kept of the fourth input file: id, text, other fields
+    FOLDER/excluded/REASON/000003.jsonl.zst    documents dropped; their field `excluded` says why
+    FOLDER/set_aside/000003.json               rejected lines: place and reason
     FOLDER/inputs/000003.json                  path, size and SHA-256 of the input file
 
-A file has its name when it is complete. A task takes consecutive input files, so that nothing that is written
-depends on the number of tasks.
+A file gets its name when it is complete. A task takes consecutive input files, so the output does not depend
+on the number of tasks.
 """
 
 import dataclasses
-import io
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -24,11 +24,11 @@ import zstandard
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
-from data_prep.reading.documents import SetAside, look_into
-from data_prep.reading.sources import SOURCES, Source, find_inputs, read_source
-from data_prep.stages.pipeline import write_json
-from lit_gpt.files import create, rename, sync
-from lit_gpt.hashed_files import sha256_of
+from data_prep.reading.inputs import find_inputs, look_into
+from data_prep.reading.rejects import Rejects
+from data_prep.reading.sources import SOURCES, Source, read_source
+from data_prep.stages.pipeline import check_settings, write_json
+from lit_gpt.files import replacing
 from lit_gpt.option_types import NonNegativeInt
 
 KEPT = "documents"
@@ -36,21 +36,21 @@ KEPT = "documents"
 
 @dataclass(kw_only=True)
 class CorpusOptions:
-    """What every command over a corpus takes."""
+    """Input and output."""
 
     input: list[str]
     """Files, globs, or hf://datasets/OWNER/NAME[@REVISION][/GLOB], in the order of the corpus: .jsonl,
     .jsonl.gz, .jsonl.zst, .parquet."""
     output: Path
-    """Folder for `documents/`, `excluded/`, stats.json, report.html, and the markers of finished tasks."""
+    """Folder for `documents/`, `excluded/`, stats.json, report.md, and markers of finished tasks."""
     source: Literal["jsonl", "redpajama_v2", "oscar", "fineweb2"] = "jsonl"
-    """Kind of corpus: the names of its fields, see data_prep/reading/sources.py."""
+    """Layout of the corpus; determines its field names (docs/data_prep.md has a table)."""
     text_fields: list[str] | None = None
-    """Field that holds the text: the first of these that a document has (default: as --source names it)."""
+    """Field that holds the text: the first of these that a document has (default: set by --source)."""
     id_fields: list[str] | None = None
-    """Field that holds the id: the first of these that a document has (default: as --source names it)."""
+    """Field that holds the id: the first of these that a document has (default: set by --source)."""
     max_bad_lines: NonNegativeInt = 1000
-    """Stop when a file has more unusable lines; what is lost of a broken file counts by an estimate."""
+    """Stop if a file has more unusable lines; the lost rest of a broken file is counted by an estimate."""
 
     def read_as(self) -> Source:
         """The fields of the corpus."""
@@ -61,10 +61,10 @@ class CorpusOptions:
 
 
 def input_files(options: CorpusOptions, in_job: bool) -> list[Path]:
-    """The files of --input; before the first stage they are downloaded where needed, and looked into.
+    """The files of --input. Outside a job they are downloaded if needed, and checked.
 
     Raises:
-        InputError: a file is not there or cannot be used.
+        InputError: a file is missing or unusable.
     """
     files = find_inputs(options.input, download=not in_job)
     if not in_job:
@@ -72,25 +72,36 @@ def input_files(options: CorpusOptions, in_job: bool) -> list[Path]:
     return files
 
 
-def fields_given(options: CorpusOptions) -> dict[str, Any]:
-    """Those settings of a stage that say how its input is read."""
-    return {"source": options.source, "text_fields": options.text_fields, "id_fields": options.id_fields}
+def open_corpus(
+    files: Sequence[Path], options: CorpusOptions, folder: Path, settings: dict[str, Any]
+) -> tuple["ReadFiles", "WriteFiles"]:
+    """The first and the last step of a stage over `files`, which need not exist yet.
+
+    Args:
+        settings: of the stage; recorded in `folder` with those that say how the input is read.
+
+    Raises:
+        InputError: the folder was begun with other settings.
+    """
+    fields = {"source": options.source, "text_fields": options.text_fields, "id_fields": options.id_fields}
+    check_settings(folder, {"files": files} | fields | settings)
+    return ReadFiles(files, options.read_as(), folder, options.max_bad_lines), WriteFiles(files, folder)
 
 
 @dataclass(slots=True)
 class CorpusDocument(Document):
-    """datatrove's document, with the place it was read from and what a stage found out about it."""
+    """datatrove's document, its place in the input, and what a stage found out about it."""
 
     file: int = 0
     """Number of the input file."""
     tokens: int = 0
-    """Tokens of the text, where a tokenizer counted them."""
+    """Tokens of the text; 0 if not counted."""
     excluded: dict[str, Any] | None = None
-    """Why it is not kept: `reason` and what belongs to it."""
+    """Why the document is dropped: `reason` and details. None if it is kept."""
 
 
 def file_name(file: int) -> str:
-    """The name under which a stage keeps what came of an input file."""
+    """Name of the files that a stage writes for an input file."""
     return f"{file:06d}.jsonl.zst"
 
 
@@ -100,15 +111,44 @@ def kept_files(folder: Path, n_files: int) -> list[Path]:
 
 
 def task_files(files: Sequence[Path], rank: int, n_tasks: int) -> list[int]:
-    """The numbers of a task's files: consecutive ones with about an equal share of the bytes."""
+    """Numbers of a task's files: consecutive ones, with about an equal share of the bytes."""
     sizes = np.array([file.stat().st_size for file in files], dtype=np.int64)
     middles = np.cumsum(sizes) - sizes / 2
     tasks = np.minimum((middles * n_tasks / max(sizes.sum(), 1)).astype(np.int64), n_tasks - 1)
     return np.flatnonzero(tasks == rank).tolist()
 
 
+class Call(PipelineStep):
+    """A step that passes the documents on, then calls a function.
+
+    Args:
+        name: of the step, in its logs.
+        function: is given (rank, world_size) after the last document; the counts it returns are recorded.
+    """
+
+    type = "CALL"
+
+    def __init__(self, name: str, function: Callable[[int, int], dict[str, int] | None]) -> None:
+        self.name = name
+        super().__init__()
+        self.function = function
+
+    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[Any]:
+        yield from data or ()
+        for name, count in (self.function(rank, world_size) or {}).items():
+            self.stat_update(name, value=count)
+
+
+def call_command(
+    command: Callable[[Any], None], options: Any, done: Path | None, rank: int, world_size: int
+) -> None:
+    """Do the work of another command as a `Call`; skip it if the file `done` is there."""
+    if done is None or not done.exists():
+        command(options)
+
+
 class ReadFiles(PipelineStep):
-    """First step of a stage: the documents of the task's files, in order."""
+    """First step of a stage: yields the documents of the task's files, in order."""
 
     type, name = "READ", "files"
 
@@ -120,56 +160,28 @@ class ReadFiles(PipelineStep):
         self.max_bad_lines = max_bad_lines
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[CorpusDocument]:
-        """Documents one by one.
-
+        """
         Raises:
             InputError: a file has more than `max_bad_lines` unusable lines.
         """
         for file in task_files(self.files, rank, world_size):
             n_documents = n_bytes = 0
-            set_aside = SetAside(self.max_bad_lines)
-            for document in read_source(self.files[file], self.source, set_aside):
+            rejects = Rejects(self.max_bad_lines)
+            for document in read_source(self.files[file], self.source, rejects):
                 n_documents += 1
                 n_bytes += len(document.text.encode())
                 yield CorpusDocument(document.text, document.id, [], document.metadata, file)
             self.stat_update("documents", value=n_documents)
             self.stat_update("text_bytes", value=n_bytes)
-            for reason, count in set_aside.counts.items():
+            for reason, count in rejects.counts.items():
                 self.stat_update(f"set_aside/{reason}", value=count)
-            if set_aside.places:
-                places = [{"place": place, "reason": reason} for place, reason in set_aside.places]
+            if rejects.places:
+                places = [{"place": place, "reason": reason} for place, reason in rejects.places]
                 write_json(self.folder / "set_aside" / f"{file:06d}.json", places)
 
 
-class DescribeInputs(PipelineStep):
-    """Writes what the input files are, so that a model can be traced to them."""
-
-    type, name = "DESCRIBE", "inputs"
-
-    def __init__(self, files: Sequence[Path], folder: Path) -> None:
-        super().__init__()
-        self.files = list(files)
-        self.folder = folder
-
-    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[CorpusDocument]:
-        """Passes the documents on."""
-        yield from data
-        for file in task_files(self.files, rank, world_size):
-            path = self.files[file]
-            described = {"path": str(path), "bytes": path.stat().st_size, "sha256": _sha256(path)}
-            write_json(self.folder / "inputs" / f"{file:06d}.json", described)
-
-
-def _sha256(path: Path) -> str | None:
-    """None where the file cannot be read to its end."""
-    try:
-        return sha256_of(path)
-    except OSError:
-        return None
-
-
 class WriteFiles(PipelineStep):
-    """Last step of a stage: documents to files, those with `excluded` to files of their reason."""
+    """Last step of a stage: writes the documents, those with `excluded` to files of their reason."""
 
     type, name = "WRITE", "files"
 
@@ -179,12 +191,12 @@ class WriteFiles(PipelineStep):
         self.folder = folder
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[CorpusDocument]:
-        """Passes the documents on. An input file of which nothing is kept gets an empty file."""
+        """Pass the documents on. An input file without a kept document gets an empty file."""
         counts: Counter[str] = Counter()
         without = set(task_files(self.files, rank, world_size))
         for file, documents in groupby(data, lambda document: document.file):
             without.discard(file)
-            with _FilesOfOne(self.folder, file) as outputs:
+            with _OutputFiles(self.folder, file) as outputs:
                 for document in documents:
                     where = outputs.write(document)
                     counts[f"{where}/documents"] += 1
@@ -192,53 +204,43 @@ class WriteFiles(PipelineStep):
                     counts[f"{where}/tokens"] += document.tokens
                     yield document
         for file in without:
-            with _FilesOfOne(self.folder, file):
+            with _OutputFiles(self.folder, file):
                 pass
         for name, count in counts.items():
             self.stat_update(name, value=count)
 
 
-def _plain(value: Any) -> str:
-    """What Parquet knows and JSON does not: bytes, decimal numbers, durations."""
-    return value.hex() if isinstance(value, bytes) else str(value)
-
-
-class _FilesOfOne:
-    """What comes of one input file: the kept documents, and by reason the excluded. All appear at the end."""
+class _OutputFiles(ExitStack):
+    """The output of one input file: documents kept, and dropped ones by reason. Files appear on exit."""
 
     def __init__(self, folder: Path, file: int) -> None:
+        super().__init__()
         self._folder = folder
         self._name = file_name(file)
-        self._files: dict[str, tuple[io.BufferedWriter, Any]] = {}
-
-    def __enter__(self) -> "_FilesOfOne":
+        self._streams: dict[str, Any] = {}
         self._open(KEPT)
-        return self
 
     def write(self, document: CorpusDocument) -> str:
-        """Returns the folder it went to: `documents` or `excluded/REASON`."""
-        fields = {"id": document.id, "text": document.text} | document.metadata
-        fields |= {"id": document.id, "text": document.text}
+        """Write one document. Returns the folder it went to: `documents` or `excluded/REASON`."""
+        named = {"id": document.id, "text": document.text}
+        fields = named | document.metadata | named  # named fields come first and win
         where = KEPT
         if document.excluded is not None:
             where = f"excluded/{document.excluded['reason']}"
             fields["excluded"] = document.excluded
-            if where not in self._files:
-                self._open(where)
-        self._files[where][1].write(orjson.dumps(fields, _plain, orjson.OPT_APPEND_NEWLINE))
+        if where not in self._streams:
+            self._open(where)
+        self._streams[where].write(orjson.dumps(fields, _plain, orjson.OPT_APPEND_NEWLINE))
         return where
 
-    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        for where, (file, stream) in self._files.items():
-            stream.close()
-            sync(file)
-            file.close()
-            if error is None:
-                path = self._folder / where / self._name
-                rename(path.with_suffix(".tmp"), path)
-
     def _open(self, where: str) -> None:
-        path = (self._folder / where / self._name).with_suffix(".tmp")
+        path = self._folder / where / self._name
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = create(path)
-        self._files[where] = (file, zstandard.ZstdCompressor(level=3).stream_writer(file, closefd=False))
+        file = self.enter_context(replacing(path))
+        stream = zstandard.ZstdCompressor(level=3).stream_writer(file, closefd=False)
+        self._streams[where] = self.enter_context(stream)
+
+
+def _plain(value: Any) -> str:
+    """Text for values that Parquet has and JSON lacks: bytes, decimal numbers, durations."""
+    return value.hex() if isinstance(value, bytes) else str(value)

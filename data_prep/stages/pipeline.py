@@ -1,8 +1,8 @@
-"""Work on a corpus in stages of tasks: on this machine, or as SLURM job arrays. A rerun does what is missing.
+"""Run stages of tasks on this machine or as SLURM job arrays. A rerun runs only the tasks that are missing.
 
-A stage is a datatrove pipeline run by one of its executors. The marker `FOLDER/logs/STAGE/completions/00003`
-says that task 3 is done; a stage starts when all tasks of the one before are. A task writes its files anew:
-one that was killed in the middle leaves nothing behind that its next run would take for its own.
+A stage is a datatrove pipeline, run by one of its executors. The marker `FOLDER/logs/STAGE/completions/00003`
+says that task 3 is done. A stage starts when all tasks of the stage before are done. A task rewrites its
+files, so a killed task leaves nothing that its next run would mistake for its own.
 """
 
 import copy
@@ -26,8 +26,7 @@ from datatrove.executor.local import LocalPipelineExecutor
 from datatrove.executor.slurm import SlurmPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 
-from data_prep.tokenizing.processes import n_cores, ordered_map
-from data_prep.tokenizing.state import claimed
+from data_prep.tokenizing.processes import claimed, n_cores, ordered_map
 from lit_gpt.cli import InputError, progress
 from lit_gpt.files import naming, write_atomically
 from lit_gpt.option_types import Duration, PositiveInt
@@ -35,56 +34,57 @@ from lit_gpt.option_types import Duration, PositiveInt
 
 @dataclass(kw_only=True)
 class ExecutionOptions:
-    """Where the tasks run."""
+    """Parallel tasks and SLURM."""
 
     executor: Literal["local", "slurm"] = "local"
-    """`local`: processes of this machine. `slurm`: job arrays, all submitted before the command returns."""
+    """`local`: processes on this machine. `slurm`: job arrays; submit all of them and return."""
     tasks: PositiveInt | None = None
-    """Tasks that share the input files (default: one a file, at most 1000). Results do not depend on it;
-    a kill costs the tasks that were running."""
+    """Tasks to split the input files into (default: one per file, at most 1000). The result is the same for
+    any number; a kill loses only the work of running tasks."""
     workers: PositiveInt | None = None
-    """Tasks at a time (default: one for each CPU of this machine; with slurm as many as SLURM starts)."""
+    """Tasks to run at a time (default: one per CPU of this machine; no limit with slurm)."""
     slurm_partition: str | None = None
-    """Partition of the jobs."""
+    """Partition to submit to."""
     slurm_time: Duration = "08:00:00"
     """Time limit of a job, which runs one task."""
     slurm_memory_gb: PositiveInt = 4
-    """Memory of a job for each CPU."""
+    """Memory per CPU of a job, in GB."""
     slurm_args: dict[str, str] = field(default_factory=dict)
-    """Further arguments of sbatch, for example `{account: nlp}`."""
+    """More arguments for sbatch, for example `{account: nlp}`."""
     slurm_python: str | None = None
-    """What starts Python in a job, for example `apptainer exec llammlein.sif python` (default: this one)."""
+    """Command that starts Python in a job, for example `apptainer exec llammlein.sif python` (default: this
+    Python)."""
     stage: str | None = None
-    """Run one task of this stage, inside the SLURM job that names it. Job scripts set this."""
+    """Internal: job scripts pass it to run one task of this stage."""
 
     def n_tasks(self, n_files: int) -> int:
-        """The number of tasks for so many input files."""
+        """Number of tasks for so many input files."""
         return self.tasks or min(n_files, 1000)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of the way: a datatrove pipeline and the number of tasks that share its work."""
+    """A datatrove pipeline and the number of tasks that share its work."""
 
     name: str
     pipeline: list[PipelineStep]
     tasks: int
     folder: Path
-    """Where `logs/NAME/` with markers and counts goes."""
+    """Where `logs/NAME/` goes."""
     cpus: int = 1
-    """CPUs of a task, for SLURM."""
+    """CPUs per task, for SLURM."""
 
     @property
     def logs(self) -> Path:
-        """Markers and counts of the tasks."""
+        """Folder of the completion markers and counts of the tasks."""
         return self.folder / "logs" / self.name
 
 
-def settle(folder: Path, settings: dict[str, Any]) -> None:
-    """Make `folder` the place of work with these settings.
+def check_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Record the settings of the work in `folder`, or compare them with those recorded.
 
     Raises:
-        InputError: it was begun with others.
+        InputError: the folder was begun with other settings.
     """
     path = folder / "settings.json"
     settings = json.loads(json.dumps(settings, default=str))
@@ -96,17 +96,17 @@ def settle(folder: Path, settings: dict[str, Any]) -> None:
     if changed:
         raise InputError(
             f"{folder} was begun with other settings ({', '.join(changed)}): "
-            "give those again to go on, or another --output to start anew"
+            "give those again to continue, or another --output to start anew"
         )
 
 
 def run_stages(stages: list[Stage], options: ExecutionOptions, folder: Path, command: Path) -> bool:
-    """Run the stages one after the other, or submit them. True when all their work is done on return.
+    """Run the stages one after the other, or submit them. Returns True if all work is done on return.
 
     Args:
-        folder: place of the whole; only one run at a time may work there.
-        command: the Python file that SLURM jobs run; with `--config FOLDER/options.json --stage NAME` it must
-            arrive here with the same stages.
+        folder: only one run at a time may work there.
+        command: the Python file that SLURM jobs run with `--config FOLDER/options.json --stage NAME`; it must
+            call this function with the same stages.
     """
     if options.stage is not None:
         [stage] = [stage for stage in stages if stage.name == options.stage]
@@ -123,18 +123,17 @@ def run_stages(stages: list[Stage], options: ExecutionOptions, folder: Path, com
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write it whole or not at all, in a folder that need not exist."""
+    """Write a JSON file atomically; create its folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
 
 
 class MeasureUse(PipelineStep):
-    """Pulls a task's documents through the steps before it, and counts what the task used."""
+    """Consumes a task's documents and records `cpu_seconds` and `peak_megabytes` (maximum resident set)."""
 
     type, name = "MEASURE", "use"
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> None:
-        """Adds `cpu_seconds` and `peak_megabytes`, the most the process had resident so far."""
         begun = time.process_time()
         for _ in data:
             pass
@@ -143,10 +142,10 @@ class MeasureUse(PipelineStep):
 
 
 class _LocalExecutor(PipelineExecutor):
-    """Tasks in processes of this machine.
+    """Runs tasks in processes on this machine.
 
-    datatrove's own waits forever for a task whose process was killed (by the kernel, for its memory); this
-    one stops and says so.
+    datatrove's own executor waits forever for a task whose process was killed, for example by the kernel's
+    OOM killer. This one stops with an error.
     """
 
     def __init__(self, stage: Stage, workers: int) -> None:
@@ -163,7 +162,7 @@ class _LocalExecutor(PipelineExecutor):
 
     def run(self) -> None:
         ranks = self.get_incomplete_ranks()
-        if self.tasks == 1:  # has bars of its own if it takes long
+        if self.tasks == 1:  # a long single task shows its own progress
             for rank in ranks:
                 _run_task(self, rank)
             return
@@ -176,14 +175,14 @@ class _LocalExecutor(PipelineExecutor):
 
 def _run_task(executor: PipelineExecutor, rank: int) -> None:
     if multiprocessing.parent_process() is not None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a task takes minutes: Ctrl-C does not wait for it
-    loguru.logger.disable("datatrove")  # it reports each step of each task on the terminal
-    with naming(executor.logging_dir.path):  # datatrove's own files and those of its steps
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a task of minutes at once
+    loguru.logger.disable("datatrove")  # it logs every step of every task to the terminal
+    with naming(executor.logging_dir.path):  # datatrove's own files are written without a name in errors
         copy.deepcopy(executor)._run_for_rank(rank)
 
 
 class _SlurmExecutor(SlurmPipelineExecutor):
-    """datatrove's job arrays, whose tasks run the command again: no job unpickles its work."""
+    """datatrove's job arrays, but a job runs our command again instead of unpickling its work."""
 
     task_command = ""
 
@@ -191,7 +190,7 @@ class _SlurmExecutor(SlurmPipelineExecutor):
         return super().get_launch_file_contents(sbatch_args, f"srun -n 1 {self.task_command}")
 
     def launch_merge_stats(self) -> None:
-        """The last stage of each command sums up."""
+        """Do nothing: the last stage of each command sums up the counts."""
 
 
 def _slurm_executor(stage: Stage, options: ExecutionOptions, task_command: str) -> _SlurmExecutor:
@@ -213,7 +212,7 @@ def _slurm_executor(stage: Stage, options: ExecutionOptions, task_command: str) 
 
 
 def _submit(stages: list[Stage], options: ExecutionOptions, folder: Path, command: Path) -> bool:
-    """True if there was nothing left to submit."""
+    """Submit each stage as a job array that waits for the one before. True if nothing was left to submit."""
     if not options.slurm_partition:
         raise InputError("--executor slurm needs --slurm_partition (`sinfo` lists them)")
     _refuse_while_queued(folder)
@@ -228,9 +227,7 @@ def _submit(stages: list[Stage], options: ExecutionOptions, folder: Path, comman
             executor.run()
         except (subprocess.CalledProcessError, FileNotFoundError) as error:
             reason = "is not here" if isinstance(error, FileNotFoundError) else "refuses, as it says above"
-            raise InputError(
-                f"sbatch {reason}: mend what keeps stage {stage.name} from starting and run again"
-            ) from error
+            raise InputError(f"sbatch {reason}: fix what stops stage {stage.name} and run again") from error
         previous = executor
         if executor.job_id != -1:
             jobs.append(executor.job_id)
@@ -241,12 +238,12 @@ def _submit(stages: list[Stage], options: ExecutionOptions, folder: Path, comman
 
 
 def _refuse_while_queued(folder: Path) -> None:
-    """Two jobs with the same task would write the same files."""
+    """Refuse if earlier jobs are queued: two jobs of one task would write the same files."""
     path = folder / "slurm_jobs.json"
     if not path.exists():
         return
     jobs = ",".join(json.loads(path.read_text(encoding="utf-8")))
-    # SLURM forgets jobs that ended long ago; squeue then fails and names none.
+    # SLURM forgets jobs that ended long ago; squeue then fails and prints none.
     queue = subprocess.run(["squeue", "--noheader", "--format=%A", f"--jobs={jobs}"], stdout=subprocess.PIPE)
     if active := sorted(set(queue.stdout.decode().split())):
         raise InputError(

@@ -1,41 +1,48 @@
-"""What the stages did, from the counts of their tasks: `stats.json`, and `report.html` on one page."""
+"""Sum up what the stages of a command did: `stats.json`, `report.md`, and a few lines for the terminal."""
 
-import html
 import json
+import textwrap
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datatrove.pipeline.base import PipelineStep
-
-from data_prep.reading.documents import SetAside, losses_in_short, read_documents
-from data_prep.stages.corpus import KEPT
-from data_prep.stages.pipeline import write_json
+from data_prep.reading.documents import read_documents
+from data_prep.reading.rejects import Rejects, losses_in_short
+from data_prep.stages.corpus import KEPT, Call, input_files
+from data_prep.stages.pipeline import Stage, run_stages, write_json
 from lit_gpt.files import write_atomically
 
 EXAMPLES = 3
 EXAMPLE_CHARACTERS = 400
 UNITS = ("documents", "text_bytes", "tokens")
+_DIFFERS_BY_RUN = ("cpu_seconds", "peak_megabytes", "tasks")
 
 
-class Summarise(PipelineStep):
-    """The last stage, a single task."""
+def run_and_report(plan: Callable[[list[Path], Any, Path], list[Stage]], options: Any, command: Path) -> None:
+    """The main function of a command over a corpus: plan, run or submit, print the counts.
 
-    type, name = "SUMMARISE", "counts"
+    Args:
+        plan: makes the stages of (files, options, folder).
+        command: the command's file, which SLURM jobs run.
+    """
+    stages = plan(input_files(options, options.stage is not None), options, options.output)
+    if run_stages(stages, options, options.output, command):
+        print(in_short(options.output))
 
-    def __init__(self, folder: Path, title: str, stages: list[str]) -> None:
-        super().__init__()
-        self.folder = folder
-        self.title = title
-        self.stages = stages
 
-    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[None]:
-        """Yields nothing."""
-        stats = collect(self.folder, self.stages)
-        write_json(self.folder / "stats.json", stats)
-        write_atomically(self.folder / "report.html", report(self.folder, self.title, stats))
-        yield from ()
+def with_summary(stages: list[Stage], title: str) -> list[Stage]:
+    """The stages, and one after them that writes their `stats.json` and `report.md`."""
+    folder, names = stages[0].folder, [stage.name for stage in stages]
+    summarise = Call("counts", partial(_summarise, folder, title, names))
+    return [*stages, Stage(f"{names[0].partition('-')[0]}-summary", [summarise], 1, folder)]
+
+
+def _summarise(folder: Path, title: str, stages: list[str], rank: int, world_size: int) -> None:
+    stats = collect(folder, stages)
+    write_json(folder / "stats.json", stats)
+    write_atomically(folder / "report.md", report(folder, title, stats))
 
 
 def collect(folder: Path, stages: list[str]) -> dict[str, Any]:
@@ -66,11 +73,11 @@ def collect(folder: Path, stages: list[str]) -> dict[str, Any]:
 
 def _losses(folder: Path) -> list[str]:
     """The input files that could not be read to their end, and how much of each is lost."""
-    set_aside = SetAside()
+    rejects = Rejects()
     for path in sorted(folder.glob("*.json")):
         places = json.loads(path.read_text(encoding="utf-8"))
-        set_aside.places += [(each["place"], each["reason"]) for each in places]
-    return set_aside.losses()
+        rejects.places += [(each["place"], each["reason"]) for each in places]
+    return rejects.losses()
 
 
 def _stage_counts(folder: Path) -> Counter[str]:
@@ -87,7 +94,7 @@ def _stage_counts(folder: Path) -> Counter[str]:
 
 
 def in_short(folder: Path) -> str:
-    """A few lines for the terminal."""
+    """The counts of a finished command for the terminal."""
     stats = json.loads((folder / "stats.json").read_text(encoding="utf-8"))
     read, kept = stats["read"], stats["kept"]
     lines = [
@@ -95,74 +102,66 @@ def in_short(folder: Path) -> str:
         f"kept {kept['documents']:,}, {kept['text_bytes']:,} bytes"
     ]
     lines += [f"  {count['documents']:>12,}  {reason}" for reason, count in _by_size(stats["excluded"])]
-    lines += [f"  {count:>12,}  lines set aside: {reason}" for reason, count in stats["set_aside"].items()]
-    lines += losses_in_short(stats.get("losses", []))  # earlier revisions wrote none
-    return "\n".join([*lines, f"counts and examples: {folder / 'report.html'}"])
+    lines += _rejected(stats)
+    return "\n".join([*lines, f"counts: {folder / 'stats.json'}, examples: {folder / 'report.md'}"])
 
 
 def _by_size(excluded: dict[str, dict[str, int]]) -> list[tuple[str, dict[str, int]]]:
     return sorted(excluded.items(), key=lambda item: -item[1]["documents"])
 
 
+def _rejected(stats: dict[str, Any]) -> list[str]:
+    lines = [f"  {count:>12,}  lines rejected: {reason}" for reason, count in stats["set_aside"].items()]
+    return lines + losses_in_short(stats.get("losses", []))  # earlier revisions wrote no losses
+
+
 def report(folder: Path, title: str, stats: dict[str, Any]) -> str:
-    """The page: counts, bytes and tokens by reason with examples, what the stages used, the settings."""
+    """Markdown: documents, bytes and tokens by reason, with examples. Text from documents is indented."""
     rows = [("kept", KEPT, stats["kept"])]
     rows += [(reason, f"excluded/{reason}", count) for reason, count in _by_size(stats["excluded"])]
-    body = [
-        f"<h1>{html.escape(title)}</h1>",
-        "<p>Read: {documents:,} documents, {text_bytes:,} bytes of text.</p>".format(**stats["read"]),
-        _table(rows, stats["read"]),
-        _counts("Lines set aside", stats["set_aside"]) if stats["set_aside"] else "",
-        *(f"<p>{html.escape(loss)}</p>" for loss in losses_in_short(stats["losses"])),
-        *(_examples(name, folder / place) for name, place, _ in rows),
-        *(_counts(f"Stage {stage}", counts) for stage, counts in stats["stages"].items()),
-        f"<h2>Settings</h2><pre>{html.escape(_settings(stats['settings']))}</pre>",
-    ]
-    return f"{_HEAD.format(html.escape(title))}{''.join(body)}</body></html>\n"
-
-
-_HEAD = """<!DOCTYPE html><html><head><meta charset="utf-8"><title>{}</title><style>
-body {{ font: 15px sans-serif; margin: 2em auto; max-width: 70em; }} table {{ border-collapse: collapse; }}
-td, th {{ padding: .2em .8em; text-align: right; }} td:first-child, th:first-child {{ text-align: left; }}
-tr:nth-child(even) {{ background: #f2f2f2; }} .bar {{ background: #4a7ba6; height: .8em; }}
-pre {{ white-space: pre-wrap; background: #f8f8f4; padding: .6em; }} td.wide {{ width: 18em; }}
-</style></head><body>"""
-
-
-def _table(rows: list[tuple[str, str, dict[str, int]]], read: dict[str, int]) -> str:
+    n_read = stats["read"]["documents"]
     lines = [
-        "<table><tr><th></th><th>documents</th><th>share</th><th></th><th>bytes</th><th>tokens</th></tr>"
+        f"# {title}\n",
+        f"{n_read:,} documents, {stats['read']['text_bytes']:,} bytes of text were read.\n",
+        "| | documents | share | bytes | tokens |\n|---|---:|---:|---:|---:|",
     ]
     for name, _, count in rows:
-        share = count["documents"] / max(read["documents"], 1)
-        lines.append(
-            f"<tr><td>{html.escape(name)}</td><td>{count['documents']:,}</td><td>{share:.2%}</td>"
-            f'<td class="wide"><div class="bar" style="width:{share:.2%}"></div></td>'
-            f"<td>{count['text_bytes']:,}</td><td>{count['tokens'] or '–'}</td></tr>"
-        )
-    return "\n".join([*lines, "</table>"])
+        share = count["documents"] / max(n_read, 1)
+        numbers = f"{count['documents']:,} | {share:.2%} | {count['text_bytes']:,} | {count['tokens']:,}"
+        lines.append(f"| {name} | {numbers} |")
+    lines += ["", *_rejected(stats)]
+    for name, place, _ in rows:
+        lines += [f"\n## {name}\n", *_examples(folder / place)]
+    return "\n".join(lines) + "\n"
 
 
-def _counts(title: str, counts: dict[str, Any]) -> str:
-    cells = "".join(
-        f"<tr><td>{html.escape(name)}</td><td>{count:,}</td></tr>" for name, count in counts.items()
-    )
-    return f"<h2>{html.escape(title)}</h2><table>{cells}</table>"
-
-
-def _examples(name: str, folder: Path) -> str:
-    """The first documents of the first file that has any."""
-    parts = [f"<h2>{html.escape(name)}</h2>"]
-    documents = read_documents(sorted(folder.glob("*.jsonl.zst")), SetAside())
+def _examples(folder: Path) -> list[str]:
+    """The first documents in a folder."""
+    blocks = []
+    documents = read_documents(sorted(folder.glob("*.jsonl.zst")), Rejects())
     for document, _ in zip(documents, range(EXAMPLES), strict=False):
         why = document.metadata.get("excluded", {})
         found = f": {why['value']} (limit {why['limit']})" if "value" in why else ""
-        parts.append(f"<p>{html.escape(document.id)}{html.escape(found)}</p>")
-        parts.append(f"<pre>{html.escape(document.text[:EXAMPLE_CHARACTERS])}</pre>")
-    return "".join(parts)
+        example = f"{document.id}{found}\n\n{document.text[:EXAMPLE_CHARACTERS]}"
+        blocks.append(textwrap.indent(example, "    ", lambda line: True) + "\n")
+    return blocks
 
 
-def _settings(settings: dict[str, Any]) -> str:
-    files = settings.get("files", [])
-    shown = settings | {"files": f"{len(files)} files, {files[0]} … {files[-1]}" if files else "none"}
-    return json.dumps(shown, indent=1, ensure_ascii=False)
+def record_origin(inputs: Path, parts: dict[str, Path], path: Path, rank: int, world_size: int) -> None:
+    """Write what the store's manifest quotes: the input files with hashes, all settings and counts.
+
+    Args:
+        inputs: folder of the descriptions of the input files.
+        parts: folder of each command over the corpus, by name.
+    """
+    origin: dict[str, Any] = {
+        "inputs": [json.loads(file.read_text("utf-8")) for file in sorted(inputs.glob("*.json"))]
+    }
+    for name, folder in parts.items():
+        stats = json.loads((folder / "stats.json").read_text("utf-8"))
+        stats["settings"].pop("files")
+        for counts in stats["stages"].values():
+            for measure in _DIFFERS_BY_RUN:
+                counts.pop(measure, None)
+        origin[name] = stats
+    write_json(path, origin)

@@ -1,4 +1,4 @@
-"""The work of one process: a batch of lines to the tokens of its documents, training and validation apart."""
+"""The work of a worker process: parse a batch of lines, split off validation documents, tokenize."""
 
 import functools
 from collections.abc import Sequence
@@ -9,16 +9,17 @@ from typing import NamedTuple
 import numpy as np
 import xxhash
 
-from data_prep.reading.batches import Batch, Rejected
+from data_prep.reading.batches import Batch
 from data_prep.reading.documents import Document, parse_batch
+from data_prep.reading.rejects import Rejected
 from lit_gpt.store.tokenizer import Tokenizer
 
-_VALIDATION_SEED = 1  # the hash that splits is not the one that looks ids up
+_VALIDATION_SEED = 1  # another hash than the one that looks ids up
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How documents become tokens."""
+    """How to tokenize; small enough to pickle with each batch."""
 
     tokenizer: Path
     text_fields: tuple[str, ...]
@@ -36,13 +37,13 @@ class Share(NamedTuple):
     tokens: np.ndarray
     """(sum of lengths,) in the tokenizer's dtype."""
     text_bytes: int
-    """UTF-8."""
+    """Bytes of text in UTF-8."""
     words: int
-    """Separated by white space."""
+    """Words separated by white space."""
 
 
 class EncodedBatch(NamedTuple):
-    """A batch, tokenized."""
+    """A tokenized batch."""
 
     batch: Batch
     """Without its data."""
@@ -50,11 +51,11 @@ class EncodedBatch(NamedTuple):
     """Training, validation."""
     rejected: list[Rejected]
     n_empty: int
-    """Documents dropped because their text is empty."""
+    """Documents dropped for their empty text."""
 
 
 def encode_batch(encoding: Encoding, batch: Batch) -> EncodedBatch:
-    """Parse, split and encode a batch.
+    """Parse a batch, split it into training and validation, and tokenize it.
 
     Raises:
         InputError: the file's objects have none of the text fields.
@@ -71,7 +72,7 @@ def encode_batch(encoding: Encoding, batch: Batch) -> EncodedBatch:
 
 
 def is_validation(document_id: str, fraction: float) -> bool:
-    """Whether a document is of the share held out; depends on its id alone."""
+    """Whether a document is held out for validation; depends on its id alone."""
     return xxhash.xxh3_64_intdigest(document_id.encode(), _VALIDATION_SEED) < fraction * 2**64
 
 

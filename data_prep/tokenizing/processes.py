@@ -1,5 +1,6 @@
-"""One process per core over a stream of work, results in the order of the work."""
+"""One run at a time in a folder, and worker processes over a stream of items, with results in order."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -8,12 +9,39 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import TypeVar
+
+from lit_gpt.cli import InputError
+from lit_gpt.files import lock
+from lit_gpt.store.store_writer import UNFINISHED
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
-_AHEAD = 4  # pieces of work under way per process: enough that a slow one keeps no other waiting
+_AHEAD = 4  # items in flight per process, so that a slow item does not starve the other processes
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Create a folder and lock it against a second run.
+
+    Raises:
+        InputError: it cannot be created, or another run holds it.
+    """
+    path = folder / f"{UNFINISHED}lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = lock(path)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written: {error.strerror}; give another --output") from None
+    if held is None:
+        raise InputError(f"another run writes into {folder}; wait for it or give another --output")
+    with held:
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def n_cores() -> int:
@@ -24,19 +52,19 @@ def n_cores() -> int:
 def ordered_map(
     function: Callable[[ItemT], ResultT], items: Iterable[ItemT], workers: int
 ) -> Iterator[ResultT]:
-    """`map` over processes; with one worker in this process. Only a few items and results exist at a time.
+    """`map` in `workers` processes, or in this one if `workers` is 1. Few items and results exist at a time.
 
     Args:
-        function: is pickled with each item.
-        items: taken as the work proceeds.
+        function: pickled with each item.
+        items: consumed as the work proceeds.
 
     Raises:
-        SystemExit: a process died.
+        SystemExit: a process was killed.
     """
     if workers == 1:
         yield from map(function, items)
         return
-    context = multiprocessing.get_context("spawn")  # the parent has threads; a fork would copy their locks
+    context = multiprocessing.get_context("spawn")  # a fork would copy the locks of the parent's threads
     with ProcessPoolExecutor(workers, context, initializer=_start_worker) as pool:
         pending: deque[Future[ResultT]] = deque()
         try:
@@ -47,14 +75,14 @@ def ordered_map(
             while pending:
                 yield pending.popleft().result()
         except BrokenProcessPool:
-            hint = "run the same command again to go on, with fewer --workers if memory is short"
+            hint = "run the same command again to continue, with fewer --workers if memory is short"
             raise SystemExit(f"error: a worker process was killed; {hint}") from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, and end with it even if it is killed."""
+    """Leave Ctrl-C to the parent, and exit when the parent ends, even if it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -1,51 +1,30 @@
-"""How far a tokenizing job is: kept on disk while it runs, so that it can be killed and go on."""
+"""Progress of a tokenizing job, on disk while it runs, so that a killed job can continue."""
 
-import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_prep.reading.documents import SetAside
+from data_prep.reading.rejects import Rejects
 from data_prep.tokenizing.encode import EncodedBatch, Share
 from lit_gpt.cli import InputError
-from lit_gpt.files import lock, write_atomically
+from lit_gpt.files import write_atomically
 from lit_gpt.store import manifest as store_manifest
 from lit_gpt.store.manifest import Manifest
 from lit_gpt.store.store_writer import UNFINISHED, TokenStoreWriter
 
 SNAPSHOT = UNFINISHED + "json"
-_LOCK = UNFINISHED + "lock"
 
 
-@contextlib.contextmanager
-def claimed(folder: Path) -> Iterator[None]:
-    """Make a folder and hold it against a second run of the command; a finished one needs no hold.
-
-    Raises:
-        InputError: it cannot be made, or another run holds it.
-    """
-    if (folder / store_manifest.NAME).exists() and not (folder / SNAPSHOT).exists():
-        yield
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        held = lock(folder / _LOCK)
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written: {error.strerror}; give another --output") from None
-    if held is None:
-        raise InputError(f"another run writes into {folder}; wait for it or give another --output")
-    with held:
-        try:
-            yield
-        finally:
-            (folder / _LOCK).unlink(missing_ok=True)
+def is_finished(folder: Path) -> bool:
+    """Whether a folder holds a finished store."""
+    return (folder / store_manifest.NAME).exists() and not (folder / SNAPSHOT).exists()
 
 
 @dataclass
 class Counts:
-    """What went into one store."""
+    """What one store holds."""
 
     documents: int = 0
     tokens: int = 0
@@ -53,14 +32,14 @@ class Counts:
     words: int = 0
 
     def add(self, share: Share) -> None:
-        """Count a batch's share."""
+        """Add a batch's share."""
         self.documents += len(share.ids)
         self.tokens += len(share.tokens)
         self.text_bytes += share.text_bytes
         self.words += share.words
 
     def describe(self) -> dict[str, float]:
-        """The counts and their ratios, BOS and EOS left out of these."""
+        """The counts and their ratios. The ratios leave out BOS and EOS."""
         text_tokens = self.tokens - 2 * self.documents
         ratios = {
             "tokens_per_word": round(text_tokens / max(self.words, 1), 4),
@@ -71,33 +50,33 @@ class Counts:
 
 @dataclass
 class State:
-    """How far a job is: everything before (file, line) is in the writers' snapshots."""
+    """Progress of a job: everything before (file, line) is in the writers' snapshots."""
 
     settings: dict[str, Any]
-    """What the bytes depend on beside the input."""
+    """All that the store's bytes depend on, except the input."""
     inputs: list[list[Any]]
-    """[path, bytes, time of modification in ns] of every file."""
+    """[path, bytes, modification time in ns] of every file."""
     val_output: str
     """Folder of the validation store."""
     file: int = 0
     line: int = 1
     position: int = 0
-    """Bytes of the current file that were read."""
+    """Bytes read of the current file."""
     file_hashes: list[str] = field(default_factory=list)
     """xxh3_128 of the files before."""
-    set_aside: SetAside = field(default_factory=SetAside)
+    set_aside: Rejects = field(default_factory=Rejects)
     n_empty: int = 0
-    """Documents dropped because they have no text."""
+    """Documents dropped for their empty text."""
     counts: list[Counts] = field(default_factory=lambda: [Counts(), Counts()])
     """Training, validation."""
     writers: list[dict[str, Any] | None] = field(default_factory=lambda: [None, None])
     """Snapshots of their writers."""
 
     def or_found_in(self, folder: Path) -> "State | None":
-        """This state, which is a beginning, or what a killed run has left; None where the folder is finished.
+        """The state that a killed run left in `folder`, else this one. None if the folder is finished.
 
         Raises:
-            InputError: the folder holds the work of other settings or other files.
+            InputError: the folder holds work with other settings or other files.
         """
         found = _load(folder / SNAPSHOT)
         wanted = {"input": self.inputs, "val_output": self.val_output} | self.settings
@@ -116,15 +95,15 @@ class State:
         return found
 
     def save(self, folder: Path, writers: Sequence[TokenStoreWriter]) -> None:
-        """Take the writers' snapshots and store everything."""
+        """Write this state with snapshots of the writers."""
         self.writers = [writer.snapshot() for writer in writers]
         write_atomically(folder / SNAPSHOT, json.dumps(asdict(self)))
 
     def take(self, encoded: EncodedBatch) -> None:
-        """Count a batch and go on behind it.
+        """Count a batch and move on to the next.
 
         Raises:
-            InputError: too many lines are set aside.
+            InputError: too many lines are rejected.
         """
         batch = encoded.batch
         for counts, share in zip(self.counts, encoded.shares, strict=True):
@@ -138,7 +117,7 @@ class State:
             self.file, self.line, self.position = self.file + 1, 1, 0
 
     def provenance(self, part: int) -> dict[str, Any]:
-        """What the manifest tells of where the store of a part comes from."""
+        """Provenance for the manifest of a part: 0 is training, 1 is validation."""
         inputs = zip(self.inputs, self.file_hashes, strict=True)
         return {
             "command": "tokenize_corpus",
@@ -153,12 +132,12 @@ class State:
 
     @property
     def total_bytes(self) -> int:
-        """Of all files."""
+        """Bytes of all files."""
         return sum(size for _, size, _ in self.inputs)
 
     @property
     def bytes_done(self) -> int:
-        """Of all files, read and written so far."""
+        """Bytes of all files that are tokenized so far."""
         return self.position + sum(size for _, size, _ in self.inputs[: self.file])
 
 
@@ -167,7 +146,7 @@ def _load(path: Path) -> State | None:
         return None
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        values["set_aside"] = SetAside(**values["set_aside"])
+        values["set_aside"] = Rejects(**values["set_aside"])
         values["counts"] = [Counts(**counts) for counts in values["counts"]]
         return State(**values)
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from data_prep import tokenize_corpus
+from data_prep.tokenizing.job import Options, tokenize
 from lit_gpt.rows.packed_store import PackedStore
 from lit_gpt.store.token_store import TokenStore
 from tests.cluster.running import ROOT, SCRIPTS, site, step_processes
@@ -52,10 +52,8 @@ def kill_step(slurm, **wanted: str) -> None:
 def tokenized(file, tokenizer_dir, folder, with_validation) -> str:
     """Fingerprint of the store that the command alone makes of a file."""
     validation = {"val_fraction": 0.01, "val_output": folder / "val"} if with_validation else {}
-    tokenize_corpus.main(
-        tokenize_corpus.Options(
-            input=[str(file)], tokenizer=tokenizer_dir, output=folder / "train", workers=1, **validation
-        )
+    tokenize(
+        Options(input=[str(file)], tokenizer=tokenizer_dir, output=folder / "train", workers=1, **validation)
     )
     return TokenStore.open(folder / "train").fingerprint
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.pack import PackedStore
+from lit_gpt.rows.packed_store import PackedStore
 from lit_gpt.store.token_store import TokenStore
 from lit_gpt.store.tokenizer import Tokenizer
 from tests.data_prep.corpus_tools import write_jsonl
@@ -36,7 +36,7 @@ def assert_one_line(done: subprocess.CompletedProcess[str], disk: Path) -> None:
 def contents(folder: Path) -> dict[str, bytes]:
     """What does not tell how long it took."""
     found = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
-    changing = ("logs/", "stats.json", "report.html", "options.json", "settings.json", "origin.json")
+    changing = ("logs/", "stats.json", "report.md", "options.json", "settings.json", "origin.json")
     kept = {name: path for name, path in found.items() if not any(part in name for part in changing)}
     return {name: path.read_bytes() for name, path in kept.items() if not name.endswith("manifest.json")}
 

@@ -30,7 +30,7 @@ def test_packs_ahead_of_training(train_store_dir: Path, tmp_path: Path):
         rf"rows +{rows:,} of 100",
         rf"waste +{packed.waste:.4%}",
         rf"cut +{longer:,} of {store.n_documents:,} documents",
-        rf"checks .*{packed.n_targets:,} predictions .* {rows:,} row checksums agree",
+        rf"checks .*{packed.n_targets:,} targets .* {rows:,} row checksums agree",
         packed.fingerprint,
     ):
         assert re.search(expected, run.stdout), run.stdout

@@ -19,9 +19,9 @@ import pytest
 import zstandard
 
 from data_prep.reading import batches
-from data_prep.tokenize_corpus import Options, main
 from data_prep.tokenizing.encode import is_validation
-from data_prep.tokenizing.state import claimed
+from data_prep.tokenizing.job import Options, tokenize
+from data_prep.tokenizing.processes import claimed
 from lit_gpt.cli import InputError
 from lit_gpt.store.token_store import TokenStore
 from lit_gpt.store.tokenizer import Tokenizer
@@ -84,29 +84,29 @@ def interrupt() -> None:
 
 
 def test_interrupted_now_and_then_it_leaves_the_same_bytes(options: Options, tmp_path: Path):
-    main(options)
+    tokenize(options)
     run = elsewhere(options, tmp_path / "interrupted")
     for event in (1, 20, 100, 60, 150, 10):
         sys.setprofile(at_event(event, interrupt))
         try:
             with pytest.raises(KeyboardInterrupt):
-                main(run)
+                tokenize(run)
         finally:
             sys.setprofile(None)
-    main(run)
+    tokenize(run)
     assert contents(run.output.parent) == contents(options.output.parent)
 
 
 def run_until_killed(options: Options, event: int) -> None:
     quicken()
     sys.setprofile(at_event(event, lambda: os.kill(os.getpid(), signal.SIGKILL)))
-    main(options)
+    tokenize(options)
 
 
 def killed_at(options: Options, event: int) -> int | None:
     """Exit status of a process of its own that is killed at an event, or gets through before."""
     processes = multiprocessing.get_context("forkserver")  # forks from a process without threads
-    processes.set_forkserver_preload(["data_prep.tokenize_corpus"])
+    processes.set_forkserver_preload(["data_prep.tokenizing.job"])
     child = processes.Process(target=run_until_killed, args=(options, event))
     child.start()
     child.join()
@@ -115,7 +115,7 @@ def killed_at(options: Options, event: int) -> int | None:
 
 @pytest.mark.slow
 def test_killed_anywhere_it_leaves_the_same_bytes(options: Options, tmp_path: Path):
-    main(options)
+    tokenize(options)
     expected = contents(options.output.parent)
     events = 1
     while True:
@@ -124,7 +124,7 @@ def test_killed_anywhere_it_leaves_the_same_bytes(options: Options, tmp_path: Pa
         if status == 0:
             break
         assert status == -signal.SIGKILL
-        main(run)
+        tokenize(run)
         assert contents(run.output.parent) == expected, f"killed at event {events}"
         events += 13
     assert events > 300
@@ -145,7 +145,7 @@ def test_workers_make_no_difference_and_end_with_a_killed_parent(options: Option
     lines = [line for file in options.input for line in Path(file).read_bytes().splitlines(keepends=True)]
     big.write_bytes(zstandard.ZstdCompressor().compress(b"".join(lines) * 20))
     options = replace(options, input=[str(big)], max_shard_tokens=1_000_000)
-    main(options)
+    tokenize(options)
     expected = contents(options.output.parent)
     for workers in (2, 3):
         run = elsewhere(options, tmp_path / f"workers-{workers}", workers=workers)
@@ -175,10 +175,10 @@ def _in_session(session: int) -> list[int]:
 
 
 def test_finished_it_finds_nothing_to_do(options: Options, capsys: pytest.CaptureFixture[str]):
-    main(options)
+    tokenize(options)
     before = {path: path.stat().st_mtime_ns for path in options.output.parent.rglob("*")}
     first = capsys.readouterr().out
-    main(options)
+    tokenize(options)
     assert {path: path.stat().st_mtime_ns for path in options.output.parent.rglob("*")} == before
     again = capsys.readouterr().out
     assert "finished already" in again
@@ -192,21 +192,21 @@ def test_other_settings_or_input_are_refused_by_name(
 ):
     sys.setprofile(at_event(150, interrupt))
     with pytest.raises(KeyboardInterrupt):
-        main(options)
+        tokenize(options)
     sys.setprofile(None)
     for state in ("unfinished", "finished"):
         if state == "finished":
-            main(options)
+            tokenize(options)
         for change in ({"val_fraction": 0.2}, {"max_shard_tokens": 7}, {"id_fields": ["key", "id"]}):
             with pytest.raises(InputError, match=f"begun with another {next(iter(change))};"):
-                main(replace(options, **change))
+                tokenize(replace(options, **change))
         with pytest.raises(InputError, match="begun with another input;"):
-            main(replace(options, input=options.input[:1]))
+            tokenize(replace(options, input=options.input[:1]))
 
 
 def test_validation_is_chosen_by_id_alone(options: Options, tmp_path: Path):
-    main(options)
-    main(elsewhere(options, tmp_path / "one file", input=options.input[:1]))
+    tokenize(options)
+    tokenize(elsewhere(options, tmp_path / "one file", input=options.input[:1]))
     for part, chosen in (("train", False), ("val", True)):
         both, one = (
             TokenStore.open(folder / part) for folder in (options.output.parent, tmp_path / "one file")
@@ -225,8 +225,8 @@ def test_validation_is_chosen_by_id_alone(options: Options, tmp_path: Path):
 def test_parquet_gives_the_tokens_of_lines(options: Options, tmp_path: Path):
     rows = [json.loads(line) for file in options.input for line in Path(file).read_text().splitlines()]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "x.parquet", row_group_size=250)
-    main(options)
-    main(elsewhere(options, tmp_path / "parquet", input=[str(tmp_path / "x.parquet")]))
+    tokenize(options)
+    tokenize(elsewhere(options, tmp_path / "parquet", input=[str(tmp_path / "x.parquet")]))
     for part in ("train", "val"):
         lines, parquet = (contents(folder / part) for folder in (options.output.parent, tmp_path / "parquet"))
         same = [name for name in lines if name.endswith((".bin", ".idx", ".ids"))]
@@ -241,7 +241,7 @@ def test_what_is_skipped_is_counted_and_named(
     good = [{"id": f"{n}", "text": f"Text {n} mit Wörtern"} for n in range(30)]
     lines = [json.dumps(line, ensure_ascii=False) for line in [*good, {"id": "empty", "text": ""}]]
     file.write_text("\n".join([*lines[:10], "{broken", *lines[10:], '{"id": 1}', "[]"]))
-    main(replace(options, input=[str(file)], val_fraction=0.0, val_output=None))
+    tokenize(replace(options, input=[str(file)], val_fraction=0.0, val_output=None))
     store = TokenStore.open(options.output)
     provenance = store.manifest.provenance
     assert provenance["empty_documents"] == 1
@@ -263,8 +263,8 @@ def test_what_is_skipped_is_counted_and_named(
 def test_repeated_ids_are_said(options: Options, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     file = tmp_path / "x.jsonl"
     file.write_text("".join(json.dumps({"id": f"d{n % 7}", "text": f"Text {n}"}) + "\n" for n in range(10)))
-    main(replace(options, input=[str(file)], val_fraction=0.0, val_output=None))
-    assert "repeated ids: 3 documents have an id that another" in capsys.readouterr().out
+    tokenize(replace(options, input=[str(file)], val_fraction=0.0, val_output=None))
+    assert "repeated ids: 3 documents share their id with another" in capsys.readouterr().out
     assert TokenStore.open(options.output).find("d0") == [(0, 0), (0, 7)]
 
 
@@ -274,7 +274,7 @@ def test_a_document_of_ten_million_bytes(options: Options, tmp_path: Path, monke
     file = tmp_path / "x.jsonl"
     texts = ["kurz", "Ein langer Satz mit ä und ß. " * 350_000, "kurz"]
     file.write_text("\n".join(json.dumps({"text": text}) for text in texts))
-    main(replace(options, input=[str(file)], val_fraction=0.0, val_output=None))
+    tokenize(replace(options, input=[str(file)], val_fraction=0.0, val_output=None))
     store, tokenizer = TokenStore.open(options.output), Tokenizer.load(options.tokenizer)
     assert [entry.n_documents for entry in store.manifest.shards] == [1, 1, 1]
     for shard, text in enumerate(texts):
@@ -307,17 +307,17 @@ def test_mistakes_are_one_line(options: Options, tmp_path: Path):
     ]
     for number, (change, says) in enumerate(cases):
         with pytest.raises(InputError, match=says) as error:
-            main(replace(elsewhere(options, tmp_path / f"case-{number}"), **change))
+            tokenize(replace(elsewhere(options, tmp_path / f"case-{number}"), **change))
         assert "\n" not in str(error.value)
     same = replace(options, val_output=options.output)
     with pytest.raises(InputError, match="folder of its own"):
-        main(same)
+        tokenize(same)
 
 
 def test_two_runs_into_one_folder_are_refused(options: Options):
     with claimed(options.output), pytest.raises(InputError, match="another run writes into"):
-        main(options)
-    main(options)
+        tokenize(options)
+    tokenize(options)
 
 
 @pytest.mark.slow

@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep import evaluate_tokenizer
-from data_prep.tokenizing import token_ratio
-from data_prep.tokenizing.token_ratio import propose
+from data_prep import evaluate_tokenizer, token_ratio
+from data_prep.token_ratio import propose
 from lit_gpt.cli import InputError
 from lit_gpt.store.tokenizer import Tokenizer
 from tests.conftest import german_texts

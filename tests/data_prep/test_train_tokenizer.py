@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.reading.documents import SetAside
-from data_prep.train_tokenizer import Options, main, sample
+from data_prep.reading.documents import sample_texts
+from data_prep.reading.rejects import Rejects
+from data_prep.tokenizing.train import Options, train_tokenizer
 from lit_gpt.cli import InputError
 from lit_gpt.store.tokenizer import Tokenizer
 
@@ -19,7 +20,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "data_prep" / "train_tokenizer.py
 
 def test_special_tokens_come_first_and_nothing_is_unknown(corpus_files: list[Path], tmp_path: Path):
     options = Options([str(file) for file in corpus_files], tmp_path / "t", vocab_size=500)
-    main(options)
+    train_tokenizer(options)
     tokenizer = Tokenizer.load(tmp_path / "t")
     assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.unk_id) == (0, 1, None)
     assert tokenizer.vocab_size == 512  # the next multiple of 64
@@ -30,7 +31,7 @@ def test_special_tokens_come_first_and_nothing_is_unknown(corpus_files: list[Pat
     text = json.loads(corpus_files[0].read_text().splitlines()[0])["text"]
     assert len(tokenizer.encode([text])[0]) < len(text) * 0.7
     with pytest.raises(InputError, match="holds a tokenizer already"):
-        main(options)
+        train_tokenizer(options)
 
 
 @pytest.mark.slow
@@ -48,9 +49,9 @@ def test_every_file_is_sampled_by_its_size(tmp_path: Path):
     files = [tmp_path / f"{name}.jsonl" for name in "abc"]
     for file, count in zip(files, (300, 100, 1), strict=True):
         file.write_text(f'{{"text": "{file.stem * 90}"}}\n' * count)
-    taken = Counter(text[0] for text in sample(files, 401 * 90 / 4, SetAside(), ["text"]))
+    taken = Counter(text[0] for text in sample_texts(files, 401 * 90 / 4, Rejects(), ["text"]))
     assert (taken["a"], taken["b"], taken["c"]) == (75, 25, 1)
-    assert sum(1 for _ in sample(files, 1e9, SetAside(), ["text"])) == 401
+    assert sum(1 for _ in sample_texts(files, 1e9, Rejects(), ["text"])) == 401
 
 
 def test_mistakes_are_one_line(corpus_files: list[Path], tmp_path: Path):
@@ -67,5 +68,5 @@ def test_mistakes_are_one_line(corpus_files: list[Path], tmp_path: Path):
     ]
     for options, says in cases:
         with pytest.raises(InputError, match=says):
-            main(options)
+            train_tokenizer(options)
         assert not (tmp_path / "t").exists()

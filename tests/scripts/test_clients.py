@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.tokenizing import sentencepiece_bpe
+from data_prep.tokenizing.train import train_sentencepiece
 from lit_gpt.cli import InputError
 from lit_gpt.hf.config import from_hf_config, to_hf_config
 from lit_gpt.model.config import ModelConfig
@@ -77,7 +77,7 @@ def test_what_a_user_of_transformers_types(tmp_path, transformers_python, tokeni
     """`generate(**tokenizer(text))`, batches, `pipeline`, `save_pretrained`, in transformers 4 and 5."""
     if kind == "sentencepiece":
         tokenizer_dir = tmp_path / "tokenizer"
-        sentencepiece_bpe.train(german_texts(100, seed=8), 512, tokenizer_dir)
+        train_sentencepiece(german_texts(100, seed=8), 512, tokenizer_dir)
     checkpoint, folder = random_model(tmp_path, tokenizer_dir)
     program = Path(__file__).with_name("client_program.py")
     done = run(transformers_python, program, folder, tmp_path / "again", json.dumps(TEXTS), N_TOKENS)
@@ -247,7 +247,7 @@ print(json.dumps([ids, [list(itertools.islice(model.generate(i, **likeliest), n_
 )
 def test_llama_cpp_continues_as_our_model_does(tmp_path, llama_cpp, rope_scaling):
     # Of tokenizers without a tokenizer.model llama.cpp takes only those that it knows.
-    sentencepiece_bpe.train(german_texts(100, seed=8), 512, tmp_path / "tokenizer")
+    train_sentencepiece(german_texts(100, seed=8), 512, tmp_path / "tokenizer")
     checkpoint, folder = random_model(tmp_path, tmp_path / "tokenizer", rope_scaling)
     sources, python = llama_cpp
     model = tmp_path / "model.gguf"

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep import tokenize_corpus
+from data_prep.tokenizing import job
 from pretrain.datapoints.files import RunLog, part_files, write_part
 from tests.pretrain.feeding import GLOBAL_BATCH, log_steps, open_data
 
@@ -48,10 +48,8 @@ def nasty_store(tmp_path_factory, tokenizer_dir):
         {"id": name, "text": f"Satz {number} von Fuchs und Gans. " * 9} for number, name in enumerate(NASTY)
     ]
     (folder / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    tokenize_corpus.main(
-        tokenize_corpus.Options(
-            input=[str(folder / "in.jsonl")], tokenizer=tokenizer_dir, output=folder / "store"
-        )
+    job.tokenize(
+        job.Options(input=[str(folder / "in.jsonl")], tokenizer=tokenizer_dir, output=folder / "store")
     )
     return folder / "store"
 

@@ -17,8 +17,10 @@ import pytest
 import zstandard
 
 from data_prep.reading import batches
-from data_prep.reading.batches import MAX_LINE_BYTES, read_batches
-from data_prep.reading.documents import SetAside, find_files, look_into, parse_batch, read_documents
+from data_prep.reading.batches import read_batches
+from data_prep.reading.documents import parse_batch, read_documents
+from data_prep.reading.inputs import find_files, look_into
+from data_prep.reading.rejects import MAX_LINE_BYTES, Rejects
 from lit_gpt.cli import InputError
 
 GOOD = [b'{"id": "a", "text": "eins"}', '{"id": "ß", "text": "zwei\\nZeilen ☃"}'.encode()]
@@ -26,7 +28,7 @@ GOOD = [b'{"id": "a", "text": "eins"}', '{"id": "ß", "text": "zwei\\nZeilen ☃
 
 def read(file: Path, **fields: Any) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """(id, text) of all documents, and (line, reason) of what was set aside."""
-    set_aside = SetAside()
+    set_aside = Rejects()
     documents = [(each.id, each.text) for each in read_documents([file], set_aside, **fields)]
     return documents, [(place.rpartition(":")[2], reason) for place, reason in set_aside.places]
 
@@ -45,7 +47,7 @@ def test_every_compression_gives_the_same_documents(tmp_path: Path, suffix: str)
     file.write_bytes(one + two)  # compressed files may be put one after another
     assert read(file) == ([("a", "eins"), ("ß", "zwei\nZeilen ☃")], [])
     file.write_bytes(COMPRESS[suffix](b"\n\n" + b"\n \n".join(GOOD)))
-    assert [place.source_line for place in read_documents([file], SetAside())] == [3, 5]
+    assert [place.source_line for place in read_documents([file], Rejects())] == [3, 5]
 
 
 LINES: list[tuple[bytes, str | None]] = [
@@ -114,7 +116,7 @@ def test_what_looks_strange_and_is_not(tmp_path: Path):
     texts = ["a", 'ein "text" im Text', "c", "d", ""]
     ids = ["7", "text", f"{file}:3", f"{file}:4", lines[4]["id"]]
     assert documents == list(zip(ids, texts, strict=True))
-    [first, *_] = read_documents([file], SetAside())
+    [first, *_] = read_documents([file], Rejects())
     assert first.metadata == {"meta": {"text": "b", "id": 2}}
 
 
@@ -144,7 +146,7 @@ def test_a_broken_stream_gives_what_comes_before(tmp_path: Path, suffix: str, da
     broken, good = tmp_path / f"broken.jsonl{suffix}", tmp_path / f"good.jsonl{suffix}"
     broken.write_bytes(data)
     good.write_bytes(COMPRESS[suffix](GOOD[0]))
-    set_aside = SetAside(limit=len(lines))
+    set_aside = Rejects(limit=len(lines))
     documents = [each.id for each in read_documents([broken, good], set_aside)]
     assert documents[-1] == "a"
     assert documents[:-1] == [str(n) for n in range(len(documents) - 1)]
@@ -155,7 +157,7 @@ def test_a_broken_stream_gives_what_comes_before(tmp_path: Path, suffix: str, da
     with pytest.raises(
         InputError, match=r"more than 1000 unusable lines, the last .* lines, .* were read before"
     ):
-        list(read_documents([broken, good], SetAside()))
+        list(read_documents([broken, good], Rejects()))
 
 
 def test_what_is_lost_of_a_file_is_said_and_counted_by_an_estimate(
@@ -172,7 +174,7 @@ def test_what_is_lost_of_a_file_is_said_and_counted_by_an_estimate(
 
     def lost(file: Path) -> tuple[int, int, str]:
         """(documents read, lines that count as lost, what is said)"""
-        set_aside = SetAside(limit=10**9)
+        set_aside = Rejects(limit=10**9)
         n_documents = sum(1 for _ in read_documents([file], set_aside))
         [loss], [n_lines] = set_aside.losses(), set_aside.counts.values()
         assert loss.startswith(f"{file}:{n_documents + 1}: unreadable from here on")
@@ -213,7 +215,7 @@ def test_parquet_is_read_like_lines(tmp_path: Path):
     documents, rejected = read(file)
     assert documents == [(str(n), texts[n]) for n in range(1000) if n not in (3, 700)]
     assert [place for place, _ in rejected] == ["4", "701"]
-    [first, *_] = read_documents([file], SetAside())
+    [first, *_] = read_documents([file], Rejects())
     assert (first.source_line, first.metadata) == (1, {"score": 0.0})
 
 
@@ -301,7 +303,7 @@ def test_a_file_is_looked_into_before_anything_is_made_of_it(tmp_path: Path):
     blank.write_bytes(b"\n\n")  # nothing is lost of it
     look_into([good, blank], ["text"], ["id"])
     look_into([nested], ["page.body"], ["page.url"], needs_id=True)
-    [document] = read_documents([nested], SetAside(), ["page.body"], ["page.url"])
+    [document] = read_documents([nested], Rejects(), ["page.body"], ["page.url"])
     assert (document.id, document.text, document.metadata) == ("u", "x", {"page": {}, "n": 1})
     with pytest.raises(
         InputError, match=r"beside its text the fields page, n, none of url; name one by --id_f"
@@ -330,7 +332,7 @@ def test_a_stream_with_garbage_after_it_gives_all_it_holds(tmp_path: Path):
     for suffix, garbage in ((".zst", b"garbage"), (".gz", b"\0" * 512)):
         file = tmp_path / f"x.jsonl{suffix}"
         file.write_bytes(COMPRESS[suffix]("\n".join([*lines, ""]).encode()) + garbage)
-        set_aside = SetAside(limit=10_000)
+        set_aside = Rejects(limit=10_000)
         assert sum(1 for _ in read_documents([file], set_aside)) == 5000
         [loss] = set_aside.losses()
         assert f"{file}:5001: unreadable from here on" in loss
@@ -345,9 +347,9 @@ def test_byte_order_marks_of_files_put_one_after_another(tmp_path: Path):
 def test_too_many_bad_lines_stop(tmp_path: Path):
     file = tmp_path / "x.jsonl"
     file.write_bytes(GOOD[0] + b"\n{" * 4)
-    assert len(list(read_documents([file], SetAside(limit=4)))) == 1
+    assert len(list(read_documents([file], Rejects(limit=4)))) == 1
     with pytest.raises(InputError, match=rf"more than 3 unusable lines, the last {file}:5"):
-        list(read_documents([file], SetAside(limit=3)))
+        list(read_documents([file], Rejects(limit=3)))
 
 
 @pytest.mark.slow

@@ -8,13 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.reading.documents import SetAside
-from data_prep.reading.sources import SOURCES, find_inputs, read_source
+from data_prep.reading.inputs import find_inputs
+from data_prep.reading.rejects import Rejects
+from data_prep.reading.sources import SOURCES, read_source
 from lit_gpt.cli import InputError
 
 
 def read(file, source):
-    set_aside = SetAside()
+    set_aside = Rejects()
     return list(read_source(file, SOURCES[source], set_aside)), set_aside
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from data_prep import clean, dedup, minhash, prepare
 from data_prep.stages.corpus import task_files
-from data_prep.stages.pipeline import ExecutionOptions, Stage, run_stages, settle
+from data_prep.stages.pipeline import ExecutionOptions, Stage, check_settings, run_stages
 from lit_gpt.cli import InputError, parse_options
 
 
@@ -65,10 +65,10 @@ def test_bad_input_in_a_task_is_bad_input_of_the_command(tmp_path, workers):
 
 
 def test_a_folder_keeps_its_settings(tmp_path):
-    settle(tmp_path / "a", {"limit": 1, "files": [tmp_path / "x"]})
-    settle(tmp_path / "a", {"limit": 1, "files": [tmp_path / "x"]})
+    check_settings(tmp_path / "a", {"limit": 1, "files": [tmp_path / "x"]})
+    check_settings(tmp_path / "a", {"limit": 1, "files": [tmp_path / "x"]})
     with pytest.raises(InputError, match=r"other settings \(limit\)"):
-        settle(tmp_path / "a", {"limit": 2, "files": [tmp_path / "x"]})
+        check_settings(tmp_path / "a", {"limit": 2, "files": [tmp_path / "x"]})
 
 
 @given(sizes=st.lists(st.integers(0, 1000), min_size=1, max_size=40), n_tasks=st.integers(1, 50))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
-from data_prep.tokenizing import sentencepiece_bpe
+from data_prep.tokenizing.train import train_sentencepiece
 from lit_gpt.cli import InputError
 from lit_gpt.store import word_cache
 from lit_gpt.store.tokenizer import Tokenizer
@@ -96,7 +96,7 @@ def spaces_as_letters_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def sentencepiece_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sentencepiece")
-    sentencepiece_bpe.train(german_texts(60, seed=1), 400, folder)
+    train_sentencepiece(german_texts(60, seed=1), 400, folder)
     return folder
 
 

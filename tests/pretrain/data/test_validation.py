@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep import tokenize_corpus
+from data_prep.tokenizing import job
 from lit_gpt.model.loss import IGNORE_INDEX
 from lit_gpt.rows.packed_store import PackedStore
 from lit_gpt.rows.sample_order import validation_rows
@@ -84,10 +84,8 @@ def sorted_store(tmp_path, tokenizer_dir):
         file.write_text("".join(json.dumps(line) + "\n" for line in lines))
         files.append(str(file))
     store = tmp_path / "store"
-    tokenize_corpus.main(
-        tokenize_corpus.Options(
-            input=files, tokenizer=tokenizer_dir, output=store, max_shard_tokens=10_000, workers=1
-        )
+    job.tokenize(
+        job.Options(input=files, tokenizer=tokenizer_dir, output=store, max_shard_tokens=10_000, workers=1)
     )
     return store
 

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from data_prep.reading.documents import TEXT_FIELDS, SetAside, find_files, look_into
+from data_prep.reading.documents import TEXT_FIELDS, sample_texts
+from data_prep.reading.inputs import find_files, look_into
+from data_prep.reading.rejects import Rejects
 from data_prep.stages.pipeline import write_json
-from data_prep.train_tokenizer import sample
 from lit_gpt.cli import InputError, progress, run_command
 from lit_gpt.option_types import NonNegativeFloat, NonNegativeInt, PositiveFloat
 from lit_gpt.store.tokenizer import Tokenizer
@@ -59,7 +60,7 @@ def main(options: Options) -> None:
     tokenizer = Tokenizer.load(options.tokenizer)
     files = find_files(options.input)
     look_into(files, options.text_fields, ())
-    texts = sample(files, options.sample_mb * 1e6, SetAside(), options.text_fields)
+    texts = sample_texts(files, options.sample_mb * 1e6, Rejects(), options.text_fields)
     ratios, sizes, examples = [], [], []
     for text in progress(texts, description="encode", unit=" documents"):
         n_words = len(text.split())

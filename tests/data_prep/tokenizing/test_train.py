@@ -5,8 +5,7 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep import train_tokenizer
-from data_prep.tokenizing import sentencepiece_bpe
+from data_prep.tokenizing import train
 from lit_gpt.cli import InputError
 from lit_gpt.store.tokenizer import Tokenizer
 from tests.conftest import german_texts
@@ -18,7 +17,7 @@ TEXTS = [*german_texts(150, seed=5), "Tabellen\tund  Abstände   zählen,\n\nZei
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sentencepiece")
-    sentencepiece_bpe.train(TEXTS, 1024, folder, ["<|nutzer|>"])
+    train.train_sentencepiece(TEXTS, 1024, folder, ["<|nutzer|>"])
     return folder
 
 
@@ -56,7 +55,7 @@ def test_strings_of_special_tokens_are_text(tokenizer, text):
 
 
 def test_training_again_gives_the_same_files(tmp_path, folder):
-    sentencepiece_bpe.train(TEXTS, 1024, tmp_path, ["<|nutzer|>"])
+    train.train_sentencepiece(TEXTS, 1024, tmp_path, ["<|nutzer|>"])
     for name in ("tokenizer.model", "tokenizer.json", "tokenizer_config.json"):
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
 
@@ -64,15 +63,15 @@ def test_training_again_gives_the_same_files(tmp_path, folder):
 @pytest.mark.parametrize("vocab_size", [200, 100_000])
 def test_an_impossible_vocabulary_is_refused(tmp_path, vocab_size):
     with pytest.raises(InputError, match=str(vocab_size)):
-        sentencepiece_bpe.train(TEXTS, vocab_size, tmp_path)
+        train.train_sentencepiece(TEXTS, vocab_size, tmp_path)
     assert not (tmp_path / "tokenizer.json").exists()
 
 
 @pytest.mark.parametrize("kind", ["byte_level", "sentencepiece"])
 def test_the_command_rounds_up_the_vocabulary_and_adds_special_tokens(tmp_path, kind):
     file = write_jsonl(tmp_path / "a.jsonl", [{"text": text} for text in TEXTS])
-    train_tokenizer.main(
-        train_tokenizer.Options(
+    train.train_tokenizer(
+        train.Options(
             input=[str(file)], output=tmp_path / "out", vocab_size=500, type=kind, special_tokens=["<pad>"]
         )
     )
@@ -87,7 +86,7 @@ def test_the_command_rounds_up_the_vocabulary_and_adds_special_tokens(tmp_path, 
 def test_ids_are_those_of_transformers(tmp_path, kind):
     from transformers import AutoTokenizer
 
-    learn = train_tokenizer.train if kind == "byte_level" else sentencepiece_bpe.train
+    learn = train.train_byte_level if kind == "byte_level" else train.train_sentencepiece
     learn(TEXTS, 1024, tmp_path)
     ours, theirs = Tokenizer.load(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
     for text in [*german_texts(300, seed=6), *TEXTS, "🤯 ▁ \u0301"]:

@@ -1,24 +1,65 @@
-"""The three stages of paragraph deduplication as steps of a pipeline. dedup_index.py holds the method."""
+"""Drop repeated paragraphs: options, stages and steps of dedup.py. dedup_index.py has the method."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import xxhash
 from datatrove.pipeline.base import PipelineStep
 
-from data_prep.stages.corpus import CorpusDocument
+from data_prep.stages.corpus import Call, CorpusDocument, CorpusOptions, open_corpus
 from data_prep.stages.dedup_index import RepeatFlags, SignatureWriter, find_repeats, part_starts
+from data_prep.stages.pipeline import ExecutionOptions, Stage
+from data_prep.stages.summary import with_summary
 from lit_gpt.cli import InputError
+from lit_gpt.option_types import NonNegativeInt
+
+
+@dataclass(kw_only=True)
+class Options(CorpusOptions, ExecutionOptions):
+    """Drop paragraphs that occur earlier in the input.
+
+    A paragraph is a line that is not blank. A document left without any is dropped.
+    """
+
+    min_paragraph_bytes: NonNegativeInt = 0
+    """Keep shorter paragraphs, repeated or not."""
+
+
+def plan(files: list[Path], options: Options, folder: Path) -> list[Stage]:
+    """Stages that deduplicate the paragraphs of `files`, which need not exist yet, into `folder`.
+
+    Raises:
+        InputError: the folder was begun with other settings.
+    """
+    tasks, min_bytes = options.n_tasks(len(files)), options.min_paragraph_bytes
+    settings = {"min_paragraph_bytes": min_bytes, "tasks": tasks}
+    read, write = open_corpus(files, options, folder, settings)
+    sign = SignParagraphs(folder, min_bytes)
+    repeats = Call("repeats", partial(_find_repeats, folder, tasks))
+    drop = DropRepeats(folder, min_bytes, tasks)
+    stages = [
+        Stage("dedup-signatures", [read, sign], tasks, folder),
+        Stage("dedup-repeats", [repeats], tasks, folder),
+        Stage("dedup-drop", [read, drop, write], tasks, folder),
+    ]
+    return with_summary(stages, "Without repeated paragraphs")
 
 
 def is_paragraph(line: bytes, min_bytes: int) -> bool:
-    """Whether a line of a text takes part: not blank, and not shorter than `min_bytes`."""
+    """Whether a line takes part: not blank, and at least `min_bytes` long."""
     return len(line) >= min_bytes and not line.isspace()
 
 
+def _find_repeats(folder: Path, n_parts: int, share: int, n_shares: int) -> dict[str, int]:
+    """Stage 2: finds the repeats among the hashes of one share."""
+    return {"repeats": find_repeats(folder / "signatures", folder / "repeats", n_parts, share, n_shares)}
+
+
 class SignParagraphs(PipelineStep):
-    """Stage 1: hashes of the paragraphs of the task's documents."""
+    """Stage 1: writes the hashes of the paragraphs of the task's documents."""
 
     type, name = "DEDUP", "signatures"
 
@@ -28,7 +69,6 @@ class SignParagraphs(PipelineStep):
         self.min_bytes = max(min_bytes, 1)
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[CorpusDocument]:
-        """Passes the documents on."""
         digest, min_bytes = xxhash.xxh3_128_digest, self.min_bytes
         writer = SignatureWriter(self.folder / "signatures", rank)
         n_paragraphs = 0
@@ -42,25 +82,8 @@ class SignParagraphs(PipelineStep):
         self.stat_update("paragraphs", value=n_paragraphs)
 
 
-class FindRepeats(PipelineStep):
-    """Stage 2: the repeats among the hashes of the task's share."""
-
-    type, name = "DEDUP", "repeats"
-
-    def __init__(self, folder: Path, n_parts: int) -> None:
-        super().__init__()
-        self.folder = folder
-        self.n_parts = n_parts
-
-    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[CorpusDocument]:
-        """Yields nothing."""
-        signatures, repeats = self.folder / "signatures", self.folder / "repeats"
-        self.stat_update("repeats", value=find_repeats(signatures, repeats, self.n_parts, rank, world_size))
-        yield from ()
-
-
 class DropRepeats(PipelineStep):
-    """Stage 3: takes the repeats out of the documents; a document that loses every line is excluded."""
+    """Stage 3: removes the repeats from the documents; drops a document that loses every line."""
 
     type, name = "DEDUP", "drop"
 
@@ -71,10 +94,9 @@ class DropRepeats(PipelineStep):
         self.n_shares = n_shares
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[CorpusDocument]:
-        """The documents with what is left of their text.
-
+        """
         Raises:
-            InputError: the task's files do not have the paragraphs of which stage 1 made signatures.
+            InputError: the paragraphs of the task's files are not those that stage 1 hashed.
         """
         starts = part_starts(self.folder / "signatures", world_size)
         flags = RepeatFlags(self.folder / "repeats", self.n_shares, int(starts[rank]))
@@ -97,7 +119,7 @@ class DropRepeats(PipelineStep):
 def _drop(
     document: CorpusDocument, lines: list[bytes], considered: list[bool], repeated: Iterator[bool]
 ) -> int:
-    """Takes out repeated lines, each with the blank lines after it; returns the bytes of those lines."""
+    """Remove repeated lines, each with the blank lines after it. Returns the bytes of the repeated lines."""
     left, n_bytes, dropping = [], 0, False
     for line, is_considered in zip(lines, considered, strict=True):
         if is_considered:

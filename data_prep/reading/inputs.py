@@ -1,0 +1,125 @@
+"""Find the input files, and check them before anything is made of them."""
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+
+from data_prep.reading.documents import read_documents
+from data_prep.reading.rejects import Rejects
+from lit_gpt.cli import InputError
+
+SUFFIXES = tuple(name + end for name in (".jsonl", ".ndjson", ".json") for end in ("", ".gz", ".zst"))
+SUFFIXES += (".parquet",)
+HUB = "hf://datasets/"
+_HUB_FILES = ("*.parquet", "*.jsonl", "*.jsonl.gz", "*.jsonl.zst")
+_LOOKED_INTO = 200
+
+
+def find_files(patterns: Sequence[str], suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
+    """The files that paths and globs name, in the order given, each glob sorted.
+
+    Raises:
+        InputError: a pattern matches no file, two match the same, or a file is empty or of another kind.
+    """
+    files: list[Path] = []
+    for pattern in patterns:
+        matches = sorted(glob.glob(pattern, recursive=True)) if glob.has_magic(pattern) else [pattern]
+        found = [Path(match) for match in matches if Path(match).is_file()]
+        if not found:
+            what = "is a folder" if Path(pattern).is_dir() else "names no file"
+            raise InputError(
+                f"--input {pattern} {what}; give files or a glob of files: {', '.join(suffixes)}"
+            )
+        files += found
+    for file in files:
+        if not file.name.endswith(tuple(suffixes)):
+            raise InputError(f"--input {file} is none of {', '.join(suffixes)}; convert it or leave it out")
+        if not str(file).isprintable():  # the document table could not hold it
+            raise InputError(f"--input {str(file)!r} has a name that is not printable UTF-8; rename it")
+    for file, count in Counter(files).items():
+        if count > 1:
+            raise InputError(f"--input names {file} {count} times; name it once")
+        if file.stat().st_size == 0 or not os.access(file, os.R_OK):
+            what = "is empty" if file.stat().st_size == 0 else "may not be read"
+            raise InputError(f"{file} {what}; leave it out of --input or fix it")
+    return files
+
+
+def find_inputs(patterns: Sequence[str], download: bool = True) -> list[Path]:
+    """The files that paths, globs and datasets of the Hugging Face hub name, in the order given.
+
+    Args:
+        patterns: as for `find_files`, or `hf://datasets/OWNER/NAME[@REVISION][/GLOB]`.
+        download: fetch files that the hub's local cache lacks. Jobs may have no network.
+
+    Raises:
+        InputError: as `find_files`, or a dataset is not available.
+    """
+    files: list[Path] = []
+    for pattern in patterns:
+        files += _from_hub(pattern, download) if pattern.startswith(HUB) else find_files([pattern])
+    if repeated := [file for file, count in Counter(files).items() if count > 1]:
+        raise InputError(f"--input names {repeated[0]} more than once; name it once")
+    return files
+
+
+def _from_hub(name: str, download: bool) -> list[Path]:
+    from huggingface_hub import snapshot_download  # takes a second to import
+
+    owner, _, rest = name.removeprefix(HUB).partition("/")
+    dataset, _, glob = rest.partition("/")
+    dataset, _, revision = dataset.partition("@")
+    patterns = [glob] if glob else list(_HUB_FILES)
+    try:
+        folder = Path(
+            snapshot_download(
+                f"{owner}/{dataset}",
+                repo_type="dataset",
+                revision=revision or None,
+                allow_patterns=patterns,
+                local_files_only=not download,
+            )
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(f"{name} cannot be had from the Hugging Face hub: {reason}") from error
+    names = (str(file.relative_to(folder)) for file in sorted(folder.rglob("*")) if file.is_file())
+    found = [folder / name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
+    if not found:
+        raise InputError(f"{name} holds no such files; give hf://datasets/OWNER/NAME/GLOB")
+    return found
+
+
+def look_into(
+    files: Sequence[Path], text_fields: Sequence[str], id_fields: Sequence[str], needs_id: bool = False
+) -> None:
+    """Read each file, or a sample of very many, up to its first document.
+
+    Args:
+        needs_id: refuse a document without an id.
+
+    Raises:
+        InputError: a file has no usable line, its objects have other fields, or no file has a document.
+    """
+    looked_into, documents = files[:: len(files) // _LOOKED_INTO + 1], []
+    for file in looked_into:
+        rejects = Rejects()
+        document = next(read_documents([file], rejects, text_fields, id_fields), None)
+        if document is None and rejects.places:
+            place, reason = rejects.places[0]
+            hint = "a document is a JSON object in a line of its own, or a row of Parquet"
+            raise InputError(f"{file} has no document that can be used, {place}: {reason}; {hint}")
+        if document is None:
+            continue
+        documents.append(document)
+        if needs_id and document.id == f"{file}:{document.source_line}":
+            given, wanted = ", ".join(document.metadata)[:200] or "(none)", ", ".join(id_fields)
+            raise InputError(
+                f"{file} has beside its text the fields {given}, none of {wanted}; name one by "
+                "--id_fields, or leave that out to name documents by file and line"
+            )
+    if not documents and len(looked_into) == len(files):
+        raise InputError(f"no document in {', '.join(map(str, files[:3]))}{' ...' * (len(files) > 3)}")

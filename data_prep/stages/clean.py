@@ -1,0 +1,101 @@
+"""Filter documents: options and stages of clean.py, which prepare.py runs too."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from datatrove.pipeline.base import PipelineStep
+
+from data_prep.stages.corpus import Call, CorpusDocument, CorpusOptions, open_corpus, task_files
+from data_prep.stages.filters import Filters, Limits, Text, preset_values, with_preset
+from data_prep.stages.pipeline import ExecutionOptions, Stage, write_json
+from data_prep.stages.summary import with_summary
+from lit_gpt.cli import InputError
+from lit_gpt.hashed_files import sha256_of
+from lit_gpt.store.tokenizer import Tokenizer
+
+
+@dataclass(kw_only=True)
+class FilterOptions(Limits):
+    """Filters."""
+
+    preset: Literal["german", "fineweb2_german", "none"] = "german"
+    """Where the limits come from that are not given."""
+    SHOWN_DEFAULTS: ClassVar = preset_values()
+
+    tokenizer: Path | None = None
+    """Folder of the tokenizer that counts the tokens of each document."""
+
+    def limits(self) -> Limits:
+        """The limits given, and the preset's.
+
+        Raises:
+            InputError: a limit on tokens without a tokenizer.
+        """
+        given = {limit.name: getattr(self, limit.name) for limit in dataclasses.fields(Limits)}
+        limits = with_preset(Limits(**given), self.preset)
+        if self.tokenizer is None and (limits.min_tokens_per_word or limits.max_tokens_per_word):
+            raise InputError("--min_tokens_per_word and --max_tokens_per_word need a --tokenizer")
+        return limits
+
+
+@dataclass(kw_only=True)
+class Options(CorpusOptions, FilterOptions, ExecutionOptions):
+    """Filter documents; write those dropped to a folder per reason."""
+
+
+def plan(files: list[Path], options: Options, folder: Path) -> list[Stage]:
+    """Stages that filter `files` into `folder`.
+
+    Raises:
+        InputError: the folder was begun with other settings, or there is no such tokenizer.
+    """
+    limits = options.limits()
+    tokenizer = Tokenizer.load(options.tokenizer).fingerprint if options.tokenizer else None
+    settings = {"limits": dataclasses.asdict(limits), "tokenizer": tokenizer}
+    read, write = open_corpus(files, options, folder, settings)
+    choose = FilterDocuments(limits, options.tokenizer)
+    describe = Call("inputs", partial(_describe_inputs, files, folder))
+    stage = Stage("clean", [read, choose, write, describe], options.n_tasks(len(files)), folder)
+    return with_summary([stage], "Filtered documents")
+
+
+def _describe_inputs(files: Sequence[Path], folder: Path, rank: int, world_size: int) -> None:
+    """Write path, size and hash of the task's input files, so that a model can be traced to them."""
+    for file in task_files(files, rank, world_size):
+        path = files[file]
+        described = {"path": str(path), "bytes": path.stat().st_size, "sha256": _sha256(path)}
+        write_json(folder / "inputs" / f"{file:06d}.json", described)
+
+
+def _sha256(path: Path) -> str | None:
+    """None if the file cannot be read to its end."""
+    try:
+        return sha256_of(path)
+    except OSError:
+        return None
+
+
+class FilterDocuments(PipelineStep):
+    """Marks the documents to drop with the reason. Counts tokens if a tokenizer is given."""
+
+    type, name = "FILTER", "documents"
+
+    def __init__(self, limits: Limits, tokenizer: Path | None) -> None:
+        super().__init__()
+        self.limits = limits
+        self.tokenizer = tokenizer
+
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[CorpusDocument]:
+        filters = Filters(self.limits)
+        tokenizer = Tokenizer.load(self.tokenizer) if self.tokenizer else None
+        for document in data:
+            if tokenizer is not None:
+                [tokens] = tokenizer.encode([document.text])
+                document.tokens = len(tokens) - 2  # without BOS and EOS
+            text = Text(document.text, document.metadata, document.tokens)
+            document.excluded = filters.reason_against(text)
+            yield document

@@ -1,0 +1,185 @@
+"""The tokenizing job of tokenize_corpus.py: options, reading, encoding in processes, writing, resuming."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from data_prep.reading.batches import Batch, read_batches
+from data_prep.reading.documents import ID_FIELDS, TEXT_FIELDS
+from data_prep.reading.inputs import find_files, look_into
+from data_prep.reading.rejects import losses_in_short
+from data_prep.tokenizing.encode import Encoding, encode_batch
+from data_prep.tokenizing.processes import claimed, n_cores, ordered_map
+from data_prep.tokenizing.state import SNAPSHOT, State, is_finished
+from lit_gpt.cli import InputError, progress
+from lit_gpt.files import read_json, write_atomically
+from lit_gpt.option_types import NonNegativeFloat, NonNegativeInt, PositiveInt, Share
+from lit_gpt.store.store_writer import MAX_SHARD_TOKENS, TokenStoreWriter
+from lit_gpt.store.token_store import TokenStore
+from lit_gpt.store.tokenizer import Tokenizer
+
+SET_ASIDE = "set_aside.jsonl"
+
+
+@dataclass
+class Options:
+    """Tokenize documents into a token store. Killed and started again, it continues."""
+
+    input: list[str]
+    """Files or globs: .jsonl, .jsonl.gz, .jsonl.zst, .parquet."""
+    tokenizer: Path
+    """Folder of the tokenizer."""
+    output: Path
+    """Folder of the store."""
+    val_fraction: Share = 0.0
+    """Share of the documents that goes to --val_output, chosen by a hash of the id."""
+    val_output: Path | None = None
+    """Folder of the validation store."""
+    workers: PositiveInt | None = None
+    """Processes (default: one per core)."""
+    text_fields: list[str] = field(default_factory=lambda: list(TEXT_FIELDS))
+    """Field that holds the text: the first of these that a document has."""
+    id_fields: list[str] = field(default_factory=lambda: list(ID_FIELDS))
+    """Field that holds the id: the first of these that a document has; without one the id is file:line."""
+    max_shard_tokens: PositiveInt = MAX_SHARD_TOKENS
+    """Most tokens in a shard."""
+    max_bad_lines: NonNegativeInt = 1000
+    """Stop if there are more unusable lines; the lost rest of a broken file is counted by an estimate."""
+    snapshot_seconds: NonNegativeFloat = 30.0
+    """Seconds between snapshots: the work that a kill may cost."""
+    made_from: Path | None = None
+    """JSON file that says how the input was made; the store's manifest quotes it."""
+
+
+def tokenize(options: Options) -> None:
+    """Run the job, or the rest of it.
+
+    Raises:
+        InputError: options contradict each other, the input is unusable, or the folder has other work in it.
+    """
+    check(options)
+    tokenizer = Tokenizer.load(options.tokenizer)
+    files = find_files(options.input)
+    look_into(files, options.text_fields, options.id_fields, options.id_fields != list(ID_FIELDS))
+    folders = [folder for folder in (options.output, options.val_output) if folder is not None]
+    with nullcontext() if is_finished(options.output) else claimed(options.output):
+        state = _begin(options, tokenizer, files)
+        if state is None:
+            print(f"{options.output} is finished already, by the same settings")
+        else:
+            writers = [
+                TokenStoreWriter(folder, tokenizer, options.max_shard_tokens, snapshot)
+                for folder, snapshot in zip(folders, state.writers, strict=False)
+            ]
+            _tokenize(state, writers, options)
+            _finish(state, writers, options.output)
+    for folder in folders:
+        _summarize(folder)
+
+
+def check(options: Options) -> None:
+    """
+    Raises:
+        InputError: options contradict each other.
+    """
+    mistakes = []
+    if (options.val_fraction > 0) != (options.val_output is not None):
+        mistakes.append("--val_fraction and --val_output go together")
+    if options.val_output is not None and options.val_output.absolute() == options.output.absolute():
+        mistakes.append("--val_output is --output; validation needs a folder of its own")
+    if mistakes:
+        raise InputError("; ".join(mistakes))
+
+
+def _begin(options: Options, tokenizer: Tokenizer, files: list[Path]) -> State | None:
+    """The state to continue from: the beginning, or a killed run's. None if all is done."""
+    settings = {
+        "tokenizer": tokenizer.fingerprint,
+        "val_fraction": options.val_fraction,
+        "text_fields": options.text_fields,
+        "id_fields": options.id_fields,
+        "max_shard_tokens": options.max_shard_tokens,
+    }
+    if options.made_from is not None:
+        settings["made_from"] = read_json(options.made_from, "leave --made_from out")
+    inputs = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    state = State(settings, inputs, str(options.val_output)).or_found_in(options.output)
+    if state is not None:
+        state.set_aside.limit = options.max_bad_lines
+    return state
+
+
+def _tokenize(state: State, writers: list[TokenStoreWriter], options: Options) -> None:
+    encoding = Encoding(
+        options.tokenizer, tuple(options.text_fields), tuple(options.id_fields), options.val_fraction
+    )
+    state.save(options.output, writers)
+    saved = time.monotonic()
+    encoded_batches = ordered_map(
+        partial(encode_batch, encoding), _batches(state), options.workers or n_cores()
+    )
+    with progress(description="tokenize", total=state.total_bytes, unit="B", initial=state.bytes_done) as bar:
+        for encoded in encoded_batches:
+            source = encoded.batch.source
+            for writer, share in zip(writers, encoded.shares, strict=False):
+                writer.add_many(share.ids, source, share.source_lines, share.lengths, share.tokens)
+            state.take(encoded)
+            bar.update(state.bytes_done - bar.n)
+            if time.monotonic() - saved >= options.snapshot_seconds:
+                state.save(options.output, writers)
+                saved = time.monotonic()
+
+
+def _batches(state: State) -> Iterator[Batch]:
+    """The batches still to be read."""
+    first, line = state.file, state.line
+    for number in range(first, len(state.inputs)):
+        yield from read_batches(Path(state.inputs[number][0]), line if number == first else 1)
+
+
+def _finish(state: State, writers: list[TokenStoreWriter], output: Path) -> None:
+    """Write the manifests. After a kill in here, the next run finds all shards closed and repeats this."""
+    places = [json.dumps({"place": place, "reason": reason}) for place, reason in state.set_aside.places]
+    if places:
+        write_atomically(output / SET_ASIDE, "\n".join(places) + "\n")
+    for writer in writers:
+        if not writer.n_documents:
+            unusable = ""
+            if places:
+                place, reason = state.set_aside.places[0]
+                unusable = f" ({len(places):,} unusable lines, the first {place}: {reason})"
+            raise InputError(
+                f"no document for {writer.folder} out of {len(state.inputs)} files{unusable}; remove "
+                f"{output} and fix the input, give more of it, or another --val_fraction"
+            )
+        writer.close_shard()
+    state.save(output, writers)
+    for part in reversed(range(len(writers))):  # training last: its manifest means that all is done
+        writers[part].finish(state.provenance(part))
+    (output / SNAPSHOT).unlink()
+
+
+def _summarize(folder: Path) -> None:
+    store = TokenStore.open(folder)
+    done = store.manifest.provenance
+    counts = done["counts"]
+    print(
+        f"{folder}: {counts['documents']:,} documents, {counts['tokens']:,} tokens, "
+        f"{counts['tokens_per_word']:.3f} tokens per word, {counts['bytes_per_token']:.3f} bytes per token"
+    )
+    if repeated := store.count_repeated_ids():
+        print(
+            f"repeated ids: {repeated:,} documents share their id with another of their shard; a look-up "
+            "finds all of them, and validation takes all or none (--id_fields names another field)"
+        )
+    if done["part"] == "training":
+        reasons = "".join(f", {count:,} {reason}" for reason, count in done["set_aside"].items())
+        print(f"skipped: {done['empty_documents']:,} empty documents{reasons}")
+        for line in losses_in_short(done.get("losses", [])):
+            print(line)
+        if reasons:
+            print(f"each is named in {folder / SET_ASIDE}")
