@@ -5,41 +5,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 from datatrove.pipeline.base import PipelineStep
 
 from data_prep.stages.corpus import Call, CorpusDocument, CorpusOptions, open_corpus, task_files
-from data_prep.stages.filters import Filters, Limits, Text, preset_values, with_preset
+from data_prep.stages.filters import Filters, Text
+from data_prep.stages.limits import FilterOptions, Limits
 from data_prep.stages.pipeline import ExecutionOptions, Stage, write_json
 from data_prep.stages.summary import with_summary
-from lit_gpt.cli import InputError
 from lit_gpt.hashed_files import sha256_of
 from lit_gpt.store.tokenizer import Tokenizer
-
-
-@dataclass(kw_only=True)
-class FilterOptions(Limits):
-    """Filters."""
-
-    preset: Literal["german", "fineweb2_german", "none"] = "german"
-    """Where the limits come from that are not given."""
-    SHOWN_DEFAULTS: ClassVar = preset_values()
-
-    tokenizer: Path | None = None
-    """Folder of the tokenizer that counts the tokens of each document."""
-
-    def limits(self) -> Limits:
-        """The limits given, and the preset's.
-
-        Raises:
-            InputError: a limit on tokens without a tokenizer.
-        """
-        given = {limit.name: getattr(self, limit.name) for limit in dataclasses.fields(Limits)}
-        limits = with_preset(Limits(**given), self.preset)
-        if self.tokenizer is None and (limits.min_tokens_per_word or limits.max_tokens_per_word):
-            raise InputError("--min_tokens_per_word and --max_tokens_per_word need a --tokenizer")
-        return limits
 
 
 @dataclass(kw_only=True)

@@ -1,150 +1,46 @@
-"""Which documents are worth keeping: measures of a text, and a limit for each.
+"""Which documents to keep: measures of a text, and the rules that they lie within limits.
 
-A rule is a measure and a limit; its name, with `min_` or `max_`, is the flag that sets the limit and the
-reason given for a document that breaks it. Most measures are those of Gopher (arXiv:2112.11446) and FineWeb2
-(arXiv:2506.20920). Words are found by a regular expression, not by spaCy as in FineWeb2, which takes thirty
-times as long; docs/data_prep.md says how far the decisions agree.
+Most measures are those of Gopher (arXiv:2112.11446) and FineWeb2 (arXiv:2506.20920). A regular expression
+finds words; FineWeb2 uses spaCy, which takes thirty times as long. docs/data_prep.md says how far the
+decisions agree.
 """
 
-import dataclasses
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 from datatrove.pipeline.filters.gopher_repetition_filter import find_duplicates
 
-from lit_gpt.option_types import NonNegativeFloat, NonNegativeInt, PositiveInt, show
+from data_prep.stages.limits import Limits
 
-# Marks that begin a word or stand in it are part of it (--hilfe, und/oder), as is the point of a number.
+# Punctuation at the beginning or inside of a word is part of it (--hilfe, und/oder); so is a number's point.
 _UNITS = re.compile(r"[-/\\~@|+=]*\w(?:\S*\w)?(?:(?<=\d)\.)?|[-/\\~@|+=]+|\.+|[^\w\s]")
 _WORD_CHAR = re.compile(r"\w")
 _LETTERS = re.compile(r"[^\W\d_]+")
 _BAD = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd\ue000-\uf8ff]")
 
 
-@dataclass(kw_only=True)
-class Limits:
-    """Limits of the rules. What is not given is the preset's; extreme values switch a rule off."""
-
-    min_language_score: float | None = None
-    """Language score that came with the document; without one it passes."""
-    min_words: NonNegativeInt | None = None
-    """Words, marks not counted."""
-    max_words: NonNegativeInt | None = None
-    """Words, marks not counted."""
-    min_tokens_per_word: NonNegativeFloat | None = None
-    """Tokens of --tokenizer for each white-space word."""
-    max_tokens_per_word: NonNegativeFloat | None = None
-    """Tokens of --tokenizer for each white-space word: chords, tables, code and noise have many."""
-    max_bad_chars_frac: NonNegativeFloat | None = None
-    """Share of characters that are control, private use or the sign for an undecodable byte."""
-    min_letters_frac: NonNegativeFloat | None = None
-    """Share of letters in the characters that are not white space."""
-    min_alpha_words_frac: NonNegativeFloat | None = None
-    """Share of words and marks that have a letter (FineWeb2 calls it max_non_alpha_words_ratio)."""
-    max_avg_word_length: NonNegativeFloat | None = None
-    """Characters in a word on average."""
-    stop_words: list[str] = field(default_factory=list)
-    """Words that running text of the language has."""
-    min_stop_words: NonNegativeInt | None = None
-    """Different stop words."""
-    min_stop_words_frac: NonNegativeFloat | None = None
-    """Share of the words that are stop words, however capitalised."""
-    max_symbols_frac: NonNegativeFloat | None = None
-    """Number signs, and ellipses, for each word or mark."""
-    max_bullet_lines_frac: NonNegativeFloat | None = None
-    """Share of lines that begin with a bullet or a dash."""
-    max_ellipsis_lines_frac: NonNegativeFloat | None = None
-    """Share of lines that end with an ellipsis."""
-    max_new_lines_per_word: NonNegativeFloat | None = None
-    """Line ends for each word or mark: lists and menus have many."""
-    max_dup_lines_frac: NonNegativeFloat | None = None
-    """Share of lines that repeat an earlier line of the document."""
-    max_dup_line_chars_frac: NonNegativeFloat | None = None
-    """Share of characters in lines that repeat an earlier one."""
-    max_top_ngram_frac: dict[PositiveInt, NonNegativeFloat] = field(default_factory=dict)
-    """n -> share of the characters in the most frequent sequence of n words."""
-    max_dup_ngram_frac: dict[PositiveInt, NonNegativeFloat] = field(default_factory=dict)
-    """n -> share of the characters in sequences of n words that occurred before."""
-    signals: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
-    """Name of a quality signal that came with the document -> [lowest, highest], either may be null."""
-
-
-_STOP_WORDS = "der und die in von im den des mit das er dem als wurde für"
-_FINEWEB2_GERMAN = Limits(
-    min_language_score=0.821,
-    min_words=50,
-    max_words=100_000,
-    max_avg_word_length=15,
-    max_symbols_frac=0.1,
-    max_bullet_lines_frac=0.9,
-    max_ellipsis_lines_frac=0.3,
-    min_alpha_words_frac=0.774,
-    stop_words=_STOP_WORDS.split(),
-    min_stop_words=2,
-    max_dup_lines_frac=0.263,
-    max_dup_line_chars_frac=0.1,
-    max_new_lines_per_word=0.152,
-    max_top_ngram_frac={2: 0.169, 3: 0.153, 4: 0.137},
-    max_dup_ngram_frac={5: 0.141, 6: 0.134, 7: 0.126, 8: 0.117, 9: 0.108, 10: 0.098},
-)
-PRESETS = {
-    "fineweb2_german": _FINEWEB2_GERMAN,
-    # FineWeb2 counts marks as words without a letter, and so drops dialogue; other rules do what is meant.
-    "german": dataclasses.replace(
-        _FINEWEB2_GERMAN,
-        min_alpha_words_frac=0.7,
-        max_bad_chars_frac=0.001,
-        min_letters_frac=0.8,
-        min_stop_words_frac=0.06,
-    ),
-    "none": Limits(),
-}
-
-
-def preset_values() -> dict[str, str]:
-    """What the presets set each limit to, for `--help`."""
-    shown = {}
-    for limit in dataclasses.fields(Limits):
-        presets_of: dict[str, list[str]] = {}
-        for preset, limits in PRESETS.items():
-            if (value := getattr(limits, limit.name)) not in (None, [], {}):
-                presets_of.setdefault(show(value), []).append(preset)
-        given = [f"{' and '.join(presets)}: {value}" for value, presets in presets_of.items()]
-        shown[limit.name] = ", ".join(given) or "no preset has one"
-    return shown
-
-
-def with_preset(limits: Limits, preset: str) -> Limits:
-    """The limits given, and the preset's where none is."""
-    fallback = PRESETS[preset]
-    names = [limit.name for limit in dataclasses.fields(Limits)]
-    # An empty list or table is as good as none; zero is a limit.
-    chosen = {name: getattr(limits, name) for name in names if getattr(limits, name) not in (None, [], {})}
-    return dataclasses.replace(fallback, **chosen)
-
-
 class Text:
-    """A text and what rules ask of it, worked out when first asked for."""
+    """A text and its parts, computed on first use."""
 
     def __init__(self, text: str, metadata: Mapping[str, Any], n_tokens: int) -> None:
         self.text = text
         self.metadata = metadata
         self.n_tokens = n_tokens
         self.unrepeated: int | None = None
-        """A number of units of which no two sequences are equal, once one is known; of more none are."""
+        """A length at which all sequences of units differ, once known; longer ones differ too."""
 
     @cached_property
     def units(self) -> list[str]:
-        """Words and single marks."""
+        """Words and punctuation marks."""
         return _UNITS.findall(self.text)
 
     @cached_property
     def words(self) -> list[str]:
-        """Units that are no marks."""
+        """Units with a letter or digit."""
         return [unit for unit in self.units if unit[0].isalnum() or _WORD_CHAR.search(unit)]
 
     @cached_property
@@ -157,7 +53,7 @@ class Text:
         return list(zip(*(self.units[start:] for start in range(n)), strict=False))
 
     def per_unit(self, number: float) -> float:
-        """For each word or mark."""
+        """`number` per word or punctuation mark."""
         return number / max(len(self.units), 1)
 
 
@@ -180,7 +76,8 @@ def _symbols_frac(text: Text) -> float:
     return text.per_unit(max(text.text.count("#"), ellipses))
 
 
-def _lines_frac(lines: list[str], holds: Callable[[str], bool]) -> float:
+def _lines_frac(text: Text, holds: Callable[[str], bool]) -> float:
+    lines = text.text.splitlines()
     return sum(map(holds, lines)) / max(len(lines), 1)
 
 
@@ -193,7 +90,7 @@ def _top_ngram_frac(text: Text, n: int) -> float:
 
 
 def _dup_ngram_frac(text: Text, n: int) -> float:
-    """Characters of sequences that came before, no unit counted twice."""
+    """Share of the characters in sequences that came before; no unit counts twice."""
     if text.unrepeated is not None and n >= text.unrepeated:
         return 0.0
     ngrams = text.ngrams(n)
@@ -212,7 +109,20 @@ def _dup_ngram_frac(text: Text, n: int) -> float:
     return repeated / len(text.text)
 
 
-_MEASURES: dict[str, Callable[[Text], float | None]] = {
+def _stop_words(text: Text, stop_words: frozenset[str]) -> int:
+    return len(stop_words.intersection(text.words))
+
+
+def _stop_words_frac(text: Text, stop_words: frozenset[str]) -> float:
+    return sum(word.lower() in stop_words for word in text.words) / max(len(text.words), 1)
+
+
+def _signal(text: Text, name: str) -> float | None:
+    return text.metadata.get("signals", {}).get(name)
+
+
+Measure = Callable[[Text], float | None]
+_MEASURES: dict[str, Measure] = {
     "language_score": _language_score,
     "words": lambda text: len(text.words),
     "tokens_per_word": lambda text: text.n_tokens / max(len(text.text.split()), 1),
@@ -221,12 +131,8 @@ _MEASURES: dict[str, Callable[[Text], float | None]] = {
     "alpha_words_frac": _alpha_words_frac,
     "avg_word_length": lambda text: sum(map(len, text.words)) / max(len(text.words), 1),
     "symbols_frac": _symbols_frac,
-    "bullet_lines_frac": lambda text: _lines_frac(
-        text.text.splitlines(), lambda line: line.lstrip().startswith(("•", "-"))
-    ),
-    "ellipsis_lines_frac": lambda text: _lines_frac(
-        text.text.splitlines(), lambda line: line.rstrip().endswith(("...", "…"))
-    ),
+    "bullet_lines_frac": lambda text: _lines_frac(text, lambda line: line.lstrip().startswith(("•", "-"))),
+    "ellipsis_lines_frac": lambda text: _lines_frac(text, lambda line: line.rstrip().endswith(("...", "…"))),
     "new_lines_per_word": lambda text: text.per_unit(text.text.count("\n")),
     "dup_lines_frac": lambda text: find_duplicates(text.lines)[0] / max(len(text.lines), 1),
     "dup_line_chars_frac": lambda text: find_duplicates(text.lines)[1] / len(text.text),
@@ -235,16 +141,16 @@ _MEASURES: dict[str, Callable[[Text], float | None]] = {
 
 @dataclass(frozen=True)
 class Rule:
-    """A measure that has to lie between two limits."""
+    """A measure and its limits."""
 
     name: str
-    measure: Callable[[Text], float | None]
-    """None where the document does not have it: then the rule does not apply."""
+    measure: Measure
+    """None if the document does not have it; then the rule does not apply."""
     low: float | None
     high: float | None
 
     def broken(self, text: Text) -> dict[str, Any] | None:
-        """`reason, value, limit` if the text breaks the rule."""
+        """`reason`, `value` and `limit` if the text breaks the rule."""
         value = self.measure(text)
         if value is None:
             return None
@@ -256,42 +162,35 @@ class Rule:
 
 
 class Filters:
-    """All rules with a limit, the cheap ones first."""
+    """The rules that have a limit, cheap ones first."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.rules = [
+        stop_words = frozenset(limits.stop_words)
+        measures: dict[str, Measure] = {
+            **_MEASURES,
+            "stop_words": partial(_stop_words, stop_words=stop_words),
+            "stop_words_frac": partial(_stop_words_frac, stop_words=stop_words),
+        }
+        rules = [
             Rule(name, measure, getattr(limits, f"min_{name}", None), getattr(limits, f"max_{name}", None))
-            for name, measure in (_MEASURES | _stop_word_measures(limits.stop_words)).items()
+            for name, measure in measures.items()
         ]
-        self.rules += [_signal_rule(name, *bounds) for name, bounds in limits.signals.items()]
-        for name, measure in (("top_ngram_frac", _top_ngram_frac), ("dup_ngram_frac", _dup_ngram_frac)):
-            for n, high in sorted(getattr(limits, f"max_{name}").items()):
-                self.rules.append(Rule(f"{name}_{n}", _of_length(measure, n), None, high))
-        self.rules = [rule for rule in self.rules if (rule.low, rule.high) != (None, None)]
+        rules += [
+            Rule(f"signal_{name}", partial(_signal, name=name), low, high)
+            for name, (low, high) in limits.signals.items()
+        ]
+        rules += [
+            Rule(f"{name}_{n}", partial(measure, n=n), None, high)
+            for name, measure in (("top_ngram_frac", _top_ngram_frac), ("dup_ngram_frac", _dup_ngram_frac))
+            for n, high in sorted(getattr(limits, f"max_{name}").items())
+        ]
+        self.rules = [rule for rule in rules if (rule.low, rule.high) != (None, None)]
 
     def reason_against(self, text: Text) -> dict[str, Any] | None:
-        """Why the text is not kept: the first rule it breaks; None if it is kept."""
+        """Why to drop the text: the first rule it breaks. None if it is kept."""
         if not text.text.strip():
             return {"reason": "empty"}
         if text.metadata.get("source_duplicate"):
             return {"reason": "source_duplicate"}
         return next((broken for rule in self.rules if (broken := rule.broken(text))), None)
-
-
-def _stop_word_measures(stop_words: list[str]) -> dict[str, Callable[[Text], float | None]]:
-    exact = set(stop_words)
-    return {
-        "stop_words": lambda text: len(exact.intersection(text.words)),
-        "stop_words_frac": lambda text: (
-            sum(word.lower() in exact for word in text.words) / max(len(text.words), 1)
-        ),
-    }
-
-
-def _signal_rule(name: str, low: float | None, high: float | None) -> Rule:
-    return Rule(f"signal_{name}", lambda text: text.metadata.get("signals", {}).get(name), low, high)
-
-
-def _of_length(measure: Callable[[Text, int], float], n: int) -> Callable[[Text], float]:
-    return lambda text: measure(text, n)

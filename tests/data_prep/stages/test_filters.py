@@ -11,7 +11,8 @@ from datatrove.pipeline.filters import FineWebQualityFilter, GopherQualityFilter
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from data_prep.stages.filters import PRESETS, Filters, Limits, Text, with_preset
+from data_prep.stages.filters import Filters, Text
+from data_prep.stages.limits import PRESETS, FilterOptions, Limits
 
 
 def documents():
@@ -158,10 +159,11 @@ def test_tokens_per_word_and_signals_have_two_limits():
 
 
 def test_what_is_given_overrules_the_preset_zero_included():
-    limits = with_preset(Limits(min_words=0, max_top_ngram_frac={2: 0.5}), "fineweb2_german")
+    options = FilterOptions(preset="fineweb2_german", min_words=0, max_top_ngram_frac={2: 0.5})
+    limits = options.limits()
     assert (limits.min_words, limits.max_words) == (0, 100_000)
     assert limits.max_top_ngram_frac == {2: 0.5}
-    assert with_preset(Limits(), "none") == Limits()
+    assert FilterOptions(preset="none").limits() == Limits()
 
 
 def test_a_listed_duplicate_goes_before_all_rules():
