@@ -13,7 +13,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -21,11 +21,19 @@ import numpy as np
 
 from lit_gpt.cli import Command, InputError, progress, run_commands
 from lit_gpt.option_types import PositiveInt
-from lit_gpt.rows.packed_store import row_checksum
+from lit_gpt.rows.rows import Rows, row_checksum
+from lit_gpt.rows.sample_order import RowAddresses
+from lit_gpt.store.token_store import TokenStore
 from lit_gpt.store.tokenizer import Tokenizer
-from pretrain.data.training_data import TrainingData
-from pretrain.datapoints.replay import LoggedRows, Replay
-from pretrain.datapoints.search import Sighting, find_document, sightings_by_log, sightings_by_order
+from pretrain.data.row_reader import RowReader, RowTable
+from pretrain.datapoints.files import SEGMENTS, from_lists
+from pretrain.datapoints.replay import (
+    Occurrence,
+    Replay,
+    find_document,
+    occurrences_by_log,
+    occurrences_by_order,
+)
 
 
 @dataclass(kw_only=True)
@@ -65,32 +73,30 @@ def print_step(options: StepOptions) -> None:
         raise InputError(
             f"--step {options.step} is not in the log, which ends at step {replay.log.last_step}"
         )
-    [(segment, table)] = replay.log.by_segment(table)
-    data, logged = replay.data(segment), LoggedRows(table)
+    [(period, table)] = replay.log.by_period(table)
+    data, rows = replay.data(period), from_lists(table)
+    store, shard, row, checksum = (table[name].to_numpy() for name in ("store", "shard", "row", "checksum"))
+    addresses = RowAddresses(store, np.zeros_like(row), shard, row)  # of whichever epoch
+    reader = RowReader(data.stores, RowTable(addresses, checksum, rows))
     tokenizer = Tokenizer.load(options.tokenizer_path or data.stores[0].store.path / "tokenizer")
-    for row in range(table.num_rows):
-        _print_row(data, logged, row, tokenizer)
+    for at, logged in enumerate(table.drop_columns(SEGMENTS).to_pylist()):
+        [read] = reader.read_unchecked(at, at + 1)
+        _print_row(data.stores[logged["store"]].store, logged, rows.part(at, at + 1), read.tokens, tokenizer)
 
 
-def _print_row(data: TrainingData, logged: LoggedRows, row: int, tokenizer: Tokenizer) -> None:
-    store = data.stores[logged["store"][row]].store
-    shard = int(logged["shard"][row])
-    pieces = slice(logged.offsets[row], logged.offsets[row + 1])
-    documents, starts, lengths = (logged[name][pieces] for name in ("document", "start", "length"))
-    tokens = [
-        store.document_tokens(shard, document)[start : start + length + 1]
-        for document, start, length in zip(documents, starts, lengths, strict=True)
-    ]
-    skipped = "" if logged["applied"][row] else ", step skipped"
-    title = f"step {logged['step'][row]}, sample {logged['sample'][row]}, rank {logged['rank'][row]}{skipped}"
-    if row_checksum(np.concatenate(tokens)) != logged["checksum"][row]:
+def _print_row(
+    store: TokenStore, logged: dict[str, Any], row: Rows, tokens: np.ndarray, tokenizer: Tokenizer
+) -> None:
+    skipped = "" if logged["applied"] else ", step skipped"
+    title = f"step {logged['step']}, sample {logged['sample']}, rank {logged['rank']}{skipped}"
+    if row_checksum(tokens) != logged["checksum"]:
         _disagree(f"{title}: the tokens in {store.path} are not those that were fed")
-    print(f"=== {title}: row {logged['row'][row]} of shard {shard} in {store.path}")
-    for info, start, length, read in zip(
-        store.document_info(shard, documents), starts, lengths, tokens, strict=True
-    ):
+    print(f"=== {title}: row {logged['row']} of shard {logged['shard']} in {store.path}")
+    infos = store.document_info(logged["shard"], row.document)
+    segments = np.split(tokens, np.cumsum(row.length + 1)[:-1])
+    for info, start, length, read in zip(infos, row.start, row.length, segments, strict=True):
         name = json.dumps(info.id, ensure_ascii=False)
-        print(f"--- document {name}, predictions {start} to {start + length - 1} of {info.n_tokens - 1}")
+        print(f"--- document {name}, targets {start} to {start + length - 1} of {info.n_tokens - 1}")
         print(tokenizer.decode(read))
 
 
@@ -108,35 +114,32 @@ class DocOptions(RunOptions):
 def print_document(options: DocOptions) -> None:
     """The command `doc`."""
     replay = options.open()
-    found = {
-        (data.stores[store].store.path, shard, document): data.stores[store].store
-        for data in map(replay.data, replay.log.segments)
-        for store, shard, document in find_document(data, options.id)
-    }
-    if not found:
+    documents = find_document(replay, options.id)
+    if not documents:
         raise InputError(f"--id {options.id!r} is in no store of the run")
-    for (path, shard, document), token_store in found.items():
-        info = token_store.document_info(shard, np.array([document]))[0]
+    stores = {
+        (found.data.stores[found.store].store.path, found.shard, found.document): found for found in documents
+    }
+    for (path, shard, document), found in stores.items():
+        [info] = found.data.stores[found.store].store.document_info(shard, np.array([document]))
         print(
             f"document {document} of shard {shard} in {path}: {info.n_tokens} tokens, "
             f"from {info.source}:{info.source_line}"
         )
-    by_order, by_log = sightings_by_order(replay, options.id), sightings_by_log(replay, options.id)
-    for sighting in sorted({*by_order, *by_log}):
-        doubt = "" if by_order == by_log else _doubt(sighting, by_order, by_log)
-        last = sighting.start + sighting.length - 1
-        print(
-            f"step {sighting.step}, sample {sighting.sample}: predictions {sighting.start} to {last}{doubt}"
-        )
+    by_order, by_log = (of(replay.log, documents) for of in (occurrences_by_order, occurrences_by_log))
+    for occurrence in sorted({*by_order, *by_log}):
+        doubt = "" if by_order == by_log else _doubt(occurrence, by_order, by_log)
+        step, sample, start, length = occurrence
+        print(f"step {step}, sample {sample}: targets {start} to {start + length - 1}{doubt}")
     if by_order != by_log:
         _disagree("the log and the order disagree")
-    print(f"{len({sighting.step for sighting in by_log})} step(s), by the order and by the log")
+    print(f"{len({occurrence.step for occurrence in by_log})} step(s), by the order and by the log")
     for gap in replay.log.gaps:
         print(f"{gap}; documents seen there are not listed")
 
 
-def _doubt(sighting: Sighting, by_order: list[Sighting], by_log: list[Sighting]) -> str:
-    times = by_order.count(sighting), by_log.count(sighting)
+def _doubt(occurrence: Occurrence, by_order: list[Occurrence], by_log: list[Occurrence]) -> str:
+    times = by_order.count(occurrence), by_log.count(occurrence)
     return "" if times[0] == times[1] else f"  <- {times[0]} time(s) by the order, {times[1]} by the log"
 
 
@@ -153,8 +156,8 @@ def verify(options: VerifyOptions) -> None:
     replay = options.open()
     if not replay.log.parts:
         raise InputError(f"{options.run} has logged no step yet: its first checkpoint writes the first part")
-    for segment in replay.log.segments:
-        replay.data(segment)  # what is missing is said before the bar
+    for period in replay.log.periods:
+        replay.data(period)  # missing stores are named before the bar
     bar = progress(description="verifying", unit="row")
     for report in replay.verify():
         bar.update(report.rows - bar.n)
@@ -166,7 +169,7 @@ def verify(options: VerifyOptions) -> None:
     if report.differences:
         _disagree(f"{report.differences} difference(s) in {report.rows} rows")
     print(
-        f"{report.steps} steps, {report.rows} rows, {report.pieces} pieces: every one as the store gives it"
+        f"{report.steps} steps, {report.rows} rows, {report.segments} segments: all as the store gives them"
     )
 
 

@@ -2,7 +2,7 @@
 
 `packing-KEY/` lies in the store, or in `packing_dir` where that cannot be written; KEY is a hash of the
 store's fingerprint, the block size and the strategy, so that another store or setting is another folder. It
-holds `shard-00000.rows` for each shard (packed_shard.py) and `packing.json`, which has their hashes.
+holds `shard-00000.rows` for each shard (rows.py) and `packing.json`, which has their hashes.
 docs/formats.md, Packing, is the specification.
 """
 
@@ -25,19 +25,9 @@ import numpy as np
 from lit_gpt.cli import InputError, progress
 from lit_gpt.files import lock, read_bounded, rename, write_atomically
 from lit_gpt.hashed_files import hash_files
-from lit_gpt.rows.bin_packing import Packing, pack_lengths
-from lit_gpt.rows.packed_shard import (
-    RowTokens,
-    ShardEntry,
-    ShardPacking,
-    read_shard,
-    row_checksum,
-    row_checksums,
-    write_shard,
-)
+from lit_gpt.rows.bin_packing import covers, pack_lengths
+from lit_gpt.rows.rows import Rows, ShardEntry, read_shard, row_checksums, write_shard
 from lit_gpt.store.token_store import TokenStore
-
-__all__ = ["PackedStore", "Packing", "RowTokens", "ShardPacking", "pack_lengths", "row_checksum"]
 
 FORMAT = "packing-1"
 MANIFEST = "packing.json"
@@ -113,13 +103,17 @@ class PackedStore:
         slots = int(self.rows_per_shard.sum()) * self.block_size
         return 1 - self.n_targets / slots if slots else 0.0
 
-    def shard(self, shard: int) -> ShardPacking:
+    def rows(self, shard: int) -> Rows:
         """The rows of one shard, memory-mapped; hashed each time its file is opened.
 
         Raises:
             InputError: it is not the file that was written.
         """
-        return self._open_shard(shard)
+        return self._open_shard(shard)[0]
+
+    def checksums(self, shard: int) -> np.ndarray:
+        """uint64 (n_rows,): of the tokens of each row of a shard when it was packed. Raises as `rows`."""
+        return self._open_shard(shard)[1]
 
     def verify(self) -> None:
         """Read everything: each prediction of the store lies in exactly one row, each row's tokens give its
@@ -129,19 +123,19 @@ class PackedStore:
             InputError: naming the shard where that does not hold.
         """
         for shard in progress(range(self.store.n_shards), description="verifying", unit="shard"):
-            packing = self.shard(shard)
-            if not packing.covers(self.store.lengths(shard) - 1, self.block_size):
+            rows = self.rows(shard)
+            if not covers(rows, self.store.lengths(shard) - 1, self.block_size):
                 with _damage_told(self.folder):
-                    raise ValueError(f"shard {shard} has not each prediction exactly once")
-            checksums = row_checksums(packing, self.store.tokens(shard), self.store.pointers(shard))
-            differing = np.flatnonzero(checksums != packing.checksums)
+                    raise ValueError(f"shard {shard} has not each target exactly once")
+            checksums = row_checksums(rows, self.store.tokens(shard), self.store.pointers(shard))
+            differing = np.flatnonzero(checksums != self.checksums(shard))
             if differing.size:
                 raise InputError(
                     f"{self.store.path}: {differing.size} rows of shard {shard}, the first of them row "
                     f"{differing[0]}, are not what was packed: restore the shard"
                 )
 
-    def _read_shard(self, shard: int) -> ShardPacking:
+    def _read_shard(self, shard: int) -> tuple[Rows, np.ndarray]:
         with _damage_told(self.folder):
             return read_shard(self.folder / _file_name(shard), self.shards[shard])
 
@@ -205,9 +199,9 @@ def _build(store: TokenStore, identity: dict[str, Any], folder: Path) -> None:
     entries = []
     for shard in progress(range(store.n_shards), description=f"packing {store.name}", unit="shard"):
         _check_store(store, shard)
-        packing = pack_lengths(store.lengths(shard) - 1, identity["block_size"], identity["strategy"])
-        checksums = row_checksums(packing, store.tokens(shard), store.pointers(shard))
-        entries.append(write_shard(folder / _file_name(shard), ShardPacking.of(packing, checksums)))
+        rows = pack_lengths(store.lengths(shard) - 1, identity["block_size"], identity["strategy"])
+        checksums = row_checksums(rows, store.tokens(shard), store.pointers(shard))
+        entries.append(write_shard(folder / _file_name(shard), rows, checksums))
     manifest = {**identity, "shards": [vars(entry) for entry in entries]}
     manifest["fingerprint"] = _hash(manifest)
     write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lit_gpt.model.attention import Documents
 from lit_gpt.model.loss import IGNORE_INDEX
-from lit_gpt.rows.packed_store import RowTokens
+from lit_gpt.rows.rows import RowTokens
 
 SHORT_DOCUMENTS = 512
 

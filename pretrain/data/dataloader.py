@@ -16,8 +16,7 @@ import torch
 from lit_gpt.cli import InputError
 from lit_gpt.rows.sample_order import RowAddresses
 from pretrain.data.batch import Batch, assemble
-from pretrain.data.row_reader import RowReader
-from pretrain.data.rows import StepRows
+from pretrain.data.row_reader import RowReader, StepRows
 from pretrain.data.shard_cache import ShardCache
 from pretrain.data.training_data import TrainingData, compare_data
 from pretrain.options import nearest_multiples
@@ -117,8 +116,9 @@ class DataLoader:
         if self._cache is not None:
             self._cache.want(self._data.order.shards_ahead(int(samples[0])))
         table = self._data.table(RowAddresses(*(column[mine] for column in everyone)))
-        reader = RowReader(self._data, table, None if self._cache is None else self._cache.tokens)
-        squares = np.concatenate([[0], np.cumsum(table.length.astype(np.int64) ** 2)])[table.offsets]
+        reader = RowReader(self._data.stores, table, None if self._cache is None else self._cache.tokens)
+        rows = table.rows
+        squares = np.concatenate([[0], np.cumsum(rows.length.astype(np.int64) ** 2)])[rows.offsets]
         for i in range(n_steps):
             first, last = i * share, (i + 1) * share
             yield StepBatch(

@@ -15,10 +15,11 @@ import numpy as np
 
 from lit_gpt.cli import InputError
 from lit_gpt.rows.packed_store import PackedStore
+from lit_gpt.rows.rows import Rows
 from lit_gpt.rows.sample_order import RowAddresses, SampleOrder
 from lit_gpt.store.manifest import DocumentEnds
 from lit_gpt.store.token_store import TokenStore
-from pretrain.data.rows import RowTable, by_shard, ragged_ranges
+from pretrain.data.row_reader import RowTable, by_shard
 
 
 @dataclass(frozen=True)
@@ -151,32 +152,21 @@ class TrainingData:
         """Valid targets of each row, int64 (n,)."""
         targets = np.empty(len(addresses.row), dtype=np.int64)
         for store, shard, where in by_shard(addresses.store, addresses.shard):
-            targets[where] = self.stores[store].shard(shard).targets_per_row[addresses.row[where]]
+            targets[where] = self.stores[store].rows(shard).targets_per_row[addresses.row[where]]
         return targets
 
     def table(self, addresses: RowAddresses) -> RowTable:
-        """The rows with their pieces, in the order of `addresses`."""
-        groups = by_shard(addresses.store, addresses.shard)
+        """The rows with their segments, in the order of `addresses`."""
         n_rows = len(addresses.row)
-        checksums = np.empty(n_rows, dtype=np.uint64)
-        counts = np.empty(n_rows, dtype=np.int64)
-        for store, shard, where in groups:
-            packing, rows = self.stores[store].shard(shard), addresses.row[where]
-            checksums[where] = packing.checksums[rows]
-            counts[where] = packing.row_offsets[rows + 1] - packing.row_offsets[rows]
-        offsets = np.concatenate([[0], np.cumsum(counts)])
-        document, start, length = (np.empty(offsets[-1], dtype=np.int32) for _ in range(3))
-        token_start = np.empty(offsets[-1], dtype=np.int64)
-        for store, shard, where in groups:
-            packed = self.stores[store]
-            packing = packed.shard(shard)
-            source = ragged_ranges(packing.row_offsets[addresses.row[where]], counts[where])
-            target = ragged_ranges(offsets[where], counts[where])
-            document[target] = packing.document[source]
-            start[target] = packing.start[source]
-            length[target] = packing.length[source]
-            token_start[target] = packed.store.pointers(shard)[document[target]] + start[target]
-        return RowTable(addresses, checksums, offsets, document, start, length, token_start)
+        checksums, place = np.empty(n_rows, dtype=np.uint64), np.empty(n_rows, dtype=np.int64)
+        parts, n_taken = [], 0
+        for store, shard, where in by_shard(addresses.store, addresses.shard):
+            packed, rows = self.stores[store], addresses.row[where]
+            checksums[where] = packed.checksums(shard)[rows]
+            parts.append(packed.rows(shard).take(rows))
+            place[where] = n_taken + np.arange(where.size)
+            n_taken += where.size
+        return RowTable(addresses, checksums, Rows.concatenate(parts).take(place))
 
 
 def compare_data(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

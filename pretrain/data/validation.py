@@ -5,11 +5,11 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from lit_gpt.rows.packed_store import PackedStore, RowTokens
+from lit_gpt.rows.packed_store import PackedStore
+from lit_gpt.rows.rows import RowTokens
 from lit_gpt.rows.sample_order import validation_rows
 from pretrain.data.batch import Batch, assemble
-from pretrain.data.row_reader import RowReader
-from pretrain.data.rows import by_shard
+from pretrain.data.row_reader import RowReader, by_shard
 from pretrain.data.training_data import DataOptions, TrainingData
 
 FEW_DOCUMENTS = 100
@@ -46,7 +46,7 @@ class ValidationSample:
         for first in range(rank * micro_batch_size, -(-len(self._rows) // stride) * stride, stride):
             samples = self._rows[first : first + micro_batch_size]
             table = self._data.table(self._data.rows(samples))
-            rows = RowReader(self._data, table).read(0, len(samples))
+            rows = RowReader(self._data.stores, table).read(0, len(samples))
             rows += [empty] * (micro_batch_size - len(samples))
             batch = assemble(rows, self._packed.block_size, self._data.filler)
             yield batch.pinned_for(device).to(device)
@@ -60,10 +60,9 @@ class ValidationSample:
         looked_at = self._rows[:: -(-len(self._rows) // MAX_COUNTED_ROWS)]
         n_documents, sources = 0, set[str]()
         table = self._data.table(self._data.rows(looked_at))
-        row_of_piece = np.repeat(np.arange(len(looked_at)), np.diff(table.offsets))
-        shard_of_piece = table.addresses.shard[row_of_piece]
-        for _, shard, where in by_shard(np.zeros_like(shard_of_piece), shard_of_piece):
-            documents = np.unique(table.document[where])
+        shard_of_segment = table.addresses.shard[table.rows.row_of_segment]
+        for _, shard, where in by_shard(np.zeros_like(shard_of_segment), shard_of_segment):
+            documents = np.unique(table.rows.document[where])
             n_documents += documents.size
             sources |= store.sources_of(shard, documents)
         least = "at least " if len(looked_at) < len(self._rows) else ""

@@ -1,11 +1,11 @@
-"""The files of a datapoint log: which rows, and which pieces of documents in them, every step was fed.
+"""The files of a datapoint log: which rows, and which segments of documents in them, every step was fed.
 
     OUT/datapoints/data.json                         the data (stores, seed, packing) of the steps from N on
     OUT/datapoints/part-00000001-node-000.parquet    rows of that step and later ones, fed to one node's ranks
     OUT/datapoints/discarded/                        rows of steps that a resume went back behind
 
-A file is written under another name, fsynced and renamed, so that it is whole or not there; what else lies in
-the folder is what a kill left and is not read. docs/formats.md is the specification.
+A file is written under another name, fsynced and renamed, so that it is complete or missing; other files are
+leftovers of a kill and are not read. docs/formats.md is the specification.
 """
 
 import json
@@ -23,11 +23,12 @@ import pyarrow.parquet as pq
 
 from lit_gpt.cli import InputError
 from lit_gpt.files import read_json, rename, replacing, sync_folder, unused_path, write_atomically
+from lit_gpt.rows.rows import Rows, offsets_of
 
 FORMAT_VERSION = 1
 ROW_GROUP = 1 << 16
-PIECES = ("document", "start", "length")
-LIST_OF_PIECES = pa.list_(pa.field("element", pa.int32(), nullable=False))
+SEGMENTS = ("document", "start", "length")
+_LIST = pa.list_(pa.field("element", pa.int32(), nullable=False))
 _TYPES = {
     "step": pa.int64(),
     "sample": pa.int64(),
@@ -38,21 +39,21 @@ _TYPES = {
     "shard": pa.int32(),
     "row": pa.int32(),
     "checksum": pa.uint64(),
-} | dict.fromkeys(PIECES, LIST_OF_PIECES)
+} | dict.fromkeys(SEGMENTS, _LIST)
 SCHEMA = pa.schema([pa.field(name, kind, nullable=False) for name, kind in _TYPES.items()])
 
-# What grows by a constant costs nothing as deltas. What looks random costs its entropy when zstd sees the
+# Columns that grow by a constant cost nothing as deltas. Random ones cost their entropy when zstd sees the
 # first byte of every value, then the second, and so on.
 _ENCODINGS = (
     dict.fromkeys(("step", "sample", "rank", "time"), "DELTA_BINARY_PACKED")
     | dict.fromkeys(("store", "shard", "row", "checksum"), "BYTE_STREAM_SPLIT")
-    | {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in PIECES}
+    | {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in SEGMENTS}
 )
 
 
 @dataclass(frozen=True)
-class Segment:
-    """From `first_step` on, until the next segment's, this was the data."""
+class DataPeriod:
+    """What data was read from `first_step` on, until the next period begins; on disk a "segment"."""
 
     first_step: int
     data: dict[str, Any]
@@ -61,7 +62,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Gap:
-    """Steps that the log has lost, or never had, in whole or of some nodes."""
+    """Steps of which the log has lost, or never had, the rows of all nodes or of some."""
 
     first_step: int
     last_step: int
@@ -76,7 +77,7 @@ class DataFile(NamedTuple):
     """What data.json holds."""
 
     global_batch_size: int
-    segments: list[Segment]
+    periods: list[DataPeriod]
     gaps: list[Gap]
     """Disjoint and ascending."""
 
@@ -92,16 +93,16 @@ class RunLog:
         self.folder = Path(run_dir) / "datapoints"
         if not (self.folder / "data.json").is_file():
             raise InputError(f"{run_dir} has no datapoints/data.json: give the out_dir of a run that logs")
-        self.global_batch_size, self.segments, self.gaps = read_data(self.folder)
+        self.global_batch_size, self.periods, self.gaps = read_data(self.folder)
         self.parts = part_files(self.folder)
         newest = [part for part in self.parts if first_step(part) == first_step(self.parts[-1])]
         self.last_step = max((last_step(part) for part in newest), default=0)
 
-    def by_segment(self, table: pa.Table) -> list[tuple[Segment, pa.Table]]:
-        """A table of the log, split by the segment its steps belong to."""
-        first_steps = [segment.first_step for segment in self.segments]
+    def by_period(self, table: pa.Table) -> list[tuple[DataPeriod, pa.Table]]:
+        """Split a table of the log by the period that its steps belong to."""
+        first_steps = [period.first_step for period in self.periods]
         which = np.searchsorted(first_steps, table["step"].to_numpy(), side="right") - 1
-        return [(self.segments[number], table.filter(which == number)) for number in np.unique(which)]
+        return [(self.periods[number], table.filter(which == number)) for number in np.unique(which)]
 
     def in_gap(self, step: int) -> bool:
         """Whether rows of a step may be missing."""
@@ -172,6 +173,20 @@ def read_row_groups(
             yield table
 
 
+def to_lists(rows: Rows) -> list[pa.Array]:
+    """The columns `SEGMENTS` of rows, as a part has them."""
+    offsets = pa.array(rows.offsets, pa.int32())
+    columns = (pa.array(getattr(rows, name), pa.int32()) for name in SEGMENTS)
+    return [pa.ListArray.from_arrays(offsets, column, type=_LIST) for column in columns]
+
+
+def from_lists(table: pa.Table) -> Rows:
+    """The inverse of `to_lists`: the segments of a table's rows."""
+    lists = [table[name].combine_chunks() for name in SEGMENTS]
+    offsets = offsets_of(lists[0].value_lengths().to_numpy())
+    return Rows(offsets, *(column.flatten().to_numpy() for column in lists))
+
+
 @contextmanager
 def _open(part: Path) -> Iterator[pq.ParquetFile]:
     try:
@@ -203,7 +218,7 @@ def write_part(path: Path, table: pa.Table) -> None:
 
 
 def discard_after(folder: Path, step: int) -> None:
-    """Move what is logged of later steps to `discarded/`, cutting a part in two where need be.
+    """Move the rows of later steps to `discarded/`, cutting a part in two where needed.
 
     Killed at any moment and run again, it ends the same; no row is ever in two parts.
     """
@@ -243,9 +258,9 @@ def read_data(folder: Path) -> DataFile:
     try:
         if content["format_version"] != FORMAT_VERSION:
             raise ValueError(f"format {content['format_version']}, this program reads {FORMAT_VERSION}")
-        segments = [Segment(**segment) for segment in content["segments"]]
+        periods = [DataPeriod(**period) for period in content["segments"]]
         return DataFile(
-            content["global_batch_size"], segments, [Gap(**gap) for gap in content.get("gaps", [])]
+            content["global_batch_size"], periods, [Gap(**gap) for gap in content.get("gaps", [])]
         )
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} cannot be read ({error}): {hint}") from error
@@ -256,7 +271,7 @@ def write_data(folder: Path, data: DataFile) -> None:
     content: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "global_batch_size": data.global_batch_size,
-        "segments": [asdict(segment) for segment in data.segments],
+        "segments": [asdict(period) for period in data.periods],
     }
     if data.gaps:
         content["gaps"] = [asdict(gap) for gap in data.gaps]

@@ -1,12 +1,13 @@
-"""Writing the datapoint log: ranks remember what they were fed, a node writes it at each checkpoint.
+"""Write the datapoint log: ranks record what they were fed, a node writes it at each checkpoint.
 
-A step is committed before the manifest of the checkpoint that has seen it, and what is later than the
-checkpoint a run resumes from is discarded. So the log has no step twice and none missing, whatever is
-killed, and on how many ranks the run goes on.
+Steps are committed before the manifest of the checkpoint that covers them, and steps after the checkpoint
+that a run resumes from are discarded. So the log has no step twice and none missing, whatever is killed and
+on however many ranks the run continues.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,21 +15,22 @@ import numpy as np
 import pyarrow as pa
 
 from lit_gpt.cli import InputError
-from pretrain.data.rows import RowTable, StepRows
+from lit_gpt.rows.rows import Rows
+from pretrain.data.row_reader import RowTable, StepRows
 from pretrain.datapoints import files as datapoint_files
-from pretrain.datapoints.files import LIST_OF_PIECES, PIECES, SCHEMA, DataFile, Segment
-from pretrain.datapoints.gaps import check_log
+from pretrain.datapoints.files import SCHEMA, DataFile, DataPeriod, Gap
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 MAX_WAITING_BYTES = 1 << 30  # of a node, kept while the disk refuses them
+_OR_ACCEPT = "or give --accept_log_gap to continue without"
 
 
 class DatapointLog:
     """One rank's share in the log of a run.
 
-    Until the next commit it holds about 60 bytes a row and 20 a piece.
+    Until the next commit it holds about 60 bytes a row and 12 a segment.
     """
 
     def __init__(
@@ -52,7 +54,7 @@ class DatapointLog:
         self._waiting = SCHEMA.empty_table()
 
     def discard_after(self, step: int, was_logged: bool = False, accept_gap: bool = False) -> None:
-        """Begin, or go on, after `step`: set aside what is logged later, and note the data from there on.
+        """Begin, or continue, after `step`: discard later steps, and note the data from there on.
 
         For one process of the job, before any commits. The last two arguments: see `check_log`.
 
@@ -60,8 +62,8 @@ class DatapointLog:
             InputError: the log up to the step is not complete, or of another batch size; nothing was changed.
             OSError: it cannot be written.
         """
-        size, segments, gaps = check_log(self._folder, step, was_logged, accept_gap)
-        if segments and size != self._global_batch_size:
+        size, periods, gaps = check_log(self._folder, step, was_logged, accept_gap)
+        if periods and size != self._global_batch_size:
             raise InputError(
                 f"{self._folder} was written with global_batch_size {size}, not "
                 f"{self._global_batch_size}: use the same or another out_dir"
@@ -70,24 +72,24 @@ class DatapointLog:
         for unfinished in self._folder.rglob("*.tmp"):
             unfinished.unlink()
         datapoint_files.discard_after(self._folder, step)
-        if not segments or segments[-1].data != self._data:
-            segments.append(Segment(step + 1, self._data))
-        datapoint_files.write_data(self._folder, DataFile(self._global_batch_size, segments, gaps))
+        if not periods or periods[-1].data != self._data:
+            periods.append(DataPeriod(step + 1, self._data))
+        datapoint_files.write_data(self._folder, DataFile(self._global_batch_size, periods, gaps))
 
     def record(self, rows: StepRows, seconds: float) -> None:
         """Remember what this rank was fed, and when (Unix time). Nothing is copied."""
         self._steps.append((rows, seconds))
 
     def take(self, step: int, skipped_steps: Collection[int] = ()) -> Callable[[], None]:
-        """Hand over what was recorded since the last time.
+        """Hand over what was recorded since the last call.
 
         Args:
             step: the checkpoint's; nothing later was recorded.
             skipped_steps: those whose update was not applied.
 
         Returns:
-            What puts it on disk, for all ranks of a node at once, in any thread. It raises an OSError, with
-            the path in it, where that fails; the next one then has these steps as well.
+            A function that writes it, for all ranks of a node at once, in any thread. It raises an OSError,
+            with the path in it, if that fails; the next one then writes these steps too.
         """
         assert all(rows.step <= step for rows, _ in self._steps)
         steps, self._steps = self._steps, []
@@ -118,7 +120,7 @@ def _to_table(steps: list[tuple[StepRows, float]], rank: int, skipped_steps: Col
     if not steps:
         return SCHEMA.empty_table()
     n_rows = [len(rows.sample) for rows, _ in steps]
-    tables = list(_whole_parts(rows for rows, _ in steps))
+    tables = list(_joined(rows for rows, _ in steps))
     columns = {
         "step": np.repeat([rows.step for rows, _ in steps], n_rows),
         "sample": np.concatenate([rows.sample for rows, _ in steps]),
@@ -131,16 +133,12 @@ def _to_table(steps: list[tuple[StepRows, float]], rank: int, skipped_steps: Col
         "checksum": np.concatenate([table.checksums for table in tables]),
     }
     arrays = [pa.array(column).cast(SCHEMA.field(name).type) for name, column in columns.items()]
-    n_pieces = np.concatenate([np.diff(table.offsets) for table in tables])
-    offsets = pa.array(np.concatenate([[0], np.cumsum(n_pieces)]), pa.int32())
-    for name in PIECES:
-        values = pa.array(np.concatenate([getattr(table, name) for table in tables]), pa.int32())
-        arrays.append(pa.ListArray.from_arrays(offsets, values, type=LIST_OF_PIECES))
+    arrays += datapoint_files.to_lists(Rows.concatenate([table.rows for table in tables]))
     return pa.Table.from_arrays(arrays, schema=SCHEMA)
 
 
-def _whole_parts(steps: Iterable[StepRows]) -> Iterator[RowTable]:
-    """The rows of the steps, which follow one another, in as few tables as there are: cheaper to join."""
+def _joined(steps: Iterable[StepRows]) -> Iterator[RowTable]:
+    """The rows of consecutive steps, in one table for each plan."""
     for _, group in groupby(steps, key=lambda rows: id(rows.plan)):
         of_plan = list(group)
         yield of_plan[0].plan.part(of_plan[0].first, of_plan[-1].last)
@@ -156,3 +154,77 @@ def _gather(table: pa.Table, group: "ProcessGroup") -> pa.Table:
     parts = gather_bytes(sink.getvalue().to_pybytes(), group, to_all=False)
     tables = [pa.ipc.open_stream(part).read_all() for part in parts]
     return pa.concat_tables(tables).sort_by("sample") if tables else SCHEMA.empty_table()
+
+
+# ---- is the log complete up to a checkpoint? Decided by the footers of its parts
+
+
+def check_log(folder: Path, step: int, was_logged: bool, accept_gap: bool) -> DataFile:
+    """What data.json must say of the steps up to `step`, after which a run continues.
+
+    Args:
+        was_logged: whether the run that saved the checkpoint wrote this log.
+        accept_gap: note what is missing as a gap, and discard what cannot be read.
+
+    Raises:
+        InputError: not `accept_gap`, and data.json or rows of some steps are missing or cannot be read.
+    """
+    path, parts = folder / "data.json", datapoint_files.part_files(folder)
+    if step == 0 or not (was_logged or parts or path.exists()):
+        return DataFile(0, [], [])
+    try:
+        size, periods, gaps = datapoint_files.read_data(folder)
+    except InputError as error:
+        if not accept_gap:
+            raise InputError(f"{error}, {_OR_ACCEPT} what is logged so far") from error
+        for file in [*parts, *([path] if path.exists() else [])]:
+            datapoint_files.discard(file)
+        return DataFile(0, [], [Gap(1, step, "log lost")])
+    periods = [period for period in periods if period.first_step <= step]
+    gaps = [
+        Gap(gap.first_step, min(gap.last_step, step), gap.reason) for gap in gaps if gap.first_step <= step
+    ]
+    covered = [*_readable(parts, accept_gap), *((gap.first_step, gap.last_step, size) for gap in gaps)]
+    missing = _missing(covered, size, periods[0].first_step, step) if periods else []
+    if missing and not was_logged and missing[-1][1] == step:
+        gaps.append(Gap(*missing.pop(), "not logged"))
+    if missing and not accept_gap:
+        steps = ", ".join(f"{first}-{last}" for first, last in missing)
+        raise InputError(
+            f"{folder} has lost rows of steps {steps}: restore its parts from a copy of the run, "
+            f"{_OR_ACCEPT} them"
+        )
+    gaps += [Gap(first, last, "log lost") for first, last in missing]
+    return DataFile(size, periods, sorted(gaps, key=lambda gap: gap.first_step))
+
+
+def _readable(parts: list[Path], accept_gap: bool) -> Iterable[tuple[int, int, int]]:
+    """First step, last step and rows a step of each part, in which every step has as many: one node's."""
+    for part in parts:
+        try:
+            first, last, rows = datapoint_files.steps_and_rows(part)
+        except InputError as error:
+            if not accept_gap:
+                raise InputError(f"{error}, {_OR_ACCEPT} it") from error
+            datapoint_files.discard(part)
+        else:
+            yield first, last, rows // max(last - first + 1, 1)
+
+
+def _missing(
+    covered: list[tuple[int, int, int]], size: int, first_step: int, last_step: int
+) -> list[tuple[int, int]]:
+    """First and last of the steps that have fewer than `size` rows."""
+    change: defaultdict[int, int] = defaultdict(int)
+    for first, last, rows in covered:
+        change[first] += rows
+        change[last + 1] -= rows
+    missing: list[tuple[int, int]] = []
+    rows = 0
+    for begin, end in pairwise(sorted({*change, first_step, last_step + 1})):
+        rows += change[begin]
+        if rows < size and first_step <= begin <= last_step:
+            if missing and missing[-1][1] == begin - 1:
+                begin = missing.pop()[0]
+            missing.append((begin, end - 1))
+    return missing

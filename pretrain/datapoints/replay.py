@@ -1,17 +1,26 @@
-"""The datapoint log against the data: rebuild what was fed and compare."""
+"""Compare the datapoint log with the data: rebuild what was fed, find the steps that saw a document."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from lit_gpt.rows.packed_store import row_checksum
-from pretrain.data.row_reader import RowReader
-from pretrain.data.rows import RowTable, ragged_ranges
+from lit_gpt.rows.rows import row_checksum
+from lit_gpt.rows.sample_order import RowAddresses
+from pretrain.data.row_reader import RowReader, RowTable
 from pretrain.data.training_data import TrainingData
-from pretrain.datapoints.files import PIECES, RunLog, Segment, first_step, last_step, read_row_groups
+from pretrain.datapoints.files import (
+    SEGMENTS,
+    DataPeriod,
+    RunLog,
+    first_step,
+    from_lists,
+    last_step,
+    read_row_groups,
+)
 
 MESSAGES_KEPT = 20
 _PLACE = ("store", "shard", "row")
@@ -23,34 +32,16 @@ class Report:
 
     steps: int = 0
     rows: int = 0
-    pieces: int = 0
+    segments: int = 0
     differences: int = 0
     messages: list[str] = field(default_factory=list)
     """Of the first differences."""
 
     def add(self, count: int, message: str) -> None:
-        """Note `count` differences, the first of which the message tells."""
+        """Note `count` differences, of which the message names the first."""
         self.differences += count
         if len(self.messages) < MESSAGES_KEPT:
             self.messages.append(message)
-
-
-class LoggedRows:
-    """A table of the log as arrays: those of SCHEMA by name, of shape (n_rows,), pieces flattened."""
-
-    def __init__(self, table: pa.Table) -> None:
-        table = table.combine_chunks()
-        self.columns: dict[str, np.ndarray] = {}
-        for name in table.column_names:
-            column = table[name].combine_chunks()
-            self.columns[name] = (column.flatten() if name in PIECES else column).to_numpy(
-                zero_copy_only=False
-            )
-        counts = table["document"].combine_chunks().value_lengths().to_numpy()
-        self.offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self.columns[name]
 
 
 class Replay:
@@ -62,31 +53,31 @@ class Replay:
         train_data_dir: Sequence[str] | None = None,
         packing_dir: str | None = None,
     ) -> None:
-        """The last two say where stores and packings are now, if no longer where the run read them."""
+        """`train_data_dir`, `packing_dir`: where stores and packings are now, if they have moved."""
         self.log = RunLog(run_dir)
         self._train_data_dir, self._packing_dir = train_data_dir, packing_dir
         self._opened: dict[int, TrainingData] = {}
 
-    def data(self, segment: Segment) -> TrainingData:
-        """The data of a segment.
+    def data(self, period: DataPeriod) -> TrainingData:
+        """The data of a period.
 
         Raises:
             InputError: a store is missing or is not what the run read.
         """
-        if segment.first_step not in self._opened:
-            self._opened[segment.first_step] = TrainingData.reopen(
-                segment.data, self._train_data_dir, self._packing_dir
+        if period.first_step not in self._opened:
+            self._opened[period.first_step] = TrainingData.reopen(
+                period.data, self._train_data_dir, self._packing_dir
             )
-        return self._opened[segment.first_step]
+        return self._opened[period.first_step]
 
     def verify(self) -> Iterator[Report]:
-        """Rebuild every row by the order's function and compare with it all that is logged.
+        """Rebuild every row by the order's function and compare it with what is logged.
 
         Yields:
-            The one report, after each part of the work.
+            The one report, after each group of rows.
         """
         report = Report()
-        next_sample = (self.log.segments[0].first_step - 1) * self.log.global_batch_size
+        next_sample = (self.log.periods[0].first_step - 1) * self.log.global_batch_size
         for parts in _overlapping(self.log.parts):
             next_sample = self._check_samples(parts, next_sample, report)
             for part in parts:
@@ -130,55 +121,48 @@ class Replay:
             at = gap_end if gap_first <= at < gap_end else at
         return n_samples, at
 
-    def _check_rows(self, table: pa.Table, report: Report) -> None:
-        for segment, rows in self.log.by_segment(table):
-            logged = LoggedRows(rows)
-            report.rows += rows.num_rows
-            report.pieces += len(logged["document"])
-            data = self.data(segment)
-            expected = data.table(data.rows(np.maximum(logged["sample"], 0)))
-            self._check_places(logged, expected, report)
-            self._check_pieces(logged, expected, report)
-            self._check_tokens(logged, data, expected, report)
+    def _check_rows(self, logged: pa.Table, report: Report) -> None:
+        for period, table in self.log.by_period(logged):
+            data = self.data(period)
+            expected = data.table(data.rows(np.maximum(table["sample"].to_numpy(), 0)))
+            report.rows += table.num_rows
+            self._check_places(table, expected, report)
+            self._check_segments(table, expected, report)
+            self._check_tokens(table, data, expected, report)
 
-    def _check_places(self, logged: LoggedRows, expected: RowTable, report: Report) -> None:
-        differs = np.any([logged[name] != getattr(expected.addresses, name) for name in _PLACE], axis=0)
+    def _check_places(self, table: pa.Table, expected: RowTable, report: Report) -> None:
+        logged = {name: table[name].to_numpy() for name in _PLACE}
+        right = {name: getattr(expected.addresses, name) for name in _PLACE}
+        differs = np.any([logged[name] != right[name] for name in _PLACE], axis=0)
         if differs.any():
             at = int(np.argmax(differs))
-            said = ", ".join(f"{name} {logged[name][at]}" for name in _PLACE)
-            right = ", ".join(f"{name} {getattr(expected.addresses, name)[at]}" for name in _PLACE)
-            report.add(int(differs.sum()), f"{_where(logged, at)}: logged as {said}; the order gives {right}")
+            said, told = (", ".join(f"{name} {of[name][at]}" for name in _PLACE) for of in (logged, right))
+            report.add(int(differs.sum()), f"{_where(table, at)}: logged as {said}; the order gives {told}")
 
-    def _check_pieces(self, logged: LoggedRows, expected: RowTable, report: Report) -> None:
-        counts, right_counts = np.diff(logged.offsets), np.diff(expected.offsets)
-        differs = counts != right_counts
+    def _check_segments(self, table: pa.Table, expected: RowTable, report: Report) -> None:
+        logged, right = from_lists(table), expected.rows
+        report.segments += logged.document.size
+        differs = np.diff(logged.offsets) != np.diff(right.offsets)
         alike = np.flatnonzero(~differs)
-        ours = ragged_ranges(logged.offsets[alike], counts[alike])
-        theirs = ragged_ranges(expected.offsets[alike], counts[alike])
-        unequal = np.any([logged[name][ours] != getattr(expected, name)[theirs] for name in PIECES], axis=0)
-        differs[np.repeat(alike, counts[alike])[unequal]] = True
+        logged, right = logged.take(alike), right.take(alike)
+        unequal = np.any([getattr(logged, name) != getattr(right, name) for name in SEGMENTS], axis=0)
+        differs[alike[logged.row_of_segment[unequal]]] = True
         if differs.any():
             at = int(np.argmax(differs))
-            report.add(int(differs.sum()), f"{_where(logged, at)}: its pieces are not those of the packing")
+            report.add(int(differs.sum()), f"{_where(table, at)}: its segments are not those of the packing")
 
-    def _check_tokens(
-        self, logged: LoggedRows, data: TrainingData, expected: RowTable, report: Report
-    ) -> None:
-        reader = RowReader(data, expected)
-        n_rows = len(logged["step"])
-        rebuilt = np.fromiter(
-            (row_checksum(reader.read_unchecked(at, at + 1)[0].tokens) for at in range(n_rows)),
-            np.uint64,
-            n_rows,
-        )
-        differs = rebuilt != logged["checksum"]
+    def _check_tokens(self, table: pa.Table, data: TrainingData, expected: RowTable, report: Report) -> None:
+        reader, logged = RowReader(data.stores, expected), table["checksum"].to_numpy()
+        rows = (reader.read_unchecked(at, at + 1)[0] for at in range(logged.size))
+        rebuilt = np.fromiter((row_checksum(row.tokens) for row in rows), np.uint64, logged.size)
+        differs = rebuilt != logged
         if differs.any():
             at = int(np.argmax(differs))
             store, _, shard, row = (int(column[at]) for column in expected.addresses)
             report.add(
                 int(differs.sum()),
-                f"{_where(logged, at)}: checksum {logged['checksum'][at]:016x} is logged, the tokens of row "
-                f"{row} of shard {shard} in {data.stores[store].store.path} have {rebuilt[at]:016x}",
+                f"{_where(table, at)}: checksum {logged[at]:016x} is logged, the tokens of row {row} of "
+                f"shard {shard} in {data.stores[store].store.path} have {rebuilt[at]:016x}",
             )
 
 
@@ -196,5 +180,94 @@ def _overlapping(parts: Sequence[Path]) -> Iterator[list[Path]]:
         yield group
 
 
-def _where(logged: LoggedRows, at: int) -> str:
-    return f"step {logged['step'][at]}, sample {logged['sample'][at]}"
+def _where(table: pa.Table, at: int) -> str:
+    return f"step {table['step'][at]}, sample {table['sample'][at]}"
+
+
+# ---- which steps saw a document: by the order's inverse, without the log, and by the log, without the order
+
+
+class Found(NamedTuple):
+    """A document in one of the stores that a run read in some steps."""
+
+    data: TrainingData
+    first_step: int
+    last_step: int
+    """The last one that is logged."""
+    store: int
+    shard: int
+    document: int
+
+
+class Occurrence(NamedTuple):
+    """A segment of a document in a step."""
+
+    step: int
+    sample: int
+    start: int
+    length: int
+
+
+def find_document(replay: Replay, document_id: str) -> list[Found]:
+    """All documents that have an id, in each period of the run's data."""
+    log = replay.log
+    ends = [following.first_step - 1 for following in log.periods[1:]] + [log.last_step]
+    return [
+        Found(data, period.first_step, min(end, log.last_step), store, shard, document)
+        for period, end in zip(log.periods, ends, strict=True)
+        for data in [replay.data(period)]
+        for store, packed in enumerate(data.stores)
+        for shard, document in packed.store.find(document_id)
+    ]
+
+
+def occurrences_by_order(log: RunLog, documents: list[Found]) -> list[Occurrence]:
+    """All segments of the documents in the logged steps outside gaps, by the order's inverse."""
+    occurrences, size = [], log.global_batch_size
+    for found in documents:
+        rows = found.data.stores[found.store].rows(found.shard)
+        segments = np.flatnonzero(rows.document == found.document)
+        for samples in _epochs(found, rows.row_of_segment[segments], found.last_step * size):
+            for segment, sample in zip(segments.tolist(), samples.tolist(), strict=True):
+                step = sample // size + 1
+                if found.first_step <= step <= found.last_step and not log.in_gap(step):
+                    start, length = int(rows.start[segment]), int(rows.length[segment])
+                    occurrences.append(Occurrence(step, sample, start, length))
+    return sorted(occurrences)
+
+
+def occurrences_by_log(log: RunLog, documents: list[Found]) -> list[Occurrence]:
+    """The same, by reading the log."""
+    occurrences = [
+        occurrence
+        for found in documents
+        for part in log.parts
+        if first_step(part) <= found.last_step
+        for occurrence in _search(part, found)
+        if not log.in_gap(occurrence.step)
+    ]
+    return sorted(occurrences)
+
+
+def _epochs(found: Found, rows: np.ndarray, end: int) -> Iterator[np.ndarray]:
+    """The samples that rows of the document's shard are in each epoch, until none is before `end`."""
+    for epoch in range(end + 1):
+        store, of_epoch, shard = (np.full_like(rows, number) for number in (found.store, epoch, found.shard))
+        samples = found.data.order.inverse(RowAddresses(store, of_epoch, shard, rows))
+        if len(samples) == 0 or samples.min() >= end:
+            return
+        yield samples
+
+
+def _search(part: Path, found: Found) -> Iterator[Occurrence]:
+    """The segments of a document in a part."""
+    columns = ["step", "sample", "store", "shard", *SEGMENTS]
+    steps, shards = (found.first_step, found.last_step), (found.shard, found.shard)
+    for table in read_row_groups(part, columns, step=steps, shard=shards):
+        rows = from_lists(table)
+        step, sample, store = (table[name].to_numpy() for name in ("step", "sample", "store"))
+        segments = np.flatnonzero(rows.document == found.document)
+        for segment, row in zip(segments, rows.row_of_segment[segments], strict=True):
+            if store[row] == found.store:
+                where = step[row], sample[row], rows.start[segment], rows.length[segment]
+                yield Occurrence(*map(int, where))

@@ -1,5 +1,6 @@
 """The datapoint log for other programs and for people: exports, counts, a plot."""
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,36 +13,46 @@ import pyarrow.parquet as pq
 
 from lit_gpt.cli import InputError, progress
 from lit_gpt.files import rename
-from pretrain.data.rows import by_shard
+from pretrain.data.row_reader import by_shard
 from pretrain.data.training_data import TrainingData
-from pretrain.datapoints.files import read_row_groups
-from pretrain.datapoints.replay import LoggedRows, Replay
+from pretrain.datapoints.files import from_lists, read_row_groups
+from pretrain.datapoints.replay import Replay
 
 SOURCES_SHOWN = 12
 
 
-def read_pieces(replay: Replay) -> Iterator[tuple[TrainingData, LoggedRows, np.ndarray]]:
-    """The log a group of rows at a time, with its data and the row that each piece is in."""
+class LoggedSegments:
+    """A group of rows of the log, segment by segment, with the data they were read from."""
+
+    def __init__(self, data: TrainingData, table: pa.Table) -> None:
+        self.data, self.rows = data, from_lists(table)
+        self._table, self._row = table, self.rows.row_of_segment
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """A column of the log (n_segments,), for each segment what it says of its row."""
+        return self._table[name].to_numpy()[self._row]
+
+    def by_shard(self) -> list[tuple[int, int, np.ndarray]]:
+        """The (store, shard) that occur, each with the positions of its segments."""
+        return by_shard(self["store"], self["shard"])
+
+    def ids(self) -> np.ndarray:
+        """The document id of each segment, as objects."""
+        ids = np.empty(self._row.size, dtype=object)
+        for store, shard, where in self.by_shard():
+            infos = self.data.stores[store].store.document_info(shard, self.rows.document[where])
+            ids[where] = [info.id for info in infos]
+        return ids
+
+
+def read_segments(replay: Replay) -> Iterator[LoggedSegments]:
+    """The log, a group of rows at a time."""
     if not replay.log.parts:
         raise InputError(f"{replay.log.folder} has no part yet: the run's first checkpoint writes it")
     for part in progress(replay.log.parts, description="reading the log", unit="part"):
         for table in read_row_groups(part):
-            for segment, rows in replay.log.by_segment(table):
-                logged = LoggedRows(rows)
-                yield (
-                    replay.data(segment),
-                    logged,
-                    np.repeat(np.arange(rows.num_rows), np.diff(logged.offsets)),
-                )
-
-
-def _ids(data: TrainingData, logged: LoggedRows, row: np.ndarray) -> np.ndarray:
-    """The document id of each piece, as objects."""
-    ids = np.empty(len(row), dtype=object)
-    for store, shard, where in by_shard(logged["store"][row], logged["shard"][row]):
-        infos = data.stores[store].store.document_info(shard, logged["document"][where])
-        ids[where] = [info.id for info in infos]
-    return ids
+            for period, rows in replay.log.by_period(table):
+                yield LoggedSegments(replay.data(period), rows)
 
 
 # ---- export
@@ -61,54 +72,53 @@ _EXPORTED = {
 
 
 def export_parquet(replay: Replay, output: Path) -> None:
-    """A line a piece, with ids and paths for numbers; what the original's log had carries its names."""
+    """A line a segment, with ids and paths for numbers; the fields of the original's log have its names."""
 
     def write(unfinished: Path) -> None:
         with pq.ParquetWriter(unfinished, pa.schema(_EXPORTED), compression="zstd") as writer:
-            for data, logged, row in read_pieces(replay):
-                paths = np.array([str(packed.store.path) for packed in data.stores], dtype=object)
+            for logged in read_segments(replay):
+                paths = np.array([str(packed.store.path) for packed in logged.data.stores], dtype=object)
                 columns = {
-                    "time": logged["time"][row],
-                    "iter_num": logged["step"][row],
-                    "process_rank": logged["rank"][row],
-                    "data_id": _ids(data, logged, row),
-                    "file_id": logged["shard"][row],
-                    "store": paths[logged["store"][row]],
-                    "sample": logged["sample"][row],
-                    "start": logged["start"],
-                    "length": logged["length"],
-                    "applied": logged["applied"][row],
+                    "time": logged["time"],
+                    "iter_num": logged["step"],
+                    "process_rank": logged["rank"],
+                    "data_id": logged.ids(),
+                    "file_id": logged["shard"],
+                    "store": paths[logged["store"]],
+                    "sample": logged["sample"],
+                    "start": logged.rows.start,
+                    "length": logged.rows.length,
+                    "applied": logged["applied"],
                 }
                 writer.write_table(pa.table(columns, schema=pa.schema(_EXPORTED)))
 
-    _write_whole(output, write)
+    _write_complete(output, write)
 
 
 def export_jsonl(replay: Replay, output: Path) -> None:
-    """A line a step and rank, with the original's fields; `data_id` and `file_id` have an entry a piece."""
+    """A line a step and rank, with the original's fields; `data_id` and `file_id` have an entry a segment."""
 
     def write(unfinished: Path) -> None:
         with unfinished.open("w", encoding="utf-8") as file:
-            for data, logged, row in read_pieces(replay):
-                ids, shard = _ids(data, logged, row), logged["shard"][row]
-                keys = np.stack([logged["step"], logged["rank"]])
-                bounds = np.flatnonzero(np.any(np.diff(keys, prepend=-1, append=-1), axis=0))
-                for first, last in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-                    pieces = slice(logged.offsets[first], logged.offsets[last])
+            for logged in read_segments(replay):
+                ids, shard, milliseconds = logged.ids(), logged["shard"], logged["time"].astype("int64")
+                step, rank = logged["step"], logged["rank"]
+                bounds = np.flatnonzero(np.any(np.diff([step, rank], prepend=-1, append=-1), axis=0))
+                for first, last in itertools.pairwise(bounds.tolist()):
                     line = {
-                        "time": logged["time"][first].astype("int64").item() / 1000,
-                        "iter_num": int(logged["step"][first]),
-                        "data_id": ids[pieces].tolist(),
-                        "file_id": shard[pieces].tolist(),
-                        "process_rank": int(logged["rank"][first]),
+                        "time": int(milliseconds[first]) / 1000,
+                        "iter_num": int(step[first]),
+                        "data_id": ids[first:last].tolist(),
+                        "file_id": shard[first:last].tolist(),
+                        "process_rank": int(rank[first]),
                     }
                     file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
-    _write_whole(output, write)
+    _write_complete(output, write)
 
 
-def _write_whole(output: Path, write: Callable[[Path], None]) -> None:
-    """Write under another name first: what bears the output's name is complete."""
+def _write_complete(output: Path, write: Callable[[Path], None]) -> None:
+    """Write under another name first, so that a file of the output's name is complete."""
     unfinished = output.with_name(output.name + ".unfinished")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -134,7 +144,7 @@ class Counts:
     """(last step + 1,) documents that a step saw although one before had."""
     passes: dict[int, int] = field(default_factory=dict)
     """Documents by how often they were seen."""
-    predictions: dict[str, int] = field(default_factory=dict)
+    targets: dict[str, int] = field(default_factory=dict)
     """Fed, by source."""
     skipped_steps: int = 0
 
@@ -147,19 +157,20 @@ def count_documents(replay: Replay) -> Counts:
     fed: dict[tuple[Any, int], np.ndarray] = {}
     stores: dict[str, Any] = {}
     skipped: set[int] = set()
-    for data, logged, row in read_pieces(replay):
-        skipped.update(logged["step"][~logged["applied"]].tolist())
-        for number, shard, where in by_shard(logged["store"][row], logged["shard"][row]):
-            store = data.stores[number].store
+    for logged in read_segments(replay):
+        rows, step_of_segment = logged.rows, logged["step"]
+        skipped.update(np.unique(step_of_segment[~logged["applied"]]).tolist())
+        for number, shard, where in logged.by_shard():
+            store = logged.data.stores[number].store
             stores[store.fingerprint] = store
             key = (store.fingerprint, shard)
             n_documents = len(store.lengths(shard))
             times = seen.setdefault(key, np.zeros(n_documents, np.int32))
-            predictions = fed.setdefault(key, np.zeros(n_documents, np.int64))
-            np.add.at(predictions, logged["document"][where], logged["length"][where])
-            # A document's first piece stands for it: every pass over the store has it once.
-            firsts = where[logged["start"][where] == 0]
-            document, step = logged["document"][firsts], logged["step"][row[firsts]]
+            targets = fed.setdefault(key, np.zeros(n_documents, np.int64))
+            np.add.at(targets, rows.document[where], rows.length[where])
+            # A document's first segment stands for it: every pass over the store has it once.
+            firsts = where[rows.start[where] == 0]
+            document, step = rows.document[firsts], step_of_segment[firsts]
             _, position = np.unique(document, return_index=True)
             new = np.zeros(len(document), bool)
             new[position] = times[document[position]] == 0
@@ -178,24 +189,24 @@ def _sum_up(
     passes = np.bincount(np.concatenate(list(seen.values())))
     passes[0] = counts.documents - passes[1:].sum()
     counts.passes = {times: int(number) for times, number in enumerate(passes) if number}
-    for (fingerprint, shard), predictions in fed.items():
+    for (fingerprint, shard), targets in fed.items():
         sources = stores[fingerprint].sources(shard)
         codes = sources.indices.to_numpy()
-        totals = np.bincount(codes, weights=predictions, minlength=len(sources.dictionary))
+        totals = np.bincount(codes, weights=targets, minlength=len(sources.dictionary))
         for name, total in zip(sources.dictionary.to_pylist(), totals.tolist(), strict=True):
-            counts.predictions[name] = counts.predictions.get(name, 0) + int(total)
+            counts.targets[name] = counts.targets.get(name, 0) + int(total)
 
 
 def print_counts(counts: Counts) -> None:
     """The counts in words."""
     seen = counts.documents - counts.passes.get(0, 0)
-    total = max(1, sum(counts.predictions.values()))
+    total = max(1, sum(counts.targets.values()))
     print(f"steps: {len(counts.first_seen) - 1}, of which skipped: {counts.skipped_steps}")
-    print(f"documents seen: {seen:,} of {counts.documents:,}; predictions: {total:,}")
+    print(f"documents seen: {seen:,} of {counts.documents:,}; targets: {total:,}")
     for times, number in counts.passes.items():
         print(f"  {number:,} documents seen {times} time(s)")
-    for name, predictions in _largest(counts):
-        print(f"  {predictions / total:7.2%}  {name}")
+    for name, targets in _largest(counts):
+        print(f"  {targets / total:7.2%}  {name}")
 
 
 def plot_counts(counts: Counts, output: Path) -> None:
@@ -216,16 +227,16 @@ def plot_counts(counts: Counts, output: Path) -> None:
     left.axhline(counts.documents, color="black", linewidth=0.8, linestyle="--", label="in the stores")
     left.set(xlabel="step", ylabel="documents fed, cumulated", xlim=(0, max(1, steps[-1])))
     left.legend(loc="upper left")
-    names, predictions = zip(*reversed(_largest(counts)), strict=True)
-    shares = np.array(predictions) / sum(counts.predictions.values())
+    names, targets = zip(*reversed(_largest(counts)), strict=True)
+    shares = np.array(targets) / sum(counts.targets.values())
     right.barh([name[-40:] for name in names], 100 * shares)
-    right.set(xlabel="share of the predictions fed, %")
-    _write_whole(output, lambda unfinished: figure.savefig(unfinished, format=output.suffix[1:] or "png"))
+    right.set(xlabel="share of the targets fed, %")
+    _write_complete(output, lambda unfinished: figure.savefig(unfinished, format=output.suffix[1:] or "png"))
     pyplot.close(figure)
 
 
 def _largest(counts: Counts) -> list[tuple[str, int]]:
-    """The sources by predictions, the small ones together."""
-    ranked = sorted(counts.predictions.items(), key=lambda entry: -entry[1])
-    rest = sum(predictions for _, predictions in ranked[SOURCES_SHOWN:])
+    """The sources by targets, the small ones together."""
+    ranked = sorted(counts.targets.items(), key=lambda entry: -entry[1])
+    rest = sum(targets for _, targets in ranked[SOURCES_SHOWN:])
     return ranked[:SOURCES_SHOWN] + ([("all others", rest)] if rest else [])

@@ -5,7 +5,7 @@ import time
 import torch
 from torch import Tensor
 
-from pretrain.data.rows import StepRows
+from pretrain.data.row_reader import StepRows
 from pretrain.data.training_data import TrainingData
 from pretrain.monitor.epochs import Epochs
 from pretrain.monitor.metrics import MetricsWriter, ProgressLine, StepMetrics
@@ -112,11 +112,11 @@ class StepReporter:
 
     def _document_ids(self, rows: StepRows) -> list[str]:
         """Ids of the documents that this rank was fed in a step, each once."""
-        table = rows.table
+        addresses, _, segments = rows.table
         ids: dict[str, None] = {}
         for row in range(len(rows.sample)):
-            store = self._data.stores[table.addresses.store[row]].store
-            documents = table.document[table.offsets[row] : table.offsets[row + 1]]
-            infos = store.document_info(int(table.addresses.shard[row]), documents)
+            store = self._data.stores[addresses.store[row]].store
+            documents = segments.part(row, row + 1).document
+            infos = store.document_info(int(addresses.shard[row]), documents)
             ids |= dict.fromkeys(info.id for info in infos)
         return list(ids)

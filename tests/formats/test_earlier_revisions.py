@@ -39,7 +39,7 @@ def earlier(tmp_path):
 def test_the_log_is_verified_against_the_store(earlier):
     result = run(earlier, "scripts/datapoints.py", "verify", "--run", "run", "--train_data_dir", "store")
     assert result.returncode == 0, result.stderr
-    assert "6 steps, 24 rows, 40 pieces" in result.stdout
+    assert "6 steps, 24 rows, 40 segments" in result.stdout
 
 
 def test_a_step_comes_back_as_text(earlier):

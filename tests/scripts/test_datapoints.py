@@ -84,7 +84,7 @@ def test_step_prints_the_text_that_was_fed_with_ids(run_dir, corpus_files, expor
         for line in file.read_text().splitlines()
     }
     pieces = re.findall(
-        r'^--- document (".*"), predictions (\d+) to (\d+) of (\d+)\n([^=-]*)', result.stdout, re.M
+        r'^--- document (".*"), targets (\d+) to (\d+) of (\d+)\n([^=-]*)', result.stdout, re.M
     )
     logged = [piece for piece in exported if piece["iter_num"] == 3]
     assert [json.loads(piece[0]) for piece in pieces] == [piece["data_id"] for piece in logged]
@@ -103,9 +103,7 @@ def test_doc_finds_every_step_by_the_order_and_by_the_log(run_dir, exported, nam
         name = next(piece["data_id"] for piece in exported if piece["start"] > 0)
     result = datapoints("doc", f"--run={run_dir}", f"--id={name}")
     assert result.returncode == 0, result.stderr
-    printed = re.findall(
-        r"^step (\d+), sample (\d+): predictions (\d+) to (\d+)$", result.stdout, re.MULTILINE
-    )
+    printed = re.findall(r"^step (\d+), sample (\d+): targets (\d+) to (\d+)$", result.stdout, re.MULTILINE)
     expected = [
         (p["iter_num"], p["sample"], p["start"], p["start"] + p["length"] - 1)
         for p in exported
@@ -137,10 +135,10 @@ def test_verify_agrees_and_disagrees(run_dir, tmp_path):
     write_part(part, table.set_column(at, table.schema.field(at), changed))
     result = datapoints("verify", "--run", copy)
     assert result.returncode == 1
-    assert "step 101, sample 600: its pieces are not those of the packing" in result.stdout
+    assert "step 101, sample 600: its segments are not those of the packing" in result.stdout
     name = pq.read_table(part)["document"][0].as_py()[0]
     data = open_data(
-        *[s.rpartition(":")[0] for s in RunLog(copy).segments[0].data["options"]["train_data_dir"]]
+        *[s.rpartition(":")[0] for s in RunLog(copy).periods[0].data["options"]["train_data_dir"]]
     )
     store, shard = table["store"][0].as_py(), table["shard"][0].as_py()
     wrong = data.stores[store].store.document_info(shard, np.array([name]))[0].id
@@ -227,7 +225,7 @@ def test_stats_count_documents_and_sources(run_dir, exported, train_store_dir, n
     seen = Counter(p["data_id"] for p in exported if p["start"] == 0 and p["store"] == str(train_store_dir))
     total = sum(piece["length"] for piece in exported)
     assert f"steps: {STEPS}, of which skipped: 1" in result.stdout
-    assert f"predictions: {total:,}" in result.stdout
+    assert f"targets: {total:,}" in result.stdout
     data = open_data(train_store_dir, nasty_store)
     n_documents = sum(packed.store.n_documents for packed in data.stores)
     assert f"documents seen: {len(seen) + len(NASTY):,} of {n_documents:,}" in result.stdout

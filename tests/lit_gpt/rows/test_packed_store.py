@@ -17,9 +17,11 @@ import xxhash
 from lit_gpt import files
 from lit_gpt.cli import InputError
 from lit_gpt.model.loss import IGNORE_INDEX
-from lit_gpt.rows import packed_shard
 from lit_gpt.rows import packed_store as packing
-from lit_gpt.rows.packed_store import PackedStore, RowTokens, row_checksum
+from lit_gpt.rows import rows as rows_module
+from lit_gpt.rows.bin_packing import covers
+from lit_gpt.rows.packed_store import PackedStore
+from lit_gpt.rows.rows import RowTokens, row_checksum
 from lit_gpt.rows.sample_order import SampleOrder
 from lit_gpt.store.token_store import TokenStore
 from pretrain.data.batch import assemble
@@ -53,22 +55,22 @@ def leftovers(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("strategy", ["best_fit", "concat", "one_per_row"])
 def test_rows_and_checksums_are_the_stores(store: TokenStore, strategy: str, monkeypatch):
-    monkeypatch.setattr(packed_shard, "_ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(rows_module, "_ROWS_AT_ONCE", 7)
     packed = PackedStore.open(store, BLOCK, strategy)
     predictions = 0
     for shard in range(store.n_shards):
-        rows = packed.shard(shard)
+        rows = packed.rows(shard)
         assert rows.n_rows == packed.rows_per_shard[shard]
-        assert rows.covers(store.lengths(shard) - 1, BLOCK)
+        assert covers(rows, store.lengths(shard) - 1, BLOCK)
         predictions += int((store.lengths(shard) - 1).sum())
         for row in range(rows.n_rows):
             read = b""
-            for piece in range(rows.row_offsets[row], rows.row_offsets[row + 1]):
+            for piece in range(rows.offsets[row], rows.offsets[row + 1]):
                 tokens = store.document_tokens(shard, int(rows.document[piece]))
                 start, length = int(rows.start[piece]), int(rows.length[piece])
                 read += tokens[start : start + length + 1].astype("<u2").tobytes()
-            assert rows.checksums[row] == xxhash.xxh3_64_intdigest(read)
-            assert rows.checksums[row] == row_checksum(np.frombuffer(read, "<u2"))
+            assert packed.checksums(shard)[row] == xxhash.xxh3_64_intdigest(read)
+            assert packed.checksums(shard)[row] == row_checksum(np.frombuffer(read, "<u2"))
     assert packed.n_targets == predictions
     assert packed.waste == pytest.approx(1 - predictions / (packed.rows_per_shard.sum() * BLOCK))
     packed.verify()
@@ -110,8 +112,8 @@ def test_an_epoch_predicts_every_token_but_each_documents_first_once(store: Toke
     order = SampleOrder([packed.rows_per_shard], None, seed=5, shuffle_window=2)
     targets = np.zeros(store.vocab_size, dtype=np.int64)
     for shard, row in zip(*order.locate(np.arange(order.rows_per_epoch(0)))[2:], strict=True):
-        rows, tokens = packed.shard(shard), store.tokens(shard)
-        pieces = slice(rows.row_offsets[row], rows.row_offsets[row + 1])
+        rows, tokens = packed.rows(shard), store.tokens(shard)
+        pieces = slice(rows.offsets[row], rows.offsets[row + 1])
         first = store.pointers(shard)[rows.document[pieces]] + rows.start[pieces]
         read = [tokens[a : a + n + 1] for a, n in zip(first, rows.length[pieces], strict=True)]
         batch = assemble([RowTokens(np.concatenate(read), rows.length[pieces])], BLOCK, filler=0)
@@ -168,9 +170,9 @@ def test_every_flipped_byte_of_a_shards_rows_is_found(store: TokenStore):
     for offset in range(0, path.stat().st_size, 97):
         flip(path, offset)
         opened = PackedStore.open(store, BLOCK)
-        assert opened.shard(0).n_rows
+        assert opened.rows(0).n_rows
         with pytest.raises(InputError, match=r"shard-00001.rows is not what was written"):
-            opened.shard(1)
+            opened.rows(1)
         flip(path, offset)
 
 
@@ -198,14 +200,14 @@ def no_more_files():
 
 def test_too_few_file_descriptors_are_no_damage(store: TokenStore):
     packed = PackedStore.open(store, BLOCK)
-    for read in (lambda: packed.shard(0), lambda: PackedStore.open(store, BLOCK)):
+    for read in (lambda: packed.rows(0), lambda: PackedStore.open(store, BLOCK)):
         with (
             no_more_files(),
             pytest.raises(InputError, match="open files; raise `ulimit -n`") as error,
         ):
             read()
         assert "damaged" not in str(error.value)
-    assert packed.shard(0).n_rows
+    assert packed.rows(0).n_rows
 
 
 def test_ids_beyond_the_vocabulary_are_not_packed(store: TokenStore):
@@ -221,8 +223,8 @@ def test_ids_beyond_the_vocabulary_are_not_packed(store: TokenStore):
 
 def test_verify_names_the_row_whose_tokens_changed(store: TokenStore):
     packed = PackedStore.open(store, BLOCK)
-    rows = packed.shard(1)
-    piece = rows.row_offsets[2]
+    rows = packed.rows(1)
+    piece = rows.offsets[2]
     token = store.pointers(1)[rows.document[piece]] + rows.start[piece]
     flip(store.path / f"{store.manifest.shards[1].name}.bin", int(token) * store.dtype.itemsize)
     with pytest.raises(InputError, match=r"rows of shard 1, the first of them row"):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lit_gpt.model.loss import IGNORE_INDEX
-from lit_gpt.rows.packed_store import RowTokens
+from lit_gpt.rows.rows import RowTokens
 from pretrain.data.batch import assemble
 
 FILLER = 2

@@ -94,7 +94,7 @@ def test_each_step_counts_what_it_holds(data):
     assert batch.attention_pairs == pairs
 
 
-def test_an_epoch_feeds_each_prediction_of_the_store_once(train_store_dir):
+def test_an_epoch_feeds_each_target_of_the_store_once(train_store_dir):
     data = open_data(train_store_dir)
     store = data.stores[0].store
     n_rows = data.order.rows_per_epoch(0)
@@ -102,13 +102,13 @@ def test_an_epoch_feeds_each_prediction_of_the_store_once(train_store_dir):
     fed = 0
     for batch in steps(feed(data, global_batch_size=n_rows // 7), 7):
         table = batch.rows.table
-        shard = np.repeat(table.addresses.shard, np.diff(table.offsets))
+        rows, shard = table.rows, table.addresses.shard[table.rows.row_of_segment]
         for number, document, start, length in zip(
-            shard, table.document, table.start, table.length, strict=True
+            shard, rows.document, rows.start, rows.length, strict=True
         ):
             seen[number][document][start : start + length] += 1
         labels = rows_of(batch)[1]
-        assert int((labels != IGNORE_INDEX).sum()) == table.length.sum()
+        assert int((labels != IGNORE_INDEX).sum()) == rows.length.sum()
         fed += n_rows // 7
     once = sum(int((times == 1).sum()) for shard in seen for times in shard)
     more = sum(int((times > 1).sum()) for shard in seen for times in shard)
@@ -148,8 +148,8 @@ def until_refused(loader):
 @pytest.mark.parametrize("prefetch", [0, 2])
 def test_a_flipped_byte_is_named_by_shard_and_row_and_fed_to_nobody(own_store, prefetch):
     data = open_data(own_store)
-    store, packing = data.stores[0].store, data.stores[0].shard(1)
-    piece = int(packing.row_offsets[7])
+    store, packing = data.stores[0].store, data.stores[0].rows(1)
+    piece = int(packing.offsets[7])
     token = store.pointers(1)[packing.document[piece]] + packing.start[piece]
     flip(own_store / "shard-00001.bin", 2 * int(token))
     loader = feed(data, prefetch=prefetch)

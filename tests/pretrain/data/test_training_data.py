@@ -1,4 +1,4 @@
-"""Stores opened together, and the pieces of their rows."""
+"""Stores opened together, and the segments of their rows."""
 
 import json
 import shutil
@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from lit_gpt.cli import InputError
-from pretrain.data.rows import by_shard, ragged_ranges
 from pretrain.data.training_data import TrainingData, compare_data
 from tests.pretrain.feeding import open_data
 
@@ -17,46 +16,21 @@ def data(train_store_dir, val_store_dir):
     return open_data(f"{train_store_dir}:3", f"{val_store_dir}:1")
 
 
-def test_rows_and_their_pieces_are_those_of_the_packings(data):
+def test_rows_and_their_segments_are_those_of_the_packings(data):
     samples = np.random.default_rng(0).integers(0, 10**6, 500)
     addresses = data.rows(samples)
     table = data.table(addresses)
     targets = data.targets_per_row(addresses)
     assert set(addresses.store) == {0, 1}
     for index, (store, _, shard, row) in enumerate(zip(*map(np.ndarray.tolist, addresses), strict=True)):
-        packing = data.stores[store].shard(shard)
-        expected = slice(packing.row_offsets[row], packing.row_offsets[row + 1])
-        pieces = slice(table.offsets[index], table.offsets[index + 1])
+        packing = data.stores[store].rows(shard)
+        expected = slice(packing.offsets[row], packing.offsets[row + 1])
+        segments = slice(table.rows.offsets[index], table.rows.offsets[index + 1])
         for name in ("document", "start", "length"):
-            assert np.array_equal(getattr(table, name)[pieces], getattr(packing, name)[expected])
-        assert table.checksums[index] == packing.checksums[row]
+            assert np.array_equal(getattr(table.rows, name)[segments], getattr(packing, name)[expected])
+        assert table.checksums[index] == data.stores[store].checksums(shard)[row]
         assert targets[index] == packing.length[expected].sum()
-        pointers = data.stores[store].store.pointers(shard)
-        assert np.array_equal(
-            table.token_start[pieces], pointers[table.document[pieces]] + table.start[pieces]
-        )
-
-
-def test_a_part_of_a_table_is_the_table_of_a_part(data):
-    addresses = data.rows(np.arange(100))
-    whole, part = data.table(addresses).part(30, 60), data.table(data.rows(np.arange(30, 60)))
-    for one, other in zip(whole[1:], part[1:], strict=True):
-        assert np.array_equal(one, other)
-
-
-def test_ragged_ranges():
-    assert ragged_ranges(np.array([5, 0, 9]), np.array([2, 0, 3])).tolist() == [5, 6, 9, 10, 11]
-    assert ragged_ranges(np.array([], dtype=int), np.array([], dtype=int)).tolist() == []
-
-
-def test_by_shard():
-    groups = by_shard(np.array([1, 0, 1, 0]), np.array([0, 7, 0, 2]))
-    assert [(store, shard, where.tolist()) for store, shard, where in groups] == [
-        (0, 2, [3]),
-        (0, 7, [1]),
-        (1, 0, [0, 2]),
-    ]
-    assert by_shard(np.array([], dtype=int), np.array([], dtype=int)) == []
+    assert data.table(data.rows(np.arange(0))).rows.n_rows == 0
 
 
 def test_weights_are_of_all_stores_or_of_none(train_store_dir, val_store_dir):

@@ -27,10 +27,10 @@ def targets_of_rows(packed):
     """The targets of every row in stored order, by way of the documents."""
     rows = []
     for shard, n_rows in enumerate(packed.rows_per_shard.tolist()):
-        packing = packed.shard(shard)
+        packing = packed.rows(shard)
         for row in range(n_rows):
             targets = []
-            for piece in range(packing.row_offsets[row], packing.row_offsets[row + 1]):
+            for piece in range(packing.offsets[row], packing.offsets[row + 1]):
                 tokens = packed.store.document_tokens(shard, packing.document[piece])[packing.start[piece] :]
                 targets += tokens[1 : packing.length[piece] + 1].tolist()
             rows.append(targets)

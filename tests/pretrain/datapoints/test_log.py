@@ -45,7 +45,7 @@ def test_a_run_verifies_and_knows_its_skipped_steps(tmp_path, data):
     report = verify(tmp_path)
     assert report.messages == []
     assert (report.steps, report.rows) == (20, 20 * GLOBAL_BATCH)
-    assert report.pieces == len(whole(tmp_path)["document"].combine_chunks().flatten())
+    assert report.segments == len(whole(tmp_path)["document"].combine_chunks().flatten())
     table = whole(tmp_path)
     assert set(table.filter(pa.compute.invert(table["applied"]))["step"].to_pylist()) == {3, 14}
     assert RunLog(tmp_path).step_rows(14)["sample"].to_pylist() == list(
@@ -101,15 +101,15 @@ def test_what_a_kill_leaves_unfinished_has_no_effect(tmp_path, data):
     assert verify(tmp_path).steps == 12
 
 
-def test_data_that_changed_at_a_resume_is_another_segment(tmp_path, data, train_store_dir):
+def test_data_that_changed_at_a_resume_is_another_period(tmp_path, data, train_store_dir):
     log_steps(tmp_path, data, 0, 5, commits={5})
     other = open_data(train_store_dir, seed=8)
     log_steps(tmp_path, other, 5, 9, commits={9})
     log_steps(tmp_path, other, 9, 12, commits={12})
-    assert [segment.first_step for segment in RunLog(tmp_path).segments] == [1, 6]
+    assert [period.first_step for period in RunLog(tmp_path).periods] == [1, 6]
     assert verify(tmp_path).messages == []
     log_steps(tmp_path, data, 5, 9, commits={9})
-    assert [segment.first_step for segment in RunLog(tmp_path).segments] == [1]
+    assert [period.first_step for period in RunLog(tmp_path).periods] == [1]
     assert verify(tmp_path).messages == []
 
 
@@ -158,9 +158,9 @@ def test_a_damaged_part_is_named(run_dir):
         ("checksum", "checksum [0-9a-f]{16} is logged, the tokens of row"),
         ("sample", "sample 30 is not logged"),
         ("step", "step 7: sample 30 is not one of this step's"),
-        ("document", "its pieces are not those of the packing"),
-        ("start", "its pieces are not those of the packing"),
-        ("length", "its pieces are not those of the packing"),
+        ("document", "its segments are not those of the packing"),
+        ("start", "its segments are not those of the packing"),
+        ("length", "its segments are not those of the packing"),
     ],
 )
 def test_one_changed_value_of_one_row_is_found(run_dir, column, message):
@@ -181,8 +181,8 @@ def test_one_changed_token_of_the_store_is_found(tmp_path, train_store_dir):
     logged = next(read_row_groups(part_files(tmp_path / "datapoints")[0]))
     shard, row = logged["shard"][17].as_py(), logged["row"][17].as_py()
     data = open_data(store_dir)
-    packing = data.stores[0].shard(shard)
-    piece = int(packing.row_offsets[row])
+    packing = data.stores[0].rows(shard)
+    piece = int(packing.offsets[row])
     token = int(data.stores[0].store.pointers(shard)[packing.document[piece]] + packing.start[piece])
     flip(store_dir / f"shard-{shard:05d}.bin", 2 * token)
     report = verify(tmp_path)
@@ -233,7 +233,7 @@ def test_what_the_disk_refuses_is_kept_and_written_with_the_next_steps(tmp_path,
 # ---- size
 
 
-def test_it_takes_at_most_eight_bytes_a_piece(tmp_path, train_store_dir):
+def test_it_takes_at_most_eight_bytes_a_segment(tmp_path, train_store_dir):
     data = open_data(train_store_dir, block_size=1024)
     log = DatapointLog(tmp_path, data.describe(), global_batch_size=64)
     log.discard_after(0)
@@ -242,7 +242,7 @@ def test_it_takes_at_most_eight_bytes_a_piece(tmp_path, train_store_dir):
         log.record(next(loader).rows, 1.7e9 + 0.731 * step)
     log.commit(50)
     size = sum(file.stat().st_size for file in (tmp_path / "datapoints").iterdir())
-    assert size <= 8 * verify(tmp_path).pieces
+    assert size <= 8 * verify(tmp_path).segments
 
 
 # ---- several ranks

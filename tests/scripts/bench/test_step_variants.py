@@ -9,7 +9,7 @@ import torch
 from lit_gpt.model import gpt, loss
 from lit_gpt.model.config import ModelConfig
 from lit_gpt.model.gpt import GPT
-from lit_gpt.rows.packed_store import RowTokens
+from lit_gpt.rows.rows import RowTokens
 from pretrain import parallel
 from pretrain.data import batch, dataloader
 from pretrain.data.batch import assemble

@@ -14,8 +14,14 @@ import pytest
 from lit_gpt.cli import InputError
 from pretrain.datapoints.files import Gap, RunLog, part_files, part_name, write_part
 from pretrain.datapoints.log import DatapointLog
-from pretrain.datapoints.replay import Replay, Report
-from pretrain.datapoints.search import sightings_by_log, sightings_by_order
+from pretrain.datapoints.replay import (
+    Occurrence,
+    Replay,
+    Report,
+    find_document,
+    occurrences_by_log,
+    occurrences_by_order,
+)
 from tests.pretrain.feeding import GLOBAL_BATCH, feed, flip, log_steps, open_data
 from tests.pretrain.running import ROOT, train
 
@@ -95,16 +101,23 @@ def test_an_accepted_gap_is_noted_and_verified_around(run_dir, data):
     assert RunLog(run_dir).gaps == [Gap(1, 5, "log lost"), Gap(6, 8, "log lost")]
 
 
+def occurrences(run_dir, document_id: str) -> tuple[list[Occurrence], list[Occurrence]]:
+    replay = Replay(run_dir)
+    documents = find_document(replay, document_id)
+    return occurrences_by_log(replay.log, documents), occurrences_by_order(replay.log, documents)
+
+
 def test_a_document_is_found_around_a_gap(run_dir, data):
     logged = next(iter(pq.ParquetFile(part_files(run_dir / "datapoints")[1]).iter_batches(1)))
     store = data.stores[0].store
     [info] = store.document_info(logged["shard"][0].as_py(), logged["document"].flatten().to_numpy()[:1])
-    before = sightings_by_log(Replay(run_dir), info.id)
+    before, by_order = occurrences(run_dir, info.id)
+    assert before == by_order
     part_files(run_dir / "datapoints")[1].unlink()
     resume(run_dir, data, 20, accept_gap=True)
-    found = sightings_by_log(Replay(run_dir), info.id)
-    assert found == sightings_by_order(Replay(run_dir), info.id)
-    assert found == [sighting for sighting in before if not 6 <= sighting.step <= 10] != before
+    found, by_order = occurrences(run_dir, info.id)
+    assert found == by_order
+    assert found == [occurrence for occurrence in before if not 6 <= occurrence.step <= 10] != before
 
 
 def split_by_node(folder: Path, part: Path) -> list[Path]:
