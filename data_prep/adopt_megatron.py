@@ -1,4 +1,4 @@
-"""Make a token store of shards that Megatron-LM's tools wrote: their documents stay as they are."""
+"""Make a token store from shards that Megatron-LM's tools wrote. Documents stay as they are."""
 
 import os
 import shutil
@@ -24,18 +24,18 @@ _TOKENS_AT_ONCE = 1 << 24
 
 @dataclass
 class Options:
-    """Make a token store of .bin and .idx files in Megatron-LM's IndexedDataset format.
+    """Make a token store from .bin and .idx files in Megatron-LM's IndexedDataset format.
 
-    The files are linked into the store where the file system allows it, else copied. The pairs
-    become shard-00000, shard-00001, ..., and document 7 of the first gets the id `shard-00000:7`.
+    The files are hard-linked into the store if the file system allows it, else copied. The pairs become
+    shard-00000, shard-00001, ...; document 7 of the first gets the id `shard-00000:7`.
     """
 
     input: list[str]
-    """The .idx files, or globs; each has its .bin beside it."""
+    """The .idx files, or globs; each must have its .bin beside it."""
     tokenizer: Path
     """Folder of the tokenizer that made the tokens."""
     output: Path
-    """Folder of the store."""
+    """Folder of the store to make."""
 
 
 def main(options: Options) -> None:

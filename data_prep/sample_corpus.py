@@ -1,10 +1,10 @@
-"""Write the sample corpus: German documents made from the passages in sample_passages/, by a seed.
+"""Write the sample corpus: German documents from the passages in sample_passages/, drawn with a seed.
 
-Each file there is one register. `[text]` holds documents, parted by lines of `---`; every other section is a
-rule with one choice per line. In a document `{rule}` stands for a choice and `{3..90}` for a number;
-`{rule#x}` is the same choice everywhere in the document, `{rule.2}` the second of the forms that a line
-parts by " / ", and `{^rule}` begins with a capital. The rules of woerter.txt serve every register.
-A document without such slots is a passage as it was written: it comes once. No document comes twice.
+Each file there is one register. `[text]` holds documents, separated by lines of `---`; every other section
+is a rule with one choice per line. In a document, `{rule}` stands for a choice and `{3..90}` for a number;
+`{rule#x}` is the same choice everywhere in the document, `{rule.2}` is the second of a line's forms, which
+are separated by " / ", and `{^rule}` begins with a capital. The rules of woerter.txt are available to every
+register. A document without slots is written once, as it is. No document is written twice.
 """
 
 import json
@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lit_gpt.cli import InputError, run_command
-from lit_gpt.files import create, rename
+from lit_gpt.files import replacing
 from lit_gpt.option_types import PositiveFloat
 
 PASSAGES = Path(__file__).resolve().parent / "sample_passages"
@@ -32,7 +32,7 @@ MAX_REPEATS_IN_A_ROW = 10_000
 
 @dataclass
 class Options:
-    """Write German sample documents, made from hand-written passages by a seed."""
+    """Write German sample documents, made from hand-written passages."""
 
     output: Path
     """JSON lines file to write."""
@@ -43,12 +43,15 @@ class Options:
 
 
 def main(options: Options) -> None:
-    """Write the file whole or not at all."""
+    """Write the file atomically.
+
+    Raises:
+        InputError: the passages do not give that much text.
+    """
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    part = options.output.with_name(options.output.name + ".part")
     left = options.megabytes * 1e6
     count = 0
-    with create(part) as file:
+    with replacing(options.output) as file:
         for register, text in documents(options.seed):
             line = json.dumps({"id": f"{register}-{count:05d}", "text": text}, ensure_ascii=False)
             file.write(line.encode() + b"\n")
@@ -56,7 +59,6 @@ def main(options: Options) -> None:
             left -= len(text.encode())
             if left <= 0:
                 break
-    rename(part, options.output)
     print(f"{options.output}: {count} documents, {options.megabytes - left / 1e6:.1f} MB of text")
 
 
@@ -70,10 +72,10 @@ class Register:
 
 
 def documents(seed: int, folder: Path = PASSAGES) -> Iterator[tuple[str, str]]:
-    """(register, text) for ever, as the seed says: first every passage, then what the templates give.
+    """Yield (register, text) without end: first every passage, then filled templates.
 
     Raises:
-        InputError: the templates have nothing new to give.
+        InputError: the templates yield nothing new.
     """
     rng = random.Random(seed)
     registers = load_registers(folder)
@@ -98,7 +100,7 @@ def documents(seed: int, folder: Path = PASSAGES) -> Iterator[tuple[str, str]]:
 
 
 def load_registers(folder: Path) -> list[Register]:
-    """The registers of a folder, by name."""
+    """The registers of a folder, sorted by name."""
     files = {path.stem: _read_sections(path) for path in sorted(folder.glob("*.txt"))}
     shared = files.pop(SHARED)
     return [
@@ -108,7 +110,7 @@ def load_registers(folder: Path) -> list[Register]:
 
 
 def _read_sections(path: Path) -> dict[str, list[str]]:
-    """Section -> its lines; blank ones count in the documents only."""
+    """Lines by section; blank lines are kept in documents only."""
     sections: dict[str, list[str]] = {}
     section = ""
     for line in path.read_text(encoding="utf-8").splitlines():
@@ -129,7 +131,7 @@ class _Filling:
         self._tagged: dict[tuple[str, str], str] = {}
 
     def fill(self, template: str) -> str:
-        """The document, with the slots in what a slot gave filled too."""
+        """The document; slots inside of choices are filled too."""
         return SLOT.sub(self._slot, template)
 
     def _slot(self, slot: re.Match[str]) -> str:
@@ -142,7 +144,7 @@ class _Filling:
         return text[0].upper() + text[1:] if slot["capital"] else text
 
     def _draw(self, rule: str) -> str:
-        """A line of the rule; none comes again before all have come."""
+        """Draw a line of the rule, without repeats until all have been drawn."""
         if not self._undrawn.get(rule):
             lines = list(self._rules[rule])
             self._undrawn[rule] = self._rng.sample(lines, len(lines))

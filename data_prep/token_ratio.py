@@ -1,8 +1,8 @@
-"""Show how many tokens a word takes in a sample of documents, and propose limits for clean.py.
+"""Measure tokens per word over a sample of documents, and propose limits for clean.py.
 
-Good prose of one language lies in a narrow range; guitar chords, tables, code, noise and other languages take
-more tokens for a word, menus of common words fewer. The proposed limits lie `deviations` robust standard
-deviations from the middle, on a logarithmic scale.
+Prose of one language lies in a narrow range; guitar chords, tables, code, noise and other languages take more
+tokens per word, menus of common words fewer. The proposed limits lie `deviations` robust standard deviations
+from the median, on a logarithmic scale.
 """
 
 import sys
@@ -28,23 +28,23 @@ class Options:
     """Plot tokens per word over a sample of documents and propose limits."""
 
     input: list[str]
-    """Files or globs."""
+    """Files or globs: .jsonl, .jsonl.gz, .jsonl.zst, .parquet."""
     tokenizer: Path
     """Folder of the tokenizer."""
     output: Path
     """Folder for token_ratio.png and token_ratio.json."""
     sample_mb: PositiveFloat = 50.0
-    """Million bytes of text, of each file's beginning a share by its size."""
+    """Text to measure, in 10^6 bytes: the beginning of each file, in proportion to its size."""
     min_words: NonNegativeInt = 50
-    """Shorter documents are left out: their ratio says little."""
+    """Leave out shorter documents; their ratio says little."""
     deviations: NonNegativeFloat = 3.0
-    """Distance of the limits from the middle."""
+    """Distance of the limits from the median, in robust standard deviations."""
     text_fields: list[str] = field(default_factory=lambda: list(TEXT_FIELDS))
     """Field that holds the text: the first of these that a document has."""
 
 
 class Proposal(NamedTuple):
-    """Limits for tokens per word and what they would drop of the sample."""
+    """Limits for tokens per word, and the share of the sample that they would drop."""
 
     min_tokens_per_word: float
     max_tokens_per_word: float
@@ -113,7 +113,7 @@ def plot(ratios: np.ndarray, proposal: Proposal, path: Path) -> None:
     axes.hist(ratios, bins=edges, color="#4a7ba6")
     for limit in proposal[:2]:
         axes.axvline(limit, color="#b03030", linestyle="--", label=f"{limit}")
-    axes.set(xscale="log", yscale="log", xlabel="tokens for each white-space word", ylabel="documents")
+    axes.set(xscale="log", yscale="log", xlabel="tokens per white-space word", ylabel="documents")
     axes.legend(title="proposed limits")
     figure.tight_layout()
     figure.savefig(path, dpi=120)

@@ -1,19 +1,20 @@
-"""Which paragraphs of a corpus repeat an earlier one: exactly, in bounded memory, by sorted runs on disk.
+"""Find the paragraphs of a corpus that repeat an earlier one, in bounded memory, by sorted runs on disk.
 
-    stage 1, for each part of the input    SignatureWriter  128-bit hashes -> runs sorted by hash
-    stage 2, for each share of the hashes  find_repeats     equal hashes meet; all but the first are repeats
-    stage 3, for each part of the input    RepeatFlags      the answers, read back in the order of the input
+    stage 1, for each part of the input    SignatureWriter  write 128-bit hashes in runs sorted by hash
+    stage 2, for each share of the hashes  find_repeats     merge runs; equal hashes after the first repeat
+    stage 3, for each part of the input    RepeatFlags      read the repeats back in the order of the input
 
-A part is a sequence of consecutive input files. Paragraphs are numbered through the whole input, part after
-part: "the first occurrence" is the smallest number, and the result depends on no number of parts or shares.
+A part is a sequence of consecutive input files. Paragraphs are numbered through all parts; the first
+occurrence has the smallest number. So the result depends neither on the number of parts nor on that of
+shares.
 
 Files, little endian, `part` and `share` of five digits:
 
     signatures/<part>.bin         RECORDs of its runs, one run after the other
-    signatures/<part>.bounds.npy  uint32 (runs, BUCKETS + 1): where in the run each prefix of the hash begins
+    signatures/<part>.bounds.npy  uint32 (runs, BUCKETS + 1): start in the run of each prefix of the hash
     signatures/<part>.counts.npy  int64 (BUCKETS,): records of the part by prefix
     repeats/<share>.bin           uint32 numbers within BLOCKs of paragraphs, sorted in each run
-    repeats/<share>.bounds.npy    int64 (runs, blocks + 1): where in the file each block of each run begins
+    repeats/<share>.bounds.npy    int64 (runs, blocks + 1): start in the file of each block of each run
 """
 
 import io
@@ -26,17 +27,17 @@ import numpy as np
 from lit_gpt.files import create
 
 RECORD = np.dtype([("high", "<u8"), ("low", "<u8"), ("offset", "<u4")])
-"""A paragraph: two halves of its hash and its number within the run. Packed: 20 bytes."""
+"""A paragraph: the two halves of its hash, and its number within the run. Packed to 20 bytes."""
 PREFIX_BITS = 16
 BUCKETS = 1 << PREFIX_BITS
 RUN_RECORDS = 1 << 22
-"""Records sorted in memory at a time, in stages 1 and 2: 80 MB, some 400 MB with what sorting needs."""
+"""Records sorted in memory at a time in stages 1 and 2: 80 MB, about 400 MB while sorting."""
 BLOCK = 1 << 26
-"""Paragraphs whose flags stage 3 holds at a time, a byte each."""
+"""Paragraphs whose flags stage 3 holds at a time, at one byte each."""
 
 
 class SignatureWriter:
-    """Stage 1: collects the hashes of one part's paragraphs in input order and writes sorted runs."""
+    """Stage 1: collects the hashes of a part's paragraphs in input order and writes sorted runs."""
 
     def __init__(self, folder: Path, part: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -47,14 +48,14 @@ class SignatureWriter:
         self._bounds: list[np.ndarray] = []
 
     def add(self, digests: list[bytes]) -> None:
-        """`digests`: 16 bytes for each paragraph of a document, in its order."""
+        """Add a document's paragraphs in order; a digest has 16 bytes."""
         self._waiting.append(b"".join(digests))
         self._n_waiting += len(digests)
         if self._n_waiting >= RUN_RECORDS:
             self._write_run()
 
     def close(self) -> None:
-        """The index is written last: a part without it was never finished."""
+        """Write the rest, and the index last: a part without it was never finished."""
         self._write_run()
         self._file.close()
         bounds = np.array(self._bounds, dtype=np.uint32).reshape(-1, BUCKETS + 1)
@@ -81,14 +82,14 @@ def _save(path: Path, array: np.ndarray) -> None:
 
 
 def part_starts(signatures: Path, n_parts: int) -> np.ndarray:
-    """int64 (n_parts + 1,): the number of each part's first paragraph, and the number of all at the end."""
+    """int64 (n_parts + 1,): number of each part's first paragraph, then the total."""
     counts = [np.load(signatures / f"{part:05d}.counts.npy").sum() for part in range(n_parts)]
     return np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
 
 
 @dataclass
 class _Records:
-    """Paragraphs with their hashes, in arrays of one length; `number` counts through the whole input."""
+    """Hashes and numbers of paragraphs, in arrays of one length; `number` counts through the input."""
 
     high: np.ndarray
     low: np.ndarray
@@ -110,8 +111,11 @@ class _Records:
 def find_repeats(signatures: Path, repeats: Path, n_parts: int, share: int, n_shares: int) -> int:
     """Stage 2: writes the numbers of all repeats whose hashes fall in this share of the prefixes.
 
-    Returns their number. Memory is bounded by RUN_RECORDS and by the different paragraphs under one of the
-    65,536 prefixes: however often a single paragraph is repeated, it is held once.
+    Memory is bounded by RUN_RECORDS and by the different paragraphs of one of the 65,536 prefixes; a
+    paragraph is held once, however often it repeats.
+
+    Returns:
+        Number of repeats.
     """
     starts = part_starts(signatures, n_parts)
     edges = np.arange(0, starts[-1] + BLOCK, BLOCK)
@@ -129,7 +133,7 @@ def find_repeats(signatures: Path, repeats: Path, n_parts: int, share: int, n_sh
 
 
 def _bucket_ranges(signatures: Path, n_parts: int, n_shares: int) -> list[tuple[int, int]]:
-    """Neighbouring prefixes together, as many as fit in memory at once; at least one range for each share."""
+    """Ranges of neighbouring prefixes that fit in memory; at least one for each share."""
     counts = sum(np.load(signatures / f"{part:05d}.counts.npy") for part in range(n_parts))
     before = np.concatenate(([0], np.cumsum(counts)))
     size = max(1, min(RUN_RECORDS, -(-int(before[-1]) // n_shares)))
@@ -142,7 +146,7 @@ def _bucket_ranges(signatures: Path, n_parts: int, n_shares: int) -> list[tuple[
 
 
 def _repeats_between(signatures: Path, starts: np.ndarray, first: int, last: int) -> Iterator[np.ndarray]:
-    """Numbers (int64) of the repeats among the records with prefixes first <= prefix < last."""
+    """Numbers (int64) of the repeats among the records with first <= prefix < last."""
     kept: list[_Records] = []
     waiting: list[_Records] = []
     n_waiting = 0
@@ -158,12 +162,12 @@ def _repeats_between(signatures: Path, starts: np.ndarray, first: int, last: int
 
 
 def _separate_repeats(parts: list[_Records]) -> tuple[list[_Records], np.ndarray]:
-    """Splits records, of which equal ones come in the order of their numbers, into first ones and repeats."""
+    """Split records into first ones and numbers of repeats. Equal records must be in the order of numbers."""
     records = _Records.join(parts)
     by_hash = records[np.argsort(records.high, kind="stable")]
     same_high = by_hash.high[1:] == by_hash.high[:-1]
     same_low = by_hash.low[1:] == by_hash.low[:-1]
-    if np.any(same_high & ~same_low):  # one in 2^64 pairs: sorting by both halves costs twice as much
+    if np.any(same_high & ~same_low):  # rare; sorting always by both halves costs twice as much
         by_hash = records[np.lexsort((records.low, records.high))]
         same_high = by_hash.high[1:] == by_hash.high[:-1]
         same_low = by_hash.low[1:] == by_hash.low[:-1]
@@ -173,7 +177,7 @@ def _separate_repeats(parts: list[_Records]) -> tuple[list[_Records], np.ndarray
 
 
 def _records_between(signatures: Path, starts: np.ndarray, first: int, last: int) -> Iterator[_Records]:
-    """The records of each run with prefixes first <= prefix < last, runs in the order of the input."""
+    """The records of each run with first <= prefix < last, runs in the order of the input."""
     for part in range(len(starts) - 1):
         bounds = np.load(signatures / f"{part:05d}.bounds.npy", mmap_mode="r")
         n_records = bounds[:, -1].astype(np.int64)
@@ -187,7 +191,7 @@ def _records_between(signatures: Path, starts: np.ndarray, first: int, last: int
 
 
 class RepeatFlags:
-    """Stage 3: says of consecutive paragraphs, from number `first` on, which are repeats."""
+    """Stage 3: tells which of consecutive paragraphs, from number `first` on, are repeats."""
 
     def __init__(self, repeats: Path, n_shares: int, first: int) -> None:
         self._repeats = repeats
