@@ -127,7 +127,8 @@ def report(folder: Path, title: str, stats: dict[str, Any]) -> str:
     ]
     for name, _, count in rows:
         share = count["documents"] / max(n_read, 1)
-        numbers = f"{count['documents']:,} | {share:.2%} | {count['text_bytes']:,} | {count['tokens']:,}"
+        tokens = f"{count['tokens']:,}" if count["tokens"] else "–"  # counted only with a tokenizer
+        numbers = f"{count['documents']:,} | {share:.2%} | {count['text_bytes']:,} | {tokens}"
         lines.append(f"| {name} | {numbers} |")
     lines += ["", *_rejected(stats)]
     for name, place, _ in rows:

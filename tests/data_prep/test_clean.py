@@ -107,7 +107,7 @@ def test_the_report_has_counts_and_examples_as_text(tmp_path):
     evil = {"id": "<script>\n# alert(1)", "text": "</pre><script>\n# Titel"}
     output = run([write_jsonl(tmp_path / "a.jsonl", [evil, {"id": "b", "text": GOOD}])], tmp_path / "out")
     page = (output / "report.md").read_text(encoding="utf-8")
-    assert "| min_words | 1 | 50.00% | 22 | 0 |" in page
+    assert "| min_words | 1 | 50.00% | 22 | – |" in page
     assert "    Der Gemeinderat hat am Dienstag" in page
     assert all(line.startswith("    ") for line in page.splitlines() if re.search("script|alert|Titel", line))
 
