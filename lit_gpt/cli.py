@@ -102,9 +102,10 @@ def run_commands(commands: Mapping[str, Command], description: str) -> NoReturn:
     if name in ("-h", "--help"):
         print(description.strip())
         sys.exit(0)
-    print(
-        f"error: {name!r} is no command{suggestion(name, commands)}" if name else description.strip(),
-        file=sys.stderr,
+    print_error(
+        f"{name!r} is no command{suggestion(name, commands)}"
+        if name
+        else f"name a command: {', '.join(commands)}; --help says what each does"
     )
     sys.exit(EXIT_BAD_INPUT)
 

@@ -1,10 +1,11 @@
 """What a run was fed: print a step, find a document, prove the log, export it, count.
 
-    python scripts/datapoints.py step   --run OUT --step N       the text of a step, with document ids
-    python scripts/datapoints.py doc    --run OUT --id ID        every step that saw a document
-    python scripts/datapoints.py verify --run OUT                rebuild every row and compare
-    python scripts/datapoints.py export --run OUT --output FILE  for other programs
-    python scripts/datapoints.py stats  --run OUT --output PNG   documents seen, repeats, sources
+    python scripts/datapoints.py step   --run OUT --step N           the text of a step, with document ids
+    python scripts/datapoints.py doc    --run OUT --id ID            every step that saw a document
+    python scripts/datapoints.py verify --run OUT                    rebuild every row and compare
+    python scripts/datapoints.py export --run OUT --output X.parquet a line a segment, for other programs
+    python scripts/datapoints.py export --run OUT --output X.jsonl   a line a step and rank
+    python scripts/datapoints.py stats  --run OUT --output X.png     documents seen, repeats, sources
 
 The exit code is 1 where the log and the data disagree.
 """
@@ -178,13 +179,13 @@ def verify(options: VerifyOptions) -> None:
 
 @dataclass(kw_only=True)
 class ExportOptions(RunOptions):
-    """Write the log with document ids, for programs that know nothing of stores."""
+    """Write the log with document ids as .parquet or .jsonl, for programs that know nothing of stores."""
 
     output: Path
-    """File to write, .parquet or .jsonl."""
+    """File to write. NAME.parquet: a line a segment. NAME.jsonl: a line a step and rank, with time, iter_num,
+    data_id, file_id, process_rank."""
     format: Literal["parquet", "jsonl"] | None = None
-    """parquet: a line a piece. jsonl: a line a step and rank, with time, iter_num, data_id, file_id,
-    process_rank (default: as the suffix of --output says)."""
+    """Refuse another suffix of --output."""
 
 
 def export(options: ExportOptions) -> None:
