@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from lit_gpt.errors import InputError, machine_error
 from lit_gpt.option_parser import option_parser
-from lit_gpt.option_values import convert_fields, hints_of, required, suggestion
+from lit_gpt.option_types import convert_fields, hints_of, required, suggestion
 
 OptionsT = TypeVar("OptionsT")
 Command = tuple[type[Any], Callable[[Any], None]]

@@ -1,6 +1,8 @@
 """The flags of a dataclass of options, its YAML or JSON file, and its help.
 
-Values are kept as text; `option_values.convert_fields` reads them.
+Values are kept as text; `option_types.convert_fields` reads them. Class variables for the help:
+SHOWN_DEFAULTS has the words for a default that says nothing itself; GROUP_TITLE is the title of the options
+where a command inherits them.
 """
 
 import argparse
@@ -8,20 +10,49 @@ import ast
 import dataclasses
 import inspect
 import itertools
+import re
 import textwrap
 import types
 import typing
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
+
+import yaml
 
 from lit_gpt.errors import InputError
 from lit_gpt.files import read_bounded, read_json
-from lit_gpt.option_types import describe, placeholder, show
-from lit_gpt.option_values import hints_of, read_yaml, required
+from lit_gpt.option_types import hints_of, required, show
 
 MAX_CONFIG_BYTES = 1 << 20
+
+_NULL = "tag:yaml.org,2002:null"
+
+
+class _PlainLoader(yaml.BaseLoader):
+    """Every scalar is text but null: `01:30:00`, `no` and `1e-5` mean what they mean as flags."""
+
+    yaml_implicit_resolvers: ClassVar = {
+        first: [(_NULL, re.compile(r"(?:~|null|Null|NULL|)$"))] for first in ("~", "n", "N", "")
+    }
+    yaml_constructors: ClassVar = {_NULL: lambda loader, node: None}
+
+
+def read_yaml(text: str) -> Any:
+    """Tables, lists, text and null of a YAML text.
+
+    Raises:
+        ValueError: it is no YAML.
+    """
+    try:
+        return _PlainLoader(text).get_single_data()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ValueError(f"not readable as YAML: {error.problem}{where}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"not readable as YAML: {' '.join(str(error).split())}") from error
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -45,7 +76,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def option_parser(options_class: type, program: str | None) -> argparse.ArgumentParser:
     """A parser that puts (text, label for messages) into the namespace, and nothing for what is not given."""
-    needed = [f"--{name} {placeholder(hints_of(options_class)[name])}" for name in required(options_class)]
+    needed = [f"--{name} {_placeholder(hints_of(options_class)[name])}" for name in required(options_class)]
     parser = _Parser(
         program,
         usage=" ".join(["%(prog)s [--config FILE]", *needed, "[--OPTION VALUE ...]"]),
@@ -64,13 +95,13 @@ def option_parser(options_class: type, program: str | None) -> argparse.Argument
         group = parser.add_argument_group(title) if title else parser
         for name, text in helps.items():
             hint = hints_of(options_class)[name]
-            several = typing.get_origin(_bare(hint)) is list
+            kind = typing.get_origin(_bare(hint))
             group.add_argument(
                 f"--{name}",
-                action=_Flag,
-                nargs="+" if several else "?" if _bare(hint) is bool else None,
+                action=_Collection if kind in (list, tuple, dict) else _Flag,
+                nargs="+" if kind is list else "?" if _bare(hint) is bool else None,
                 const="true",
-                metavar=placeholder(hint),
+                metavar=_placeholder(hint),
                 help=text.replace("%", "%%"),
             )
     return parser
@@ -86,6 +117,20 @@ class _Flag(argparse.Action):
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         vars(namespace)[self.dest] = (values, "--")
+
+
+class _Collection(_Flag):
+    """Keeps a list or table, which may stand in one flag: `[a, b]`, `{a: 1}`."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        text = values[0] if isinstance(values, list) and len(values) == 1 else values
+        opening = "[" if isinstance(values, list) else ("[", "{")
+        if isinstance(text, str) and text.startswith(opening):
+            try:
+                values = read_yaml(text)
+            except ValueError as error:
+                raise argparse.ArgumentError(self, str(error)) from error
+        super().__call__(parser, namespace, values)
 
 
 class _Config(argparse.Action):
@@ -137,7 +182,7 @@ def _help(options_class: type, field: dataclasses.Field, text: str) -> str:
         default_text = shown[field.name]
     else:
         default_text = "" if default in (None, "", [], {}) else f"default: {show(default)}"
-    about = "; ".join(filter(None, [describe(hints_of(options_class)[field.name]), default_text]))
+    about = "; ".join(filter(None, [_describe(hints_of(options_class)[field.name]), default_text]))
     return f"{text} ({about})" if about else text
 
 
@@ -145,3 +190,28 @@ def _bare(hint: Any) -> Any:
     """The annotation without ranges and None."""
     wrapped = typing.get_origin(hint) in (typing.Annotated, typing.Union, types.UnionType)
     return _bare(typing.get_args(hint)[0]) if wrapped else hint
+
+
+def _describe(hint: Any) -> str:
+    """The type and its range, in words; nothing where the placeholder says it all."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return ", ".join(filter(None, [_describe(arguments[0]), *map(str, arguments[1:])]))
+    if origin in (typing.Union, types.UnionType):
+        return _describe(arguments[0])
+    return {int: "whole number", float: "number"}.get(hint, "")
+
+
+def _placeholder(hint: Any) -> str:
+    """What stands for a value."""
+    bare = _bare(hint)
+    origin, arguments = typing.get_origin(bare), typing.get_args(bare)
+    if origin is typing.Literal:
+        return f"{{{','.join(map(str, arguments))}}}"
+    if origin is list:
+        return _placeholder(arguments[0])
+    if origin is dict:
+        return f"{{{_placeholder(arguments[0])}: {_placeholder(arguments[1])}, ...}}"
+    if origin is tuple:
+        return f"[{', '.join(map(_placeholder, arguments))}]"
+    return {int: "N", float: "X", str: "TEXT", Path: "PATH", bool: "{true,false}"}.get(bare, "VALUE")

@@ -15,9 +15,9 @@ from lit_gpt.option_types import (
     PositiveInt,
     Range,
     Share,
+    convert_fields,
     parse_duration,
 )
-from lit_gpt.option_values import convert_fields
 from pretrain.schedules import make_schedule
 
 ProcessCount = Annotated[int, Range(at_least=1, at_most=100_000)]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from data_prep.stages.limits import FilterOptions
 from data_prep.tokenizing import job
 from lit_gpt.cli import InputError, parse_options
-from lit_gpt.option_values import hints_of, required
+from lit_gpt.option_types import hints_of, required
 from pretrain.options import TrainOptions
 from scripts import datapoints
 
@@ -42,7 +42,7 @@ def commands():
         path for folder in ("data_prep", "pretrain", "scripts") for path in (ROOT / folder).glob("*.py")
     ):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "run_command":
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("run_command", "watchdog.run"):
                 module = importlib.import_module(f"{file.parent.name}.{file.stem}")
                 yield getattr(module, ast.unparse(node.args[0]))
     yield from (options_class for options_class, _ in datapoints.COMMANDS.values())

@@ -8,8 +8,7 @@ from typing import Annotated, Any
 
 from lit_gpt.errors import InputError
 from lit_gpt.option_parser import read_config
-from lit_gpt.option_types import PositiveFloat, Range
-from lit_gpt.option_values import build, convert_fields
+from lit_gpt.option_types import PositiveFloat, Range, build, convert_fields
 
 # Far above any model; what is larger is a mistake, and would fill the memory before anything is said.
 Count = Annotated[int, Range(at_least=1, at_most=10**5)]

@@ -13,8 +13,7 @@ import numpy as np
 from lit_gpt.cli import InputError
 from lit_gpt.files import read_json
 from lit_gpt.hashed_files import FileEntry
-from lit_gpt.option_types import NonNegativeInt, Range
-from lit_gpt.option_values import build
+from lit_gpt.option_types import NonNegativeInt, Range, build
 
 FORMAT_VERSION = 1
 NAME = "manifest.json"
