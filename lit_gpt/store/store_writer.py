@@ -1,5 +1,6 @@
 """Writes token stores: document by document, able to go on after a kill, or of shards that exist already."""
 
+import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -10,10 +11,9 @@ import numpy as np
 from lit_gpt.cli import InputError
 from lit_gpt.files import cut_back, sync, write_atomically
 from lit_gpt.hashed_files import hash_files
-from lit_gpt.option_values import build
+from lit_gpt.option_types import build
 from lit_gpt.store import manifest as store_manifest
-from lit_gpt.store.document_table import write_documents
-from lit_gpt.store.journal import DocumentJournal
+from lit_gpt.store.document_table import DocumentColumns, write_documents
 from lit_gpt.store.manifest import SUFFIXES, Dtype, Manifest, ShardEntry
 from lit_gpt.store.megatron_index import read_index, write_index
 from lit_gpt.store.token_store import TokenStore
@@ -153,7 +153,7 @@ class _OpenShard:
         state = state or {"bin": 0, "journal": 0}
         self.name = name
         self.base = folder / name
-        self.journal = DocumentJournal(folder / (name + _JOURNAL), state["journal"])
+        self.journal = _DocumentJournal(folder / (name + _JOURNAL), state["journal"])
         self.n_bytes = state["bin"]
         self._bin = cut_back(folder / (name + ".bin"), self.n_bytes)
 
@@ -172,6 +172,46 @@ class _OpenShard:
         lengths = np.array(self.journal.columns.lengths, dtype=np.int32)
         write_index(self.base.with_suffix(".idx"), dtype, lengths)
         write_documents(self.base, [self.journal.columns])
+
+
+class _DocumentJournal:
+    """Documents of the shard that is being written: columns in memory, the same as JSON lines on disk."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        """Open the journal as it was when it had `size` bytes."""
+        self._ids: list[str] = []
+        self._sources: list[str] = []
+        self._source_lines: list[int] = []
+        self._lengths: list[int] = []
+        self._file = cut_back(path, size)
+        self._file.seek(0)
+        for line in self._file:
+            self._extend(*json.loads(line))
+
+    @property
+    def columns(self) -> DocumentColumns:
+        """All documents of the shard so far."""
+        return DocumentColumns(self._ids, self._sources, self._source_lines, self._lengths)
+
+    def append(self, ids: list[str], source: str, source_lines: list[int], lengths: list[int]) -> None:
+        """Note documents of one source."""
+        entry = (ids, source, source_lines, lengths)
+        self._file.write(json.dumps(entry).encode() + b"\n")
+        self._extend(*entry)
+
+    def sync(self) -> int:
+        """Bring the file to disk; returns its size."""
+        return sync(self._file)
+
+    def close(self) -> None:
+        """Stop writing."""
+        self._file.close()
+
+    def _extend(self, ids: list[str], source: str, source_lines: list[int], lengths: list[int]) -> None:
+        self._ids += ids
+        self._sources += [source] * len(ids)
+        self._source_lines += source_lines
+        self._lengths += lengths
 
 
 def shard_entry(folder: Path, name: str, tokenizer: Tokenizer) -> ShardEntry:
