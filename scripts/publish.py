@@ -1,6 +1,7 @@
 #!/usr/bin/env python
 """Upload a model, its intermediate checkpoints and its datapoint log to the Hugging Face hub."""
 
+import fnmatch
 import os
 import re
 import sys
@@ -12,11 +13,15 @@ from typing import Literal, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lit_gpt.cli import InputError, run_command
-from scripts.publishable import log_files, model_files
+from lit_gpt.files import read_json
+from lit_gpt.hf.importer import HFSource
 
 MAIN = "main"
 # Weights that were cut into other files would stay beside the new ones.
 _OLD_WEIGHTS = ["*.safetensors", "*.safetensors.index.json"]
+_TEXTS = ("README.md", "LICENSE*")
+_MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", *_TEXTS)
+_LOG_FILES = ("*.parquet", "*.json", "*.jsonl", "*.jsonl.gz", "*.jsonl.zst", *_TEXTS)
 
 
 @dataclass
@@ -84,6 +89,55 @@ def plan(options: PublishOptions) -> list[Upload]:
     if not uploads:
         raise InputError("nothing to publish: give --model, --checkpoints or --datapoints")
     return uploads
+
+
+def model_files(folder: Path) -> dict[str, int]:
+    """Size in bytes by name of the files of a Hugging Face folder.
+
+    Raises:
+        InputError: a file is missing, damaged or of another kind.
+    """
+    files = _files(folder, _MODEL_FILES)
+    if below := [name for name in files if "/" in name]:
+        raise InputError(f"{folder / below[0]} does not belong to a Hugging Face folder; move it away")
+    for wanted in ("config.json", "tokenizer.json", "README.md"):
+        if wanted not in files:
+            raise InputError(
+                f"{folder} has no {wanted}; scripts/create.sh writes folders with all that is needed"
+            )
+    for name in ("config.json", "tokenizer_config.json"):
+        if name in files and "auto_map" in read_json(folder / name, "convert the checkpoint again"):
+            raise InputError(
+                f"{folder / name} names code of its own (auto_map), which no model of ours needs"
+            )
+    model = HFSource(folder)  # raises unless the weights are those that config.json describes
+    if others := {name for name in files if name.endswith(".safetensors")} - model.weight_files:
+        raise InputError(f"{folder / min(others)} is not part of the model; move it away")
+    return files
+
+
+def log_files(folder: Path) -> dict[str, int]:
+    """Size in bytes by path of the files of a datapoint log.
+
+    Raises:
+        InputError: there are none, or a file is of another kind.
+    """
+    files = _files(folder, _LOG_FILES)
+    if not files:
+        raise InputError(f"{folder} is empty")
+    return files
+
+
+def _files(folder: Path, patterns: tuple[str, ...]) -> dict[str, int]:
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or not path.is_dir():
+            if path.is_symlink() or not any(fnmatch.fnmatchcase(path.name, pattern) for pattern in patterns):
+                raise InputError(f"{path} is none of {', '.join(patterns)}; move it away")
+            files[path.relative_to(folder).as_posix()] = path.stat().st_size
+    return files
 
 
 def describe(uploads: list[Upload]) -> Iterator[str]:

@@ -52,6 +52,11 @@ class HFSource:
         self._dtypes: dict[str, torch.dtype] = {}
         self._check()
 
+    @property
+    def weight_files(self) -> set[str]:
+        """Names of the files that hold tensors of the model."""
+        return {path.name for path in self._files.values()}
+
     def dtype(self, name: str) -> torch.dtype:
         """Of one of our parameters."""
         return self._dtypes[name]

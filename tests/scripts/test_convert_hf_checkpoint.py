@@ -25,6 +25,7 @@ from lit_gpt.model.config import ModelConfig
 from lit_gpt.model.gpt import GPT
 from scripts.convert_hf_checkpoint import ConvertHFOptions, main
 from scripts.convert_lit_checkpoint import ConvertOptions, convert
+from tests.lit_gpt.model.rope_scalings import scalings
 from tests.pretrain.running import train
 from tests.pretrain.saving import mounted
 from tests.scripts.our_model import reader_of
@@ -174,18 +175,7 @@ def test_without_a_tokenizer_the_way_back_asks_for_one(tmp_path, tokenizer_dir):
         convert(ConvertOptions(tmp_path / "lit", tmp_path / "out"))
 
 
-SCALINGS = {
-    "none": None,
-    "linear": {"rope_type": "linear", "factor": 4.0},
-    "llama3": {
-        "rope_type": "llama3",
-        "factor": 8.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 32,
-    },
-    "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32},
-}
+SCALINGS = scalings(32)
 
 
 @pytest.mark.parametrize("scaling", SCALINGS.values(), ids=SCALINGS.keys())

@@ -194,11 +194,11 @@ def spoil(name: str, folder: Path) -> None:
         ("a link", "LICENSE is none of"),
         ("a folder", r"runs/x\.json does not belong"),
         ("no card", r"has no README\.md"),
-        ("no weights", r"model\.safetensors is missing"),
-        ("cut weights", r"model\.safetensors is damaged"),
+        ("no weights", r"has no weights in model\.safetensors"),
+        ("cut weights", r"model\.safetensors: no readable safetensors file"),
         ("other weights", r"model-00001-of-00002\.safetensors is not part of the model"),
-        ("a torn configuration", r"config\.json is damaged"),
-        ("an index of other tensors", "does not hold what model.safetensors.index.json says"),
+        ("a torn configuration", r"config\.json is not readable JSON"),
+        ("an index of other tensors", r"model\.embed_tokens\.weight is missing from the weights"),
     ],
 )
 def test_a_folder_that_is_not_whole_or_holds_more(hf_folder, name, message):

@@ -9,19 +9,11 @@ from lit_gpt.cli import InputError
 from lit_gpt.hf.config import to_hf_config
 from lit_gpt.model.config import ModelConfig
 from lit_gpt.model.rope import inverse_frequencies, rotary_tables, rotate
+from tests.lit_gpt.model.rope_scalings import scalings
 
 ORIGINAL = 64
 SCALINGS = {
-    "none": None,
-    "linear": {"rope_type": "linear", "factor": 4.0},
-    "llama3": {
-        "rope_type": "llama3",
-        "factor": 8.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": ORIGINAL,
-    },
-    "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": ORIGINAL},
+    **scalings(ORIGINAL),
     "yarn, everything given": {
         "rope_type": "yarn",
         "factor": 6.0,
