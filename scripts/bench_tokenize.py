@@ -18,7 +18,7 @@ from data_prep.reading.batches import read_batches
 from data_prep.reading.documents import ID_FIELDS, TEXT_FIELDS, read_documents
 from data_prep.reading.inputs import find_files
 from data_prep.reading.rejects import Rejects
-from data_prep.tokenizing.encode import Encoding, encode_batch
+from data_prep.tokenizing.encode import encode_batch
 from data_prep.tokenizing.processes import n_cores, ordered_map
 from lit_gpt.cli import InputError, run_command
 from lit_gpt.option_types import PositiveInt
@@ -97,7 +97,9 @@ def _pipeline_rate(files: list[Path], tokenizer: Path, workers: int) -> float:
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, sorted(cores)[:workers])
     batches = (batch for _ in range(_ROUNDS) for file in files for batch in read_batches(file))
-    encode = partial(encode_batch, Encoding(tokenizer, TEXT_FIELDS, ID_FIELDS, val_fraction=0.0))
+    encode = partial(
+        encode_batch, tokenizer=tokenizer, text_fields=TEXT_FIELDS, id_fields=ID_FIELDS, val_fraction=0.0
+    )
     files_done, start, n_bytes = 0, time.perf_counter(), 0
     with tempfile.TemporaryDirectory() as folder:
         writer = TokenStoreWriter(Path(folder) / "store", Tokenizer.load(tokenizer))

@@ -37,13 +37,6 @@ class Document(NamedTuple):
     """The other fields."""
 
 
-class Parsed(NamedTuple):
-    """The content of a batch."""
-
-    documents: list[Document]
-    rejected: list[Rejected]
-
-
 def read_documents(
     files: Sequence[Path],
     rejects: Rejects,
@@ -82,28 +75,31 @@ def sample_texts(
                 break
 
 
-def parse_batch(batch: Batch, text_fields: Sequence[str], id_fields: Sequence[str]) -> Parsed:
-    """The documents of a batch; arguments as in `read_documents`.
+def parse_batch(
+    batch: Batch, text_fields: Sequence[str], id_fields: Sequence[str]
+) -> tuple[list[Document], list[Rejected]]:
+    """The documents of a batch and its rejected lines; arguments as in `read_documents`.
 
     Raises:
         InputError: the batch begins its file, and its objects have other fields.
     """
-    parsed = Parsed([], list(batch.rejected))
+    documents: list[Document] = []
+    rejected = list(batch.rejected)
     strangers: list[str] = []
     for number, read in _rows(batch, (text_fields, id_fields)):
         try:
             values = read()
             if _first(text_fields, values) is None:
                 strangers = strangers or list(values)
-            parsed.documents.append(_document(values, batch.source, number, text_fields, id_fields))
+            documents.append(_document(values, batch.source, number, text_fields, id_fields))
         except ValueError as error:
-            parsed.rejected.append(Rejected(number, str(error)))
-    if batch.first_line == 1 and strangers and not parsed.documents:
+            rejected.append(Rejected(number, str(error)))
+    if batch.first_line == 1 and strangers and not documents:
         wanted, given = ", ".join(text_fields), ", ".join(strangers)[:200]
         raise InputError(
             f"{batch.source} has the fields {given}, none of {wanted}; name one by --text_fields"
         )
-    return parsed
+    return documents, rejected
 
 
 def _rows(

@@ -1,13 +1,10 @@
 """Filter documents: options and stages of clean.py, which prepare.py runs too."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-from datatrove.pipeline.base import PipelineStep
 
 from data_prep.stages.corpus import Call, CorpusDocument, CorpusOptions, open_corpus, task_files
 from data_prep.stages.filters import Filters, Text
@@ -33,7 +30,7 @@ def plan(files: list[Path], options: Options, folder: Path) -> list[Stage]:
     tokenizer = Tokenizer.load(options.tokenizer).fingerprint if options.tokenizer else None
     settings = {"limits": dataclasses.asdict(limits), "tokenizer": tokenizer}
     read, write = open_corpus(files, options, folder, settings)
-    choose = FilterDocuments(limits, options.tokenizer)
+    choose = partial(_filter, limits, options.tokenizer)
     describe = Call("inputs", partial(_describe_inputs, files, folder))
     stage = Stage("clean", [read, choose, write, describe], options.n_tasks(len(files)), folder)
     return with_summary([stage], "Filtered documents")
@@ -55,23 +52,16 @@ def _sha256(path: Path) -> str | None:
         return None
 
 
-class FilterDocuments(PipelineStep):
-    """Marks the documents to drop with the reason. Counts tokens if a tokenizer is given."""
-
-    type, name = "FILTER", "documents"
-
-    def __init__(self, limits: Limits, tokenizer: Path | None) -> None:
-        super().__init__()
-        self.limits = limits
-        self.tokenizer = tokenizer
-
-    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[CorpusDocument]:
-        filters = Filters(self.limits)
-        tokenizer = Tokenizer.load(self.tokenizer) if self.tokenizer else None
-        for document in data:
-            if tokenizer is not None:
-                [tokens] = tokenizer.encode([document.text])
-                document.tokens = len(tokens) - 2  # without BOS and EOS
-            text = Text(document.text, document.metadata, document.tokens)
-            document.excluded = filters.reason_against(text)
-            yield document
+def _filter(
+    limits: Limits, tokenizer_folder: Path | None, data: Iterable[CorpusDocument], rank: int, world_size: int
+) -> Iterator[CorpusDocument]:
+    """Mark the documents to drop with the reason. Count tokens if there is a tokenizer."""
+    filters = Filters(limits)
+    tokenizer = Tokenizer.load(tokenizer_folder) if tokenizer_folder else None
+    for document in data:
+        if tokenizer is not None:
+            [tokens] = tokenizer.encode([document.text])
+            document.tokens = len(tokens) - 2  # without BOS and EOS
+        text = Text(document.text, document.metadata, document.tokens)
+        document.excluded = filters.reason_against(text)
+        yield document

@@ -1,7 +1,8 @@
 """Drop near duplicates by datatrove's MinHash: options, stages and steps of minhash.py."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def plan(files: list[Path], options: Options, folder: Path) -> list[Stage]:
     sign = SignDocuments(work / "signatures", config)
     pairs = MinhashDedupBuckets(str(work / "signatures"), str(work / "pairs"), config=config)
     cluster = MinhashDedupCluster(str(work / "pairs"), str(work / "removed"), config=config)
-    drop = MarkNearDuplicates(work / "removed")
+    drop = partial(_mark_near_duplicates, work / "removed")
     stages = [
         Stage("minhash-signatures", [read, sign], tasks, folder),
         Stage("minhash-pairs", [RunAtOnce(pairs)], options.bands, folder),
@@ -102,19 +103,13 @@ class RunAtOnce(PipelineStep):
         yield from ()
 
 
-class MarkNearDuplicates(PipelineStep):
-    """Drops the documents that datatrove's clustering has listed for removal."""
-
-    type, name = "DEDUP", "near duplicates"
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self.folder = folder
-
-    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[CorpusDocument]:
-        path = self.folder / f"{rank:06d}.remove"
-        removed = set(np.fromfile(path, "<u4").tolist()) if path.exists() else set()
-        for number, document in enumerate(data):
-            if number in removed:
-                document.excluded = {"reason": "near_duplicate"}
-            yield document
+def _mark_near_duplicates(
+    folder: Path, data: Iterable[CorpusDocument], rank: int, world_size: int
+) -> Iterator[CorpusDocument]:
+    """Mark the documents that datatrove's clustering has listed for removal."""
+    path = folder / f"{rank:06d}.remove"
+    removed = set(np.fromfile(path, "<u4").tolist()) if path.exists() else set()
+    for number, document in enumerate(data):
+        if number in removed:
+            document.excluded = {"reason": "near_duplicate"}
+        yield document

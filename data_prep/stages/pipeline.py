@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -67,7 +68,8 @@ class Stage:
     """A datatrove pipeline and the number of tasks that share its work."""
 
     name: str
-    pipeline: list[PipelineStep]
+    pipeline: list[Callable[..., Any]]
+    """Steps: each is called with (documents, rank, number of tasks) and returns documents."""
     tasks: int
     folder: Path
     """Where `logs/NAME/` goes."""

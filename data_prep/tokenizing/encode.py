@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,16 +14,6 @@ from data_prep.reading.rejects import Rejected
 from lit_gpt.store.tokenizer import Tokenizer
 
 _VALIDATION_SEED = 1  # another hash than the one that looks ids up
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """How to tokenize; small enough to pickle with each batch."""
-
-    tokenizer: Path
-    text_fields: tuple[str, ...]
-    id_fields: tuple[str, ...]
-    val_fraction: float
 
 
 class Share(NamedTuple):
@@ -54,20 +43,27 @@ class EncodedBatch(NamedTuple):
     """Documents dropped for their empty text."""
 
 
-def encode_batch(encoding: Encoding, batch: Batch) -> EncodedBatch:
+def encode_batch(
+    batch: Batch, tokenizer: Path, text_fields: Sequence[str], id_fields: Sequence[str], val_fraction: float
+) -> EncodedBatch:
     """Parse a batch, split it into training and validation, and tokenize it.
+
+    Args:
+        tokenizer: folder of the tokenizer; each process loads it once.
+        text_fields, id_fields: as in `read_documents`.
+        val_fraction: share of the documents for validation.
 
     Raises:
         InputError: the file's objects have none of the text fields.
     """
-    tokenizer = _tokenizer(encoding.tokenizer)
-    documents, rejected = parse_batch(batch, encoding.text_fields, encoding.id_fields)
+    documents, rejected = parse_batch(batch, text_fields, id_fields)
     parts: tuple[list[Document], list[Document]] = ([], [])
     for document in documents:
         if document.text:
-            parts[is_validation(document.id, encoding.val_fraction)].append(document)
+            parts[is_validation(document.id, val_fraction)].append(document)
     n_empty = len(documents) - len(parts[0]) - len(parts[1])
-    shares = (_share(parts[0], tokenizer), _share(parts[1], tokenizer))
+    loaded = _load_tokenizer(tokenizer)
+    shares = (_share(parts[0], loaded), _share(parts[1], loaded))
     return EncodedBatch(batch._replace(data=b""), shares, rejected, n_empty)
 
 
@@ -89,5 +85,5 @@ def _share(documents: Sequence[Document], tokenizer: Tokenizer) -> Share:
 
 
 @functools.cache
-def _tokenizer(folder: Path) -> Tokenizer:
+def _load_tokenizer(folder: Path) -> Tokenizer:
     return Tokenizer.load(folder)

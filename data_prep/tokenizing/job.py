@@ -12,7 +12,7 @@ from data_prep.reading.batches import Batch, read_batches
 from data_prep.reading.documents import ID_FIELDS, TEXT_FIELDS
 from data_prep.reading.inputs import find_files, look_into
 from data_prep.reading.rejects import losses_in_short
-from data_prep.tokenizing.encode import Encoding, encode_batch
+from data_prep.tokenizing.encode import encode_batch
 from data_prep.tokenizing.processes import claimed, n_cores, ordered_map
 from data_prep.tokenizing.state import SNAPSHOT, State, is_finished
 from lit_gpt.cli import InputError, progress
@@ -114,14 +114,16 @@ def _begin(options: Options, tokenizer: Tokenizer, files: list[Path]) -> State |
 
 
 def _tokenize(state: State, writers: list[TokenStoreWriter], options: Options) -> None:
-    encoding = Encoding(
-        options.tokenizer, tuple(options.text_fields), tuple(options.id_fields), options.val_fraction
+    encode = partial(
+        encode_batch,
+        tokenizer=options.tokenizer,
+        text_fields=options.text_fields,
+        id_fields=options.id_fields,
+        val_fraction=options.val_fraction,
     )
     state.save(options.output, writers)
     saved = time.monotonic()
-    encoded_batches = ordered_map(
-        partial(encode_batch, encoding), _batches(state), options.workers or n_cores()
-    )
+    encoded_batches = ordered_map(encode, _batches(state), options.workers or n_cores())
     with progress(description="tokenize", total=state.total_bytes, unit="B", initial=state.bytes_done) as bar:
         for encoded in encoded_batches:
             source = encoded.batch.source

@@ -9,7 +9,7 @@ from typing import Any
 from data_prep.reading.rejects import Rejects
 from data_prep.tokenizing.encode import EncodedBatch, Share
 from lit_gpt.cli import InputError
-from lit_gpt.files import write_atomically
+from lit_gpt.files import read_json, write_atomically
 from lit_gpt.store import manifest as store_manifest
 from lit_gpt.store.manifest import Manifest
 from lit_gpt.store.store_writer import UNFINISHED, TokenStoreWriter
@@ -144,12 +144,7 @@ class State:
 def _load(path: Path) -> State | None:
     if not path.exists():
         return None
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        values["set_aside"] = Rejects(**values["set_aside"])
-        values["counts"] = [Counts(**counts) for counts in values["counts"]]
-        return State(**values)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path} cannot be read ({error!r}); remove {path.parent} and begin again"
-        ) from error
+    values = read_json(path, "run again", limit=path.stat().st_size)  # names every rejected line
+    values["set_aside"] = Rejects(**values["set_aside"])
+    values["counts"] = [Counts(**counts) for counts in values["counts"]]
+    return State(**values)
