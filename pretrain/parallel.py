@@ -117,25 +117,38 @@ def resolve_precision(requested: str, device_type: str) -> str:
     return requested
 
 
-def build_model(fabric: Fabric, options: "TrainOptions", config: ModelConfig, compiled: bool) -> nn.Module:
-    """A model with initial weights that depend on the seed alone, laid out over the processes.
+def build_model(
+    fabric: Fabric, options: "TrainOptions", config: ModelConfig, draw_weights: bool = True
+) -> nn.Module:
+    """A model laid out over the processes, with initial weights that depend on the seed alone.
 
     The order matters: checkpoint wrappers inside, compiled blocks around them, shards outermost.
+
+    Args:
+        draw_weights: False: leave them arbitrary, to be loaded. Drawing takes minutes for 7B.
     """
     with torch.device("meta"):
         model = GPT(config)
     if options.float8:
         _use_float8(model, fabric.device)
     _checkpoint_activations(model, options.activation_checkpointing)
-    if compiled:
+    if is_compiled(options, fabric.device.type):
         model.transformer.compile_blocks()
     if not options.sharded:
         model = model.to_empty(device=fabric.device)
         if options.precision == "bf16-true":
             model = model.to(torch.bfloat16)
+    # A sharded model gets its memory in here, after it has been sharded.
+    trained = fabric.setup_module(model)
+    model.tie_weights()  # leaving the meta device unties them
+    if draw_weights:
         model.init_weights(options.seed)
-    # A sharded model is initialised by the sharding function, after it has sharded.
-    return fabric.setup_module(model)
+    return trained
+
+
+def is_compiled(options: "TrainOptions", device_type: str) -> bool:
+    """Whether blocks are compiled: `--compile auto` means on CUDA."""
+    return options.compile == "true" or (options.compile == "auto" and device_type == "cuda")
 
 
 def sync_gradients(model: nn.Module, last: bool) -> None:
@@ -196,7 +209,6 @@ def _sharding_function(
         # forward pass, would be gathered again at once.
         fully_shard(gpt, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
         gpt.to_empty(device=_this_device(device_mesh))
-        gpt.init_weights(options.seed)
         return gpt
 
     return shard

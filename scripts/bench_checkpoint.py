@@ -31,8 +31,10 @@ from lit_gpt.model.config import ModelConfig
 from lit_gpt.model.gpt import GPT, clean_name
 from lit_gpt.option_types import PositiveFloat, PositiveInt
 from pretrain.checkpoint.checkpointer import Checkpointer
+from pretrain.checkpoint.collective import Ranks
 from pretrain.monitor.save_errors import SaveErrors
 from pretrain.optim import build_optimizer
+from pretrain.options import TrainOptions
 from scripts.bench.turns import in_turns
 
 BYTES_PER_PARAMETER = 12  # fp32 weight and two moments
@@ -88,17 +90,8 @@ def main(options: BenchOptions) -> None:
 def _measure(
     options: BenchOptions, folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, n_bytes: int
 ) -> None:
-    saver = Checkpointer(
-        folder,
-        process_group=None,
-        rank=0,
-        world_size=1,
-        keep_last=1,
-        keep_every=0,
-        state_dict_type="sharded",
-        asynchronous=True,
-        errors=SaveErrors("stop", rank=0),
-    )
+    settings = TrainOptions(out_dir=str(folder), keep_last=1)
+    saver = Checkpointer(settings, Ranks(None, 0, 1), SaveErrors("stop", rank=0))
     waits, writes, losses = [], [], []
     for number in range(options.saves + 1):
         undisturbed = _time(lambda: _work(500)) / 500

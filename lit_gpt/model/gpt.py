@@ -153,7 +153,7 @@ class GPT(nn.Module):
         self.config = config
         self.transformer = Transformer(config)
         self.lm_head = Linear(config.n_embd, config.vocab_rows)
-        self._tie()
+        self.tie_weights()
 
     def forward(
         self, input_ids: Tensor, positions: Tensor, documents: Documents, labels: Tensor | None = None
@@ -184,7 +184,7 @@ class GPT(nn.Module):
         """
         from torch.distributed.tensor import DTensor, distribute_tensor  # takes half a second, only used here
 
-        self._tie()  # leaving the meta device unties
+        self.tie_weights()
         for name, parameter in self.named_parameters():
             name = clean_name(name)
             full = torch.ones(parameter.shape)
@@ -197,7 +197,8 @@ class GPT(nn.Module):
                 full = distribute_tensor(full, mesh, placements, src_data_rank=None)
             parameter.copy_(full)
 
-    def _tie(self) -> None:
+    def tie_weights(self) -> None:
+        """Share the embedding with the head where the shape says so; leaving the meta device unties them."""
         if self.config.tie_embeddings:
             self.lm_head.weight = self.transformer.wte.weight
 

@@ -10,10 +10,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from lit_gpt.checkpoint import folder as checkpoint
@@ -26,42 +25,25 @@ from pretrain.checkpoint.collective import Ranks, verify_together
 from pretrain.checkpoint.snapshot import Snapshot, Staging, restore_model, restore_optimizer
 from pretrain.checkpoint.writer import retain, write_checkpoint
 from pretrain.monitor.save_errors import SaveErrors
+from pretrain.options import TrainOptions
 
 
 class Checkpointer:
     """The checkpoints of one run.
 
     Args:
-        out_dir: Folder of the run; it exists.
-        process_group: A gloo group of all ranks that nothing else uses; None for one process. Its timeout
-            must exceed the time in which the slowest rank writes its share.
-        keep_last: How many of the newest checkpoints stay; 0: all.
-        keep_every: Checkpoints whose step is a multiple of it stay for ever; 0: none.
-        state_dict_type: "sharded", every rank writes its part, or "full", rank 0 writes one set.
-        asynchronous: Write while training goes on.
+        options: Of these out_dir, which exists, keep_last, keep_every, state_dict_type and async_save.
+        ranks: Its group is used by nothing else. Its timeout must exceed the time in which the slowest rank
+            writes its share.
         errors: Told of every save, whether it came to disk.
     """
 
-    def __init__(
-        self,
-        out_dir: Path,
-        *,
-        process_group: dist.ProcessGroup | None,
-        rank: int,
-        world_size: int,
-        keep_last: int,
-        keep_every: int,
-        state_dict_type: Literal["sharded", "full"],
-        asynchronous: bool,
-        errors: SaveErrors,
-    ) -> None:
-        self.out_dir = Path(out_dir)
-        self.ranks = Ranks(process_group, rank, world_size)
-        self._keep = (keep_last, keep_every)
-        self._state_dict_type = state_dict_type
-        self._asynchronous = asynchronous
+    def __init__(self, options: TrainOptions, ranks: Ranks, errors: SaveErrors) -> None:
+        self.out_dir = Path(options.out_dir)
+        self.ranks = ranks
+        self._options = options
         self.errors = errors
-        self._staging = Staging(self.ranks, full=state_dict_type == "full")
+        self._staging = Staging(ranks, full=options.state_dict_type == "full")
         self._thread: threading.Thread | None = None
         self._verified: tuple[Path, Manifest] | None = None
         self._on_disk = 0  # step of the state that is; nothing of a run need be kept at step 0
@@ -96,7 +78,7 @@ class Checkpointer:
             target=self._write, args=(step, snapshot, content, write_logs), name="checkpoint", daemon=True
         )
         self._thread.start()
-        if not self._asynchronous:
+        if not self._options.async_save:
             self.wait()
 
     @property
@@ -131,14 +113,14 @@ class Checkpointer:
         folder = self.out_dir / checkpoint.folder_name(step)
         try:
             self.ranks.each(write_logs)
-            write_checkpoint(self.ranks, folder, step, self._state_dict_type, snapshot, state)
+            write_checkpoint(self.ranks, folder, step, self._options.state_dict_type, snapshot, state)
         except Exception as error:
             self.errors.failed("checkpoint", f"checkpoint of step {step} was not saved: {error}")
             return
         self.errors.succeeded("checkpoint")
         self._on_disk = step
         try:
-            retain(self.ranks, folder, *self._keep)
+            retain(self.ranks, folder, self._options.keep_last, self._options.keep_every)
         except Exception as error:
             self.errors.warn(f"old checkpoints were not removed: {error}")
 

@@ -12,7 +12,7 @@ PHASES = {
     "starting": math.inf,  # the roll call has limits of its own
     "reading the data": math.inf,  # packing takes hours, and shows a bar
     "checking devices and network": math.inf,  # limits of its own
-    "drawing weights": 4.0,
+    "building the model": 4.0,
     "verifying and loading a checkpoint": 16.0,
     "the first step": 4.0,  # compiles
     "training": 1.0,

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from pretrain.checkpoint.checkpointer import Checkpointer
+from pretrain.checkpoint.collective import Ranks
 from pretrain.checkpoint.snapshot import model_tensors, optimizer_tensors
 from pretrain.monitor.save_errors import SaveErrors
 from pretrain.optim import build_optimizer
+from pretrain.options import TrainOptions
 
 
 class Small(nn.Module):
@@ -77,19 +79,10 @@ def assert_same(left: tuple[dict[str, Tensor], Any], right: tuple[dict[str, Tens
 
 
 def checkpointer(out_dir: Path, **settings: Any) -> Checkpointer:
-    """For one process, writing in the background."""
-    defaults: dict[str, Any] = {
-        "process_group": None,
-        "rank": 0,
-        "world_size": 1,
-        "keep_last": 3,
-        "keep_every": 0,
-        "state_dict_type": "sharded",
-        "asynchronous": True,
-    }
-    policy = settings.pop("on_save_error", "stop")
-    settings = defaults | settings
-    return Checkpointer(out_dir, errors=SaveErrors(policy, settings["rank"]), **settings)
+    """With options of the trainer; for one process where no `ranks` are given."""
+    ranks = settings.pop("ranks", Ranks(None, 0, 1))
+    options = TrainOptions(out_dir=str(out_dir), **settings)
+    return Checkpointer(options, ranks, SaveErrors(options.on_save_error, ranks.rank))
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ def main(rank: int, world_size: int, port: str) -> None:
     }
     options = TrainOptions(devices=world_size, accelerator="cpu", precision="bf16-true")
     fabric = parallel.launch(options)
-    model = parallel.build_model(fabric, options, CONFIG, compiled=False)
+    model = parallel.build_model(fabric, options, CONFIG)
     alone = GPT(CONFIG).to(torch.bfloat16)
     alone.init_weights(options.seed)
 

@@ -17,6 +17,7 @@ from lit_gpt.checkpoint.folder import DamagedCheckpoint, folder_name, list_check
 from lit_gpt.cli import InputError
 from lit_gpt.model.config import ModelConfig
 from pretrain import parallel
+from pretrain.checkpoint.collective import Ranks
 from pretrain.options import TrainOptions
 from tests.disks import read_as_nobody
 from tests.pretrain.saving import assert_same, checkpointer, everything, optimizer_of, train
@@ -65,18 +66,12 @@ class Run:
             devices=world_size, accelerator="cpu", sharding_strategy=strategy, shard_group_size=group
         )
         fabric = parallel.launch(options)
-        self.model = parallel.build_model(fabric, options, SHAPE, compiled=False)
+        self.model = parallel.build_model(fabric, options, SHAPE)
         self.optimizer = optimizer_of(self.model)
         fabric.setup_optimizers(self.optimizer)
         self.rank = rank
-        self.saver = checkpointer(
-            out_dir,
-            process_group=parallel.new_gloo_group(),
-            rank=rank,
-            world_size=world_size,
-            state_dict_type=kind,
-            keep_last=0,
-        )
+        ranks = Ranks(parallel.new_gloo_group(), rank, world_size)
+        self.saver = checkpointer(out_dir, ranks=ranks, state_dict_type=kind, keep_last=0)
 
     def everything(self):
         return everything(self.model, self.optimizer)

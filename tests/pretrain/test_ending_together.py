@@ -194,7 +194,7 @@ def test_the_time_limit_is_heard_before_the_first_step(tmp_path, train_store_dir
     fault = "wait:_build_model:0"
     with FaultyJob(tmp_path / "run", train_store_dir, "own", fault, devices=1, max_time="00:00:25") as job:
         assert job.wait() == 0
-        assert "(max_time, drawing weights)" in job.output
+        assert "(max_time, verifying and loading a checkpoint)" in job.output
 
 
 @pytest.mark.parametrize("devices", [1, 2])

@@ -25,9 +25,9 @@ def inject(kind: str, point: str, fault_rank: int) -> None:
     if point == "options":
         owner, name = TrainOptions, "check"
     else:
-        from pretrain import trainer
+        from pretrain import run, trainer
 
-        owner, name = (trainer, point) if hasattr(trainer, point) else (trainer.Trainer, point)
+        owner, name = (run, point) if hasattr(run, point) else (trainer.Trainer, point)
     original = getattr(owner, name)
 
     def faulty(*arguments: object, **options: object) -> object:

@@ -40,7 +40,7 @@ def test_silence_is_named_with_the_phase_and_what_was_done_last(clock):
 @pytest.mark.parametrize(
     ("phase", "hours"),
     [
-        ("drawing weights", 1),
+        ("building the model", 1),
         ("validation", 1),
         ("the first step", 1),
         ("saving", 4),
