@@ -30,7 +30,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from lit_gpt.cli import InputError
 from lit_gpt.model.config import ModelConfig
 from lit_gpt.model.gpt import GPT
-from pretrain.launch.launch_mistakes import is_torchrun
+from pretrain.launch.processes import is_torchrun
 
 if TYPE_CHECKING:
     from pretrain.options import TrainOptions
@@ -152,9 +152,9 @@ def is_compiled(options: "TrainOptions", device_type: str) -> bool:
 
 
 def sync_gradients(model: nn.Module, last: bool) -> None:
-    """Between copies of the model gradients are summed once a step; within a shard group every time.
+    """HSDP: all-reduce across replicas on the last micro-batch only.
 
-    Reducing within the group at each micro-batch keeps accumulated gradients sharded.
+    The reduce-scatter within a shard group comes with every micro-batch: accumulated gradients stay sharded.
     """
     for module in model.modules():
         if isinstance(module, FSDPModule):
@@ -163,7 +163,7 @@ def sync_gradients(model: nn.Module, last: bool) -> None:
 
 
 def reshard(model: nn.Module) -> None:
-    """After a forward pass without backward: give up whole parameters, which saving could not handle."""
+    """After a forward pass without backward: free the gathered parameters, which saving cannot handle."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
@@ -203,7 +203,7 @@ def _sharding_function(
             gpt = gpt.to(torch.bfloat16)
         mesh, policy = _mesh(options, device_mesh), _mixed_precision(precision)
         reshard = options.sharding_strategy in ("FULL_SHARD", "HYBRID_SHARD")
-        for block in _blocks(gpt):
+        for block in gpt.transformer.h:
             fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
         # The backward pass begins with what the root holds: head, norm and embedding, given up after the
         # forward pass, would be gathered again at once.
@@ -219,10 +219,6 @@ def _this_device(device_mesh: DeviceMesh) -> torch.device:
     if device_mesh.device_type == "cuda":
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device(device_mesh.device_type)
-
-
-def _blocks(model: GPT) -> nn.ModuleList:
-    return model.transformer.h
 
 
 def _mesh(options: "TrainOptions", device_mesh: DeviceMesh) -> DeviceMesh:
@@ -245,7 +241,7 @@ def _mixed_precision(precision: str) -> MixedPrecisionPolicy:
 def _checkpoint_activations(model: GPT, which: str) -> None:
     """Wrap every block ("full") or every second one ("selective")."""
     step = {"none": 0, "selective": 2, "full": 1}[which]
-    blocks = _blocks(model)
+    blocks = model.transformer.h
     for index in range(0, len(blocks), step) if step else ():
         blocks[index] = checkpoint_wrapper(blocks[index])
 
@@ -262,4 +258,4 @@ def _use_float8(model: GPT, device: torch.device) -> None:
         from torchao.float8 import Float8LinearConfig, convert_to_float8_training
     except ImportError as error:
         raise InputError("--float8 needs the package torchao: pip install torchao==0.18.0") from error
-    convert_to_float8_training(_blocks(model), config=Float8LinearConfig.from_recipe_name(FLOAT8_RECIPE))
+    convert_to_float8_training(model.transformer.h, config=Float8LinearConfig.from_recipe_name(FLOAT8_RECIPE))

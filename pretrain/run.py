@@ -25,8 +25,7 @@ from pretrain.launch.watchdog import Watchdog
 from pretrain.monitor.epochs import Epochs
 from pretrain.monitor.metrics import MetricsWriter, ProgressLine
 from pretrain.monitor.save_errors import SaveErrors
-from pretrain.monitor.speed import SpeedMonitor
-from pretrain.monitor.step_reporter import StepReporter
+from pretrain.monitor.step_reporter import SpeedMonitor, StepReporter
 from pretrain.optim import build_optimizer
 from pretrain.options import TrainOptions
 from pretrain.schedules import keep_schedule, make_schedule

@@ -22,7 +22,7 @@ from lit_gpt.model.flops import matmul_parameters
 from lit_gpt.option_types import PositiveFloat
 from lit_gpt.store.token_store import TokenStore
 from pretrain.data.training_data import split_weights
-from pretrain.launch.memory_estimate import estimate_memory
+from pretrain.launch.plan import estimate_memory
 from pretrain.monitor.epochs import MAX_EPOCHS
 from pretrain.options import TrainOptions
 from scripts.bench.measurement import Measurement, NotMeasured, measure

@@ -20,10 +20,9 @@ from lit_gpt.checkpoint.folder import DamagedCheckpoint, Manifest
 from lit_gpt.checkpoint.tensor_files import TensorReader
 from lit_gpt.cli import InputError
 from lit_gpt.model.config import ModelConfig
-from pretrain.checkpoint import retention
+from pretrain.checkpoint import writer
 from pretrain.checkpoint.collective import Ranks, verify_together
 from pretrain.checkpoint.snapshot import Snapshot, Staging, restore_model, restore_optimizer
-from pretrain.checkpoint.writer import retain, write_checkpoint
 from pretrain.monitor.save_errors import SaveErrors
 from pretrain.options import TrainOptions
 
@@ -113,14 +112,14 @@ class Checkpointer:
         folder = self.out_dir / checkpoint.folder_name(step)
         try:
             self.ranks.each(write_logs)
-            write_checkpoint(self.ranks, folder, step, self._options.state_dict_type, snapshot, state)
+            writer.write_checkpoint(self.ranks, folder, step, self._options.state_dict_type, snapshot, state)
         except Exception as error:
             self.errors.failed("checkpoint", f"checkpoint of step {step} was not saved: {error}")
             return
         self.errors.succeeded("checkpoint")
         self._on_disk = step
         try:
-            retain(self.ranks, folder, self._options.keep_last, self._options.keep_every)
+            writer.retain(self.ranks, folder, self._options.keep_last, self._options.keep_every)
         except Exception as error:
             self.errors.warn(f"old checkpoints were not removed: {error}")
 
@@ -141,17 +140,17 @@ class Checkpointer:
         if resume not in ("true", "auto"):
             self._verify(Path(resume))
             return Path(resume)
-        self.ranks.first(lambda: retention.finish_renames(self.out_dir))
+        self.ranks.first(lambda: writer.finish_renames(self.out_dir))
         for _, folder in reversed(self._list_checkpoints()):
             try:
                 self._verify(folder)
                 return folder
             except DamagedCheckpoint as damage:
-                self._set_aside(folder, "damaged", str(damage))
-        if damaged := self.ranks.first(lambda: retention.damaged(self.out_dir)):
+                self._reject(folder, "damaged", str(damage))
+        if damaged := self.ranks.first(lambda: writer.damaged(self.out_dir)):
             raise InputError(
-                f"{self.out_dir}: no checkpoint is whole ({damaged[-1]}.txt says why): restore one, or train "
-                "anew in another folder"
+                f"{self.out_dir}: no checkpoint is complete ({damaged[-1]}.txt says why): restore one, or "
+                "train anew in another folder"
             )
         if resume == "true":
             raise InputError(
@@ -169,9 +168,9 @@ class Checkpointer:
         self._verified = (folder, manifest)
         return manifest
 
-    def _set_aside(self, folder: Path, suffix: str, reason: str) -> None:
-        target = self.ranks.first(lambda: retention.set_aside(folder, suffix, reason))
-        self.errors.warn(f"checkpoint set aside as {target}: {reason}")
+    def _reject(self, folder: Path, suffix: str, reason: str) -> None:
+        target = self.ranks.first(lambda: writer.reject(folder, suffix, reason))
+        self.errors.warn(f"checkpoint renamed to {target}: {reason}")
 
     # ---- loading
 
@@ -212,7 +211,7 @@ class Checkpointer:
             restore_optimizer(model, optimizer, reader, scalars)
             for step, later in self._list_checkpoints():
                 if step > state["step"]:
-                    self._set_aside(later, "superseded", f"the run was resumed from {folder}")
+                    self._reject(later, "superseded", f"the run was resumed from {folder}")
             self._on_disk = state["step"]
         return state
 

@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from socket import gethostname
@@ -25,8 +25,8 @@ from lightning_fabric import Fabric
 
 from lit_gpt.cli import InputError
 from lit_gpt.rows.packed_store import PackedStore
-from pretrain.launch.launch_mistakes import launch_mistake
 from pretrain.launch.network_check import check_network
+from pretrain.launch.processes import UNDETECTED, is_torchrun
 from pretrain.launch.roll_call import EXIT_UNSOUND, RollCall, name_all
 from pretrain.launch.watchdog import Watchdog
 from pretrain.options import TrainOptions
@@ -72,6 +72,54 @@ def join(options: TrainOptions, watchdog: Watchdog) -> RollCall | None:
     host = os.environ.get("SLURMD_NODENAME", gethostname())
     launch.hosts = call.stage("start", host, patience=LATE_START_SECONDS)
     return call
+
+
+def launch_mistake(
+    devices: int, num_nodes: int, environment: Mapping[str, str], visible_gpus: int
+) -> str | None:
+    """What is wrong with how this process was started, and the fix, in one line; None if nothing is.
+
+    Args:
+        environment: Of the process, with the variables of SLURM or torchrun.
+        visible_gpus: CUDA devices that the process sees.
+    """
+    world_size = devices * num_nodes
+    tasks = int(environment.get("SLURM_NTASKS", "1"))
+    if 0 < visible_gpus < devices:
+        return (
+            f"{gethostname()} shows this process {visible_gpus} GPU(s), but --devices is {devices}: give "
+            f"SLURM --gpus-per-node={devices}, without --gpus-per-task and --gpu-bind"
+        )
+    if is_torchrun(environment):
+        on_node, in_all = int(environment["LOCAL_WORLD_SIZE"]), int(environment["WORLD_SIZE"])
+        if (on_node, in_all) != (devices, world_size):
+            return (
+                f"torchrun started {on_node} processes on this node, {in_all} in all, but --devices "
+                f"{devices} and --num_nodes {num_nodes} mean {world_size}: make them agree"
+            )
+        return None
+    if "SLURM_JOB_ID" not in environment or world_size == tasks == 1:
+        return None
+    if environment.get("SLURM_JOB_NAME") in UNDETECTED:
+        return (
+            f"the job's name {environment['SLURM_JOB_NAME']!r} switches off the detection of SLURM, and "
+            "every task would train alone: give sbatch or srun another --job-name"
+        )
+    if "SLURM_STEP_ID" not in environment:
+        return (
+            f"the job is for {max(tasks, world_size)} processes, but this one was started without srun and "
+            "would wait for the others for ever: write `srun python ...`"
+        )
+    if "SLURM_NTASKS_PER_NODE" not in environment:
+        return f"SLURM was given --ntasks={tasks} alone: give --nodes and --ntasks-per-node"
+    per_node, nodes = int(environment["SLURM_NTASKS_PER_NODE"]), int(environment["SLURM_NNODES"])
+    if (per_node, nodes) != (devices, num_nodes):
+        return (
+            f"SLURM started {per_node} tasks on each of {nodes} nodes, but --devices is {devices} and "
+            f"--num_nodes {num_nodes}: every device needs a task of its own, so give --nodes={num_nodes} "
+            f"--ntasks-per-node={devices}, or change the options"
+        )
+    return None
 
 
 def connect(call: RollCall | None, device_type: str) -> None:

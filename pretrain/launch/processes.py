@@ -7,6 +7,7 @@ the same command again, each told its place by the variables that torchrun sets,
 import contextlib
 import ctypes
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,11 +19,10 @@ from datetime import timedelta
 from socket import gethostname
 from typing import TYPE_CHECKING
 
-from pretrain.launch.launch_mistakes import expand_hosts, is_srun, is_torchrun
-
 if TYPE_CHECKING:
     import torch.distributed as dist
 
+UNDETECTED = ("bash", "interactive")  # jobs of these names are not taken for SLURM's by Lightning
 LAUNCHER = "LLAMMLEIN_LAUNCHER"  # process id of the one that started this one
 PLACE = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 PR_SET_PDEATHSIG = 1
@@ -150,3 +150,26 @@ def _wait_for_server(address: str, port: int, timeout: timedelta, poll: Callable
             return
         poll()
         time.sleep(0.5)
+
+
+def expand_hosts(node_list: str) -> list[str]:
+    """The names in SLURM's short form: `gpu[08-10,12],login` is gpu08, gpu09, gpu10, gpu12, login."""
+    hosts: list[str] = []
+    for prefix, ranges, suffix in re.findall(r"([^,\[]+)(?:\[([^\]]*)\])?([^,\[]*)", node_list):
+        for part in ranges.split(",") if ranges else [""]:
+            first, _, last = part.partition("-")
+            numbers = range(int(first), int(last or first) + 1) if part else [""]
+            hosts += [f"{prefix}{str(number).zfill(len(first))}{suffix}" for number in numbers]
+    return hosts
+
+
+def is_torchrun(environment: Mapping[str, str]) -> bool:
+    """Whether torchrun started this process, be it inside a SLURM job."""
+    return "TORCHELASTIC_RUN_ID" in environment
+
+
+def is_srun(environment: Mapping[str, str]) -> bool:
+    """Whether srun started this process as one of several."""
+    get = environment.get
+    is_task = "SLURM_STEP_ID" in environment and "SLURM_NTASKS_PER_NODE" in environment
+    return is_task and int(get("SLURM_NTASKS", "1")) > 1 and get("SLURM_JOB_NAME") not in UNDETECTED

@@ -16,7 +16,7 @@ import yaml
 from lit_gpt.checkpoint.folder import list_checkpoints
 from lit_gpt.cli import InputError
 from lit_gpt.files import lock, write_atomically
-from pretrain.checkpoint.retention import refuse_foreign
+from pretrain.checkpoint.writer import refuse_foreign
 from pretrain.options import TrainOptions
 
 Marker = Literal["requeue", "done"]

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from pretrain.launch.launch_mistakes import expand_hosts
+from pretrain.launch.processes import expand_hosts
 from tests.cluster.running import MAX_STEPS, ROOT, TRAINING, TrainingJob, flags, site
 
 pytestmark = pytest.mark.slow

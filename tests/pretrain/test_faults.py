@@ -9,7 +9,7 @@ import pytest
 
 from lit_gpt.checkpoint.folder import list_checkpoints
 from lit_gpt.files import lock
-from pretrain.launch.watchdog import EXIT_HANG, SILENCE_LIMIT
+from pretrain.launch.agreement import EXIT_HANG, SILENCE_LIMIT
 from pretrain.monitor.metrics import read_metrics
 from tests.pretrain.running import (
     ROOT,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from pretrain.checkpoint import checkpointer
+from pretrain.checkpoint import writer
 from pretrain.launch.stop import StopRequest
 from pretrain.launch.watchdog import Watchdog
 from pretrain.monitor.step_reporter import TrainingDiverged
@@ -30,13 +30,13 @@ class PoisonedOptions(TrainOptions):
 def main(options: PoisonedOptions) -> None:
     trainer = Trainer(options, watchdog)
 
-    now, write_checkpoint = time.time, checkpointer.write_checkpoint
+    now, write_checkpoint = time.time, writer.write_checkpoint
 
     def write_slowly(*arguments):
         time.sleep(options.slow_save_seconds)
         write_checkpoint(*arguments)
 
-    checkpointer.write_checkpoint = write_slowly
+    writer.write_checkpoint = write_slowly
 
     def poison(module, inputs, loss):
         if trainer.step + 1 == options.hanging_step:

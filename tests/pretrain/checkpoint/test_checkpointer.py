@@ -17,7 +17,6 @@ from lit_gpt.checkpoint.folder import DamagedCheckpoint, folder_name, list_check
 from lit_gpt.cli import InputError
 from lit_gpt.model.config import ModelConfig
 from pretrain.checkpoint import collective as ranks
-from pretrain.checkpoint import retention
 from pretrain.checkpoint import writer as checkpoint_writer
 from pretrain.launch import run_folder
 from pretrain.options import TrainOptions
@@ -290,7 +289,7 @@ def test_a_run_whose_every_checkpoint_is_damaged_is_not_begun_anew(tmp_path, res
     run_to(tmp_path, 1)
     damage(tmp_path / folder_name(1))
     for _ in range(2):  # nor by the job that is started next
-        with pytest.raises(InputError, match=r"no checkpoint is whole \(.*damaged\.txt says why\)"):
+        with pytest.raises(InputError, match=r"no checkpoint is complete \(.*damaged\.txt says why\)"):
             loaded(tmp_path, resume)
 
 
@@ -407,7 +406,7 @@ def seen(out_dir: Path) -> dict[str, tuple[int, int]]:
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_what_has_a_checkpoints_name_and_is_none_is_refused_at_the_start(tmp_path, suffix, kind):
     (tmp_path / "elsewhere").mkdir()
-    retention.refuse_foreign(tmp_path)
+    checkpoint_writer.refuse_foreign(tmp_path)
     FOREIGN[kind](path := tmp_path / (folder_name(9) + suffix))
     before = seen(tmp_path)
     with pytest.raises(InputError, match=rf"{path.name} has a checkpoint's name but is no folder: move it"):
@@ -456,7 +455,7 @@ def test_what_cannot_be_removed_stops_no_save(tmp_path, monkeypatch, capsys):
         assert "old checkpoints were not removed: " in capsys.readouterr().err
 
 
-# ---- retention
+# ---- deleting
 
 
 def test_what_is_kept(tmp_path):
@@ -477,7 +476,7 @@ def test_what_does_not_look_whole_neither_counts_nor_goes(tmp_path):
     run_to(tmp_path, 4, keep_last=0)
     (tmp_path / folder_name(4) / SHARD).unlink()
     (tmp_path / folder_name(1) / "MANIFEST.json").unlink()
-    assert retention.surplus(tmp_path, keep_last=1, keep_every=0) == [tmp_path / folder_name(2)]
+    assert checkpoint_writer.expired(tmp_path, keep_last=1, keep_every=0) == [tmp_path / folder_name(2)]
 
 
 def test_a_step_saved_again_replaces_the_old_one(tmp_path):

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lit_gpt.cli import EXIT_BAD_INPUT
-from pretrain.launch.launch_mistakes import expand_hosts, launch_mistake
+from pretrain.launch.preflight import launch_mistake
+from pretrain.launch.processes import expand_hosts
 from pretrain.launch.roll_call import EXIT_UNSOUND
 from tests.pretrain import preflight_rank
 

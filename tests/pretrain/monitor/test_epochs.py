@@ -16,7 +16,7 @@ import pytest
 
 from lit_gpt.checkpoint.folder import list_checkpoints, read_state
 from pretrain.monitor.epochs import Epochs, StoreSize
-from pretrain.monitor.speed import PACE_SECONDS, Pace
+from pretrain.monitor.step_reporter import PACE_SECONDS, Pace
 from tests.pretrain.feeding import GLOBAL_BATCH, open_data
 from tests.pretrain.running import command, environment, train
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import torch
 
 from lit_gpt.model.config import ModelConfig
-from pretrain.monitor import speed as speed_monitor
-from pretrain.monitor.speed import SpeedMonitor
+from pretrain.monitor import step_reporter
+from pretrain.monitor.step_reporter import SpeedMonitor
 
 CONFIG = ModelConfig.load("tiny_100K", vocab_size=64)
 
@@ -21,7 +21,7 @@ def test_queued_steps_count_as_training_and_a_queued_validation_does_not(monkeyp
     monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device: "NVIDIA H200")
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _device: 0)
-    monkeypatch.setattr(speed_monitor, "time", SimpleNamespace(monotonic=lambda: device.clock))
+    monkeypatch.setattr(step_reporter, "time", SimpleNamespace(monotonic=lambda: device.clock))
     monitor = SpeedMonitor(CONFIG, torch.device("cuda", 0), world_size=1)
     monitor.step(targets=100, attention_pairs=100, data_wait=0.0)
     device.queued = 3.0
