@@ -17,6 +17,7 @@ from pretrain.launch import network_check, preflight, roll_call
 from pretrain.launch.stop import StopRequest
 from pretrain.launch.watchdog import Watchdog
 from pretrain.options import TrainOptions
+from tests.pretrain.ranks import enter_job
 
 N_RANKS = 4
 LIMIT = 3.0
@@ -27,17 +28,8 @@ def run(rank: int, port: int, folder: Path, fault: str) -> None:
     with (folder / f"{rank}.txt").open("w") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
-    os.environ |= {
-        "TORCHELASTIC_RUN_ID": "test",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": str(N_RANKS),
-        "LOCAL_WORLD_SIZE": str(N_RANKS),
-        "GROUP_RANK": "0",
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "SLURMD_NODENAME": f"node{rank // 2}",
-    }
+    enter_job(rank, N_RANKS, port)
+    os.environ["SLURMD_NODENAME"] = f"node{rank // 2}"
     roll_call.ANSWER_SECONDS = 2 * LIMIT
     network_check.COLLECTIVE_SECONDS = {"cpu": LIMIT}
     preflight.CONNECT_SECONDS = {"cpu": 3 * LIMIT}

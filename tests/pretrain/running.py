@@ -6,11 +6,16 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from lit_gpt.checkpoint.folder import folder_name
+from pretrain.launch.stop import StopRequest
+from pretrain.launch.watchdog import Watchdog
 from pretrain.monitor.metrics import read_metrics
+from pretrain.options import TrainOptions
+from pretrain.trainer import Trainer
 from tests.scripts.our_model import reader_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,6 +72,14 @@ def start(
             env=environment(),
             start_new_session=True,
         )
+
+
+def open_run(out_dir: Path, store: Path, kind: type[Trainer] = Trainer, **flags: Any) -> Trainer:
+    """A run of one rank in this process, before its first step."""
+    settings: dict[str, Any] = SMALL | {"train_data_dir": [str(store)], "out_dir": str(out_dir)}
+    options = TrainOptions(**settings | flags)
+    options.check()
+    return kind(options, Watchdog(StopRequest()))
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 120) -> None:

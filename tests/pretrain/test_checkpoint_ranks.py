@@ -3,14 +3,12 @@
 import json
 import os
 import resource
-import socket
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
 
 from lit_gpt.checkpoint.folder import DamagedCheckpoint, folder_name, list_checkpoints, verify
@@ -20,6 +18,7 @@ from pretrain import parallel
 from pretrain.checkpoint.collective import Ranks
 from pretrain.options import TrainOptions
 from tests.disks import read_as_nobody
+from tests.pretrain.ranks import enter_job, free_ports, run_ranks
 from tests.pretrain.saving import assert_same, checkpointer, everything, optimizer_of, train
 from tests.scripts.our_model import reader_of
 
@@ -37,30 +36,13 @@ STAGES = [
 ]
 
 
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [held.getsockname()[1] for held in sockets]
-    for held in sockets:
-        held.close()
-    return ports
-
-
 class Run:
     """One rank of one stage."""
 
     def __init__(
         self, out_dir: Path, rank: int, port: int, world_size: int, strategy: str, kind: str
     ) -> None:
-        os.environ |= {
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "GROUP_RANK": "0",
-            "WORLD_SIZE": str(world_size),
-            "LOCAL_WORLD_SIZE": str(world_size),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            "TORCHELASTIC_RUN_ID": "test",
-        }
+        enter_job(rank, world_size, port)
         group = 2 if strategy == "HYBRID_SHARD" else None
         options = TrainOptions(
             devices=world_size, accelerator="cpu", sharding_strategy=strategy, shard_group_size=group
@@ -125,7 +107,7 @@ def _pass_on(rank: int, folder: Path, ports: list[int]) -> None:
 @pytest.mark.slow
 def test_any_number_of_ranks_resumes_any_other_bit_for_bit(tmp_path):
     (tmp_path / "run").mkdir()
-    mp.spawn(_pass_on, (tmp_path, _free_ports(len(STAGES))), nprocs=4)
+    run_ranks(_pass_on, 4, tmp_path, free_ports(len(STAGES)))
     folders = list_checkpoints(tmp_path / "run")
     assert [step for step, _ in folders] == [2 * (number + 1) for number in range(len(STAGES))]
     for (world_size, strategy, kind), (_, folder) in zip(STAGES, folders, strict=True):
@@ -194,7 +176,7 @@ def _suffer(rank: int, folder: Path, ports: list[int]) -> None:
 @pytest.mark.slow
 def test_what_fails_on_one_rank_fails_on_all(tmp_path):
     (tmp_path / "run").mkdir()
-    mp.spawn(_suffer, (tmp_path, _free_ports(1)), nprocs=2)
+    run_ranks(_suffer, 2, tmp_path, free_ports(1))
     assert [step for step, _ in list_checkpoints(tmp_path / "run")] == [1, 2, 4]
     assert sorted(path.name for path in (tmp_path / "run").glob("*damaged*")) == [
         "iter-00000003-ckpt.pth.damaged",

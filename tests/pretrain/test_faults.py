@@ -13,7 +13,6 @@ from pretrain.launch.agreement import EXIT_HANG, SILENCE_LIMIT
 from pretrain.monitor.metrics import read_metrics
 from tests.pretrain.running import (
     ROOT,
-    assert_same_checkpoint,
     command,
     environment,
     losses,
@@ -53,19 +52,6 @@ def test_too_many_skipped_steps_stop_the_run_after_the_save_under_way(tmp_path, 
     assert "4 steps in a row" in result.stderr
     assert steps_logged(tmp_path) == 10
     assert [step for step, _ in list_checkpoints(tmp_path)] == [8]
-
-
-@pytest.mark.slow
-def test_a_signal_to_one_rank_stops_all_with_a_checkpoint(tmp_path, train_store_dir):
-    process = start(tmp_path / "stopped", train_store_dir, **TWO_RANKS)
-    wait_until(lambda: steps_logged(tmp_path / "stopped") >= 5, process)
-    os.kill(ranks(process)[1], signal.SIGTERM)
-    assert process.wait(timeout=120) == 0
-    assert (tmp_path / "stopped/requeue").exists()
-    assert train(tmp_path / "stopped", train_store_dir, resume="auto", **TWO_RANKS).returncode == 0
-    assert train(tmp_path / "straight", train_store_dir, **TWO_RANKS).returncode == 0
-    assert losses(tmp_path / "stopped") == losses(tmp_path / "straight")
-    assert_same_checkpoint(tmp_path / "stopped", tmp_path / "straight", 40)
 
 
 @pytest.mark.slow

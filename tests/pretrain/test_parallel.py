@@ -1,26 +1,28 @@
 """Several processes on gloo train what one process trains."""
 
-import multiprocessing
 import os
 import shutil
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
+from torch.distributed.tensor.debug import CommDebugMode
 
 from lit_gpt.checkpoint.folder import folder_name
 from lit_gpt.cli import InputError
+from lit_gpt.model.attention import Documents
+from lit_gpt.model.config import ModelConfig
+from lit_gpt.model.gpt import GPT
 from pretrain import parallel
 from pretrain.launch import preflight
 from pretrain.launch.stop import StopRequest
 from pretrain.launch.watchdog import Watchdog
 from pretrain.monitor.metrics import read_metrics
 from pretrain.options import TrainOptions
+from tests.pretrain.ranks import enter_job, free_ports, run_ranks
 from tests.pretrain.running import assert_same_checkpoint, losses, train
+
+CONFIG = ModelConfig.load("tiny_100K", vocab_size=96)
 
 
 def test_deterministic_does_not_fill_memory_that_is_written_anyway(monkeypatch):
@@ -39,9 +41,9 @@ def test_deterministic_does_not_fill_memory_that_is_written_anyway(monkeypatch):
 # One document a row, most slots masked: ranks have very different numbers of targets.
 FLAGS = {
     "packing": "one_per_row",
-    "max_steps": 50,
+    "max_steps": 20,
     "global_batch_size": 8,
-    "eval_step_interval": 25,
+    "eval_step_interval": 10,
     "eval_iters": 7,
     "grad_clip": 0.5,
     "save_step_interval": 0,
@@ -57,14 +59,13 @@ def one_process(tmp_path_factory, train_store_dir, val_store_dir):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("devices", [2, 4])
 @pytest.mark.parametrize(
-    ("strategy", "flags"),
+    ("devices", "strategy", "flags"),
     [
-        ("FULL_SHARD", {}),
-        ("SHARD_GRAD_OP", {"activation_checkpointing": "selective"}),
-        ("HYBRID_SHARD", {"shard_group_size": 2}),
-        ("NO_SHARD", {"activation_checkpointing": "full"}),
+        (4, "FULL_SHARD", {}),
+        (2, "SHARD_GRAD_OP", {"activation_checkpointing": "selective"}),
+        (4, "HYBRID_SHARD", {"shard_group_size": 2}),
+        (2, "NO_SHARD", {"activation_checkpointing": "full"}),
     ],
 )
 def test_losses_equal_those_of_one_process(
@@ -83,17 +84,40 @@ def test_losses_equal_those_of_one_process(
         assert [a for a, _ in pairs] == pytest.approx([b for _, b in pairs], rel=1e-4)
 
 
+def _reduce_gradients(rank: int, world_size: int, port: int) -> None:
+    """One rank of a sharded bf16-true model."""
+    torch.set_num_threads(1)
+    enter_job(rank, world_size, port)
+    options = TrainOptions(devices=world_size, accelerator="cpu", precision="bf16-true")
+    fabric = parallel.launch(options)
+    model = parallel.build_model(fabric, options, CONFIG)
+    alone = GPT(CONFIG).to(torch.bfloat16)
+    alone.init_weights(options.seed)
+
+    ids = torch.randint(96, (2, 16), generator=torch.Generator().manual_seed(rank))
+    positions = torch.arange(16).expand(2, 16)
+    batch = (ids, positions, Documents(torch.tensor([0, 16, 32], dtype=torch.int32), 16), ids.roll(-1, 1))
+    with CommDebugMode() as traffic:
+        fabric.backward(model(*batch))
+    # Each block before its forward and its backward pass, embedding, last norm and head once.
+    gathers = sum(n for op, n in traffic.get_comm_counts().items() if "allgather" in str(op))
+    assert gathers == 2 * CONFIG.n_layer + 1, traffic.get_comm_counts()
+
+    alone(*batch).backward()
+    for parameter, other in zip(model.parameters(), alone.parameters(), strict=True):
+        everyone = [torch.empty_like(other.grad, dtype=torch.float64) for _ in range(world_size)]
+        dist.all_gather(everyone, other.grad.double())
+        mean = torch.stack(everyone).mean(0)
+        error = (parameter.grad.full_tensor().double() - mean).abs()
+        assert (error <= 1.001 * 2**-8 * mean.abs()).all()  # rounded to bf16 once, after the sum over ranks
+    fabric.barrier()
+    dist.destroy_process_group()
+
+
 @pytest.mark.slow
 def test_gradients_are_summed_in_fp32_and_nothing_is_gathered_twice():
     """Four ranks: of fewer, sums in bf16 would round no more often."""
-    script = Path(__file__).with_name("sharded_rank.py")
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        port = str(held.getsockname()[1])
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    ranks = [
-        subprocess.Popen([sys.executable, script, str(rank), "4", port], env=environment) for rank in range(4)
-    ]
-    assert [process.wait(300) for process in ranks] == [0] * 4
+    run_ranks(_reduce_gradients, 4, 4, *free_ports(1))
 
 
 @pytest.mark.slow
@@ -133,16 +157,7 @@ def _node_group_of_the_first_node(rank: int, port: int) -> None:
 
 
 def test_a_node_group_needs_no_other_node():
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    ranks = [context.Process(target=_node_group_of_the_first_node, args=(rank, port)) for rank in range(4)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(120)
-        process.kill()
-    assert [process.exitcode for process in ranks] == [0] * 4
+    run_ranks(_node_group_of_the_first_node, 4, *free_ports(1))
 
 
 @pytest.fixture

@@ -12,19 +12,9 @@ from lit_gpt.model.config import ModelConfig
 from lit_gpt.model.gpt import GPT
 from pretrain import trainer
 from pretrain.checkpoint.snapshot import model_tensors
-from pretrain.launch.stop import StopRequest
-from pretrain.launch.watchdog import Watchdog
-from pretrain.options import TrainOptions
 from pretrain.trainer import Trainer
-from tests.pretrain.running import SMALL
+from tests.pretrain.running import open_run
 from tests.scripts.our_model import reader_of
-
-
-def open_run(out_dir, store, kind=Trainer, **flags):
-    settings = SMALL | {"train_data_dir": [str(store)], "out_dir": str(out_dir)} | flags
-    options = TrainOptions(**settings)
-    options.check()
-    return kind(options, Watchdog(StopRequest()))
 
 
 @pytest.mark.parametrize("tied", [False, True])

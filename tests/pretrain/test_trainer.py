@@ -8,9 +8,11 @@ import signal
 import pytest
 
 from lit_gpt.checkpoint.folder import list_checkpoints
+from lit_gpt.cli import InputError
 from tests.pretrain.running import (
     assert_same_checkpoint,
     losses,
+    open_run,
     start,
     steps_logged,
     train,
@@ -70,18 +72,23 @@ def test_killed_and_resumed_equals_straight(straight, tmp_path, train_store_dir,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
-def test_a_signal_saves_marks_and_exits_with_0(straight, tmp_path, train_store_dir, val_store_dir, number):
-    process = start(tmp_path, train_store_dir, val_data_dir=val_store_dir, save_step_interval=1000)
-    wait_until(lambda: steps_logged(tmp_path) >= 5, process)
-    process.send_signal(number)
-    process.send_signal(number)
-    assert process.wait(timeout=60) == 0
-    marker = json.loads((tmp_path / "requeue").read_text())
-    assert marker["reason"] == number.name
-    assert 5 <= marker["step"] < 40
+def test_a_signal_saves_marks_and_exits_with_0(straight, tmp_path, train_store_dir, val_store_dir):
+    """One after another: each start continues where the one before was stopped."""
+    flags = {"val_data_dir": val_store_dir, "save_step_interval": 1000, "resume": "auto"}
+    stopped_at = 0
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        process = start(tmp_path, train_store_dir, **flags)
+        wait_until(lambda step=stopped_at: steps_logged(tmp_path) > step, process)
+        assert not (tmp_path / "requeue").exists()
+        process.send_signal(number)
+        process.send_signal(number)
+        assert process.wait(timeout=60) == 0
+        marker = json.loads((tmp_path / "requeue").read_text())
+        assert marker["reason"] == number.name
+        assert stopped_at < marker["step"] < 40
+        stopped_at = marker["step"]
 
-    result = train(tmp_path, train_store_dir, val_data_dir=val_store_dir, resume="true")
+    result = train(tmp_path, train_store_dir, **flags | {"resume": "true"})
     assert result.returncode == 0, result.stderr
     assert not (tmp_path / "requeue").exists()
     assert losses(tmp_path) == losses(straight)
@@ -131,24 +138,33 @@ def test_a_store_that_is_none_is_refused(tmp_path, train_store_dir):
     assert "manifest" in refusal(tmp_path / "out", broken)
 
 
-@pytest.mark.slow
-def test_what_does_not_fit_the_run_is_refused(straight, tmp_path, train_store_dir):
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"resume": "true"}, r"no valid checkpoint in .*/out"),
+        ({"accelerator": "cuda"}, "cuda"),
+        ({"float8": True}, "--float8"),
+        ({"attention": "fa3"}, "fa3"),
+        ({"resume": "CHECKPOINT", "model_name": "tiny_3M"}, "model"),
+        ({"resume": "CHECKPOINT", "seed": 1}, "seed"),
+        ({"resume": "CHECKPOINT", "global_batch_size": 8}, "global_batch_size"),
+    ],
+)
+def test_what_does_not_fit_the_run_is_refused(straight, tmp_path, train_store_dir, flags, message):
+    if flags.get("resume") == "CHECKPOINT":
+        flags = flags | {"resume": str(list_checkpoints(straight)[-1][1])}
+    with pytest.raises(InputError, match=message):
+        open_run(tmp_path / "out", train_store_dir, **flags)
+
+
+def test_a_vocabulary_that_is_too_small_is_refused(tmp_path, train_store_dir):
     shape = tmp_path / "small_vocabulary.yaml"
     fields = {"n_layer": 1, "n_head": 2, "n_query_groups": 1, "n_embd": 32, "intermediate_size": 64}
     shape.write_text(json.dumps({"name": "small", "block_size": 64, "vocab_size": 100} | fields))
-    assert "vocabulary" in refusal(tmp_path / "out", train_store_dir, model_name=shape)
+    with pytest.raises(InputError, match="vocabulary"):
+        open_run(tmp_path / "out", train_store_dir, model_name=str(shape))
 
-    nothing = refusal(tmp_path / "out", train_store_dir, resume="true")
-    assert str(tmp_path / "out") in nothing
 
-    checkpoint = list_checkpoints(straight)[-1][1]
-    other_model = refusal(tmp_path / "out", train_store_dir, model_name="tiny_3M", resume=checkpoint)
-    assert "model" in other_model
-    other_data = refusal(tmp_path / "out", train_store_dir, seed=1, resume=checkpoint)
-    assert "seed" in other_data
-    other_batch = refusal(tmp_path / "out", train_store_dir, global_batch_size=8, resume=checkpoint)
-    assert "global_batch_size" in other_batch
-    assert "cuda" in refusal(tmp_path / "out", train_store_dir, accelerator="cuda")
-    assert "--float8" in refusal(tmp_path / "out", train_store_dir, float8=True)
-    assert "fa3" in refusal(tmp_path / "out", train_store_dir, attention="fa3")
-    assert "--resume auto" in refusal(straight, train_store_dir)
+def test_a_folder_with_checkpoints_is_not_begun_anew(straight, train_store_dir):
+    with pytest.raises(InputError, match="--resume auto"):
+        open_run(straight, train_store_dir)

@@ -1,7 +1,5 @@
 """Launch mistakes, and ranks, folders and networks that are not what they should be."""
 
-import multiprocessing
-import socket
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from pretrain.launch.preflight import launch_mistake
 from pretrain.launch.processes import expand_hosts
 from pretrain.launch.roll_call import EXIT_UNSOUND
 from tests.pretrain import preflight_rank
+from tests.pretrain.ranks import free_ports, start_ranks
 
 SRUN = {
     "SLURM_JOB_ID": "7",
@@ -79,14 +78,8 @@ def test_plain_hosts_stay(hosts):
 
 def run_ranks(folder: Path, fault: str) -> tuple[list[int | None], str]:
     """Exit codes of the ranks and what they printed."""
-    processes = multiprocessing.get_context("forkserver")  # imports once for all ranks of all tests
-    processes.set_forkserver_preload(["tests.pretrain.preflight_rank"])
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    arguments = [(rank, port, folder, fault) for rank in range(preflight_rank.N_RANKS)]
-    ranks = [processes.Process(target=preflight_rank.run, args=entry, daemon=True) for entry in arguments]
-    for rank in ranks:
-        rank.start()
+    (port,) = free_ports(1)
+    ranks = start_ranks(preflight_rank.run, preflight_rank.N_RANKS, port, folder, fault)
     for rank in ranks:
         if fault == "frozen" and rank is ranks[3]:
             rank.kill()
