@@ -1,1 +1,6 @@
-"""Token store to checkpoints."""
+"""From token stores to checkpoints.
+
+Open first: trainer.py (the loop), run.py (what it works with), options.py, parallel.py, optim.py,
+schedules.py. Then the rooms, in the order in which a run needs them: launch, data, checkpoint, monitor,
+datapoints.
+"""

@@ -27,7 +27,7 @@ ProcessCount = Annotated[int, Range(at_least=1, at_most=100_000)]
 class TrainOptions:
     """Pretrain a Llama-style language model from a token store, and log what it was fed.
 
-    Started again with `--resume auto` it goes on exactly where its newest valid checkpoint stands.
+    Started again with `--resume auto` it continues exactly from its newest valid checkpoint.
     A step is one optimizer step over `global_batch_size` rows.
     """
 
@@ -43,7 +43,7 @@ class TrainOptions:
     model_name: str = "LLaMmlein_1B"
     """A shape of lit_gpt/model/config.py or a YAML/JSON file of one's own."""
     block_size: PositiveInt | None = None
-    """Predictions in a row; the shape's own when not given."""
+    """Targets in a row; the shape's own when not given."""
     initial_checkpoint_dir: str | None = None
     """Start from these weights (a converted model) with a fresh optimizer: continued pretraining."""
     resume: str | None = None
@@ -56,7 +56,7 @@ class TrainOptions:
     micro_batch_size: PositiveInt = 8
     """Rows per device and forward pass, at most."""
     max_steps: PositiveInt | None = None
-    """Optimizer steps in the whole run; when not given as before (resumed) or 1000."""
+    """Optimizer steps of the run; when not given as before (resumed) or 1000."""
     max_epochs: PositiveFloat | None = None
     """In place of max_steps: passes over the data, also a fraction of one."""
     learning_rate: PositiveFloat = 4e-4
@@ -130,9 +130,9 @@ class TrainOptions:
     keep_every: NonNegativeInt = 0
     """Keep the checkpoints of every n-th step for ever; 0: none."""
     async_save: bool = True
-    """Write checkpoints while training goes on."""
+    """Write checkpoints while training continues."""
     on_save_error: Literal["stop", "continue"] = "stop"
-    """What a checkpoint, log or metrics that cannot be written do to the run: it ends, or goes on without."""
+    """Whether the run stops or continues when a checkpoint, log or metrics cannot be written."""
     eval_step_interval: NonNegativeInt = 1000
     """Steps between validations."""
     eval_iters: NonNegativeInt = 100

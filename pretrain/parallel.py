@@ -4,7 +4,7 @@ One process trains a plain module. More (or one, with `--force_sharding`) use FS
 ModelParallelStrategy, on GPUs over NCCL and on CPUs over gloo alike:
 
     FULL_SHARD     parameters, gradients and moments are split over all ranks
-    SHARD_GRAD_OP  the same, but parameters stay whole between forward and backward
+    SHARD_GRAD_OP  the same, but parameters stay gathered between forward and backward
     HYBRID_SHARD   split within a group (a node), copied between groups
     NO_SHARD       every rank holds a copy
 """
@@ -88,10 +88,10 @@ def resolve_accelerator(requested: str) -> str:
         return "cpu" if requested == "cpu" else "cuda"
     none = f"torch sees no CUDA device on {socket.gethostname()}{gpus_unseen()}"
     if requested == "cuda":
-        raise InputError(f"--accelerator cuda: {none}; mend that, or give --accelerator cpu")
+        raise InputError(f"--accelerator cuda: {none}; fix that, or give --accelerator cpu")
     if "SLURM_JOB_ID" in os.environ or is_torchrun(os.environ):
         raise InputError(
-            f"{none}; ask for GPUs or mend the driver, or give --accelerator cpu to train without"
+            f"{none}; ask for GPUs or fix the driver, or give --accelerator cpu to train without"
         )
     return "cpu"
 

@@ -79,7 +79,7 @@ def keep_schedule(options: "TrainOptions", before: Mapping[str, Any]) -> "TrainO
 def make_schedule(options: "TrainOptions", rows_per_epoch: int | None) -> Schedule:
     """The schedule that options ask for; what they leave open follows from the number of steps.
 
-    An explicit warm-up that is longer than the whole run (of a configuration whose run was shortened by a
+    An explicit warm-up that is longer than the run (of a configuration whose run was shortened by a
     flag) is replaced by the default one.
 
     Args:

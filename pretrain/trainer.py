@@ -180,7 +180,7 @@ class Trainer(Run):
         if marker == "requeue":
             self.progress.message(
                 f"stopped at step {self.step} ({self.stop_request.reason or 'another rank was asked to'}); "
-                "go on with --resume auto"
+                "continue with --resume auto"
             )
         # Last, since nothing depends on it: an upload may hang.
         if self.metrics is not None and not self.metrics.close_boards():

@@ -128,7 +128,7 @@ def test_the_whole_way_and_again(tmp_path):
     assert code == 0, err
     assert f"Starting clean in {out_dir}" in out
     assert "Sent SIGTERM" in out
-    assert "(SIGTERM); go on with --resume auto" in out
+    assert "(SIGTERM); continue with --resume auto" in out
     assert "resumed from" in out
     for result in RESULTS:
         assert (out_dir / result).exists(), result

@@ -1,9 +1,9 @@
 """Saves, finds and loads the checkpoints of a run, on any number of ranks.
 
-Saving: every rank copies its share to the CPU, and training goes on; a thread writes and hashes it, forces
-it to disk, and rank 0 puts the manifest on top and gives the folder its name. Loading: every byte is verified
-first, each rank taking a part; then each rank reads the boxes of the tensors that it holds, whoever wrote
-them.
+Saving: every rank copies its share to the CPU, and training continues; a thread writes and hashes it, forces
+it to disk, and rank 0 adds the manifest and renames the folder into place. Loading: every byte is verified
+first, each rank reading a part; then each rank reads the rows of the tensors that it holds, by whatever rank
+written.
 """
 
 import threading
@@ -183,7 +183,7 @@ class Checkpointer:
     ) -> dict[str, Any]:
         """Put a checkpoint into the model and, if given, the optimizer (collective); verified before.
 
-        With an optimizer the run goes on from here: later checkpoints in `out_dir`, of an attempt that was
+        With an optimizer the run continues from here: later checkpoints in `out_dir`, of an attempt that was
         given up, are renamed to `*.superseded`, so that `auto` never goes back to them.
 
         Args:

@@ -35,7 +35,7 @@ class Snapshot(NamedTuple):
 
 
 class Staging:
-    """CPU memory for one snapshot, allocated by `reserve` and used again for every one.
+    """Reusable (on CUDA pinned) host staging buffer for one snapshot, allocated by `reserve`.
 
     Its size is exactly this rank's share of weights and moments: for AdamW in fp32 12 bytes a parameter,
     divided by the number of ranks that share a copy (`full`: all of it on rank 0, nothing elsewhere).
@@ -66,16 +66,16 @@ class Staging:
         tensors = [*weights.values(), *moments.values()]
         specs = [self._spec(index, *item) for index, item in enumerate([*weights.items(), *moments.items()])]
         views = self._views([spec for spec in specs if spec], tensors[0].device.type == "cuda")
-        pieces: tuple[dict[TensorSpec, Tensor], ...] = ({}, {})
+        parts: tuple[dict[TensorSpec, Tensor], ...] = ({}, {})
         for index, (tensor, spec) in enumerate(zip(tensors, specs, strict=True)):
-            source = _whole(tensor) if self._full else local_part(tensor)
+            source = _gathered(tensor) if self._full else local_part(tensor)
             if spec:
                 view = next(views)
                 view.copy_(source, non_blocking=True)
-                pieces[index >= len(weights)][spec] = view
+                parts[index >= len(weights)][spec] = view
         if tensors[0].device.type == "cuda":
             torch.cuda.current_stream().synchronize()
-        return Snapshot(pieces[0], pieces[1], scalars)
+        return Snapshot(parts[0], parts[1], scalars)
 
     def _spec(self, index: int, name: str, tensor: Tensor) -> TensorSpec | None:
         """What this rank writes of a tensor; None where others write it."""
@@ -246,7 +246,7 @@ def local_part(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def _whole(tensor: Tensor) -> Tensor:
+def _gathered(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 

@@ -91,10 +91,10 @@ def _write_files(
 ) -> dict[str, dict[str, Any]]:
     """This rank's files: entries of the manifest as JSON, by name."""
     written = {}
-    for part, pieces in (("model", snapshot.model), ("optim", snapshot.optim)):
-        for number, group in enumerate(split_into_files(pieces, MAX_FILE_BYTES)):
+    for part, tensors in (("model", snapshot.model), ("optim", snapshot.optim)):
+        for number, group in enumerate(split_into_files(tensors, MAX_FILE_BYTES)):
             name = f"{part}/rank-{ranks.rank:05d}-{number:03d}.safetensors"
-            written[name] = write_tensors(temporary / name, group, pieces.__getitem__)
+            written[name] = write_tensors(temporary / name, group, tensors.__getitem__)
     if ranks.rank == 0:
         written[checkpoint.STATE] = checkpoint.write_state(temporary, state)
     return {name: asdict(entry) for name, entry in written.items()}

@@ -1,0 +1,6 @@
+"""How the processes of a job start, watch one another and end together.
+
+In: the options, and the environment of srun or torchrun. Out: connected ranks on checked devices, a claimed
+run folder, one exit code. Open in this order: processes, preflight, roll_call, network_check, run_folder;
+then watchdog, phases, agreement, stop. plan tells without a device what a job will need.
+"""

@@ -76,7 +76,7 @@ class EndAgreement:
         if time.monotonic() - self._last_exchange > SILENCE_LIMIT:
             self._give_up(f"rank 0 has not answered for {SILENCE_LIMIT:.0f} s (frozen or dead)")
 
-    def settle(self) -> None:
+    def complete_exchange(self) -> None:
         """Wait for an exchange that begins now, which ends this process if there is a verdict."""
         for _ in range(2):  # the exchange under way may have begun before
             self._exchanged.clear()

@@ -65,7 +65,7 @@ class JobPlan:
             InputError: it needs more memory than `device_gib`, or more disk than there is.
         """
         options, config = self.options, self.config
-        start = f"goes on at step {self.first_step + 1}" if self.first_step else "starts at step 1"
+        start = f"continues at step {self.first_step + 1}" if self.first_step else "starts at step 1"
         n_tokens = sum(store.n_tokens for store in self.stores)
         n_documents = sum(store.n_documents for store in self.stores)
         rows = options.global_batch_size // options.world_size
@@ -134,7 +134,9 @@ def examine(options: TrainOptions) -> JobPlan:
 
     attempt(options.check)
     if options.resume not in (None, "auto"):
-        mistakes.append(f"--resume {options.resume}: a job goes on from its newest checkpoint; leave it out")
+        mistakes.append(
+            f"--resume {options.resume}: a job continues from its newest checkpoint; leave it out"
+        )
     paths = attempt(lambda: split_weights(options.train_data_dir)[0]) or []
     stores = [store for path in paths if (store := attempt(partial(TokenStore.open, path)))]
     validation = options.val_data_dir and attempt(partial(TokenStore.open, Path(options.val_data_dir)))

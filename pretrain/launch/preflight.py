@@ -1,4 +1,4 @@
-"""Is this job's machinery sound? Found out in a minute, and the node that is not is named.
+"""Pre-flight checks of the launch, devices, shared folders and interconnect; a node at fault is named.
 
     ranks = join(options, watchdog)            launch mistakes; ranks that are missing
     connect(ranks, device_type)                ranks that cannot make the process group

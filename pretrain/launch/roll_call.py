@@ -1,4 +1,4 @@
-"""Ranks exchange answers through a key-value store, and all go on together or all leave.
+"""Ranks exchange answers through a key-value store, and all continue together or all leave.
 
 Unlike a collective it cannot hang: a rank that does not answer in time is named.
 """

@@ -128,7 +128,7 @@ class Watchdog:
         alone = self.launch.world_size == 1 or self._closed.is_set()
         if self._agreement is not None and not alone:
             # A rank that obeys a verdict breaks the others' collectives: they are to obey it too, silently.
-            self._agreement.settle()
+            self._agreement.complete_exchange()
         traceback.print_exception(error)
         if alone:
             sys.exit(1)
@@ -162,7 +162,7 @@ class Watchdog:
         if not (self.stop_request.is_set and self._progress.saves_nothing):
             return None
         why = f"{self.stop_request.reason}, {self._progress.phase}"
-        return Ending(0, f"stopped before a step was done ({why}); go on with --resume auto")
+        return Ending(0, f"stopped before a step was done ({why}); continue with --resume auto")
 
     def _leave_if_stopped(self) -> None:
         if (stopped := self._stopped) is not None:

@@ -91,7 +91,7 @@ class EventFile:
     """A file of TensorBoard's own format, written without the second thread that its SummaryWriter has."""
 
     def __init__(self, folder: Path, first_step: int) -> None:
-        # Only here: whoever reads metrics does without.
+        # Imported here: reading metrics does not need it.
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.summary.writer.record_writer import RecordWriter

@@ -12,12 +12,12 @@ from lit_gpt.cli import InputError, open_standard_streams
 class SaveErrors:
     """Writers report each attempt, from any thread; the training thread asks once a step what follows.
 
-    Whoever failed keeps what it has and tries again at its next occasion: metrics at the next report, log and
-    checkpoint at the next save. Both come once more when the run stops.
+    A writer that failed keeps its data and tries again at its next occasion: metrics at the next report, log
+    and checkpoint at the next save. Both come once more when the run stops.
 
     Args:
-        policy: "stop": the run stops at the first failure; "continue": it goes on. Either way it ends with an
-            InputError if something is still missing then.
+        policy: "stop": the run stops at the first failure; "continue": it does not. Either way it ends with
+            an InputError if something is still missing then.
         rank: Rank 0 prints.
     """
 
@@ -33,7 +33,7 @@ class SaveErrors:
             news = self._missing.get(what) != message
             self._missing[what] = message
         if news:
-            self.warn(message + ("" if self._stops else "; the run goes on"))
+            self.warn(message + ("" if self._stops else "; the run continues"))
 
     def succeeded(self, what: str) -> None:
         """`what` is on disk, with all that was missing of it."""

@@ -98,7 +98,7 @@ def test_continue_goes_on_says_what_is_missing_and_catches_up(tmp_path, train_st
         process = begun(run, train_store_dir, output, devices=devices, on_save_error="continue", keep_last=2)
         saved = list_checkpoints(run)[-1][0]
         missing = (
-            f"{run}/metrics.csv cannot be written: No space left on device; the run goes on",
+            f"{run}/metrics.csv cannot be written: No space left on device; the run continues",
             "was not saved",
             f"{run}/datapoints/part-",
         )

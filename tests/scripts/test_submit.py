@@ -69,7 +69,7 @@ def test_the_plan_goes_on_from_checkpoints(options, tmp_path):
     plan = examine(options)
     assert plan.first_step == 400
     assert plan.hours(tokens_per_second=128.0) == pytest.approx(600 * 64 / 8 / 3600)
-    assert "goes on at step 401" in dict(plan.lines(device_gib=80))["run"]
+    assert "continues at step 401" in dict(plan.lines(device_gib=80))["run"]
 
 
 def test_all_mistakes_are_named_in_one_line(options, tmp_path):

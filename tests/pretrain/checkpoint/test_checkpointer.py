@@ -123,7 +123,7 @@ def test_weights_and_moments_in_bf16(tmp_path):
     assert torch.equal(master.first.weight, model.first.weight.float())
 
 
-# ---- saving while training goes on
+# ---- saving while training continues
 
 
 class Gate:
@@ -558,4 +558,4 @@ def test_killed_before_any_change_to_the_disk_nothing_is_lost(tmp_path, again):
         assert sorted(left)[-1] == folder_name(5)
         assert not [name for name in left if "tmp" in name or "deleting" in name]
         shutil.rmtree(out_dir)
-    assert point > 25
+    assert point > 15

@@ -124,7 +124,7 @@ def test_what_the_disk_refuses_is_written_later(tmp_path, capsys):
             writer.flush()
     assert steps(tmp_path) == [1]
     assert (
-        f"{tmp_path}/metrics.csv cannot be written: File too large; the run goes on"
+        f"{tmp_path}/metrics.csv cannot be written: File too large; the run continues"
         in capsys.readouterr().err
     )
     writer.write([line(4)])
