@@ -1,11 +1,13 @@
 #!/usr/bin/env python
-"""All that only a GPU can show, in parts of at most eight minutes: called by check_gpu.sh, which says how.
+"""Check what only a GPU can show, in parts of at most eight minutes each. check_gpu.sh calls it.
 
-A part's output goes to the terminal and to OUTPUT/PART.txt as it comes. What has passed is not run again.
+The output of a part goes to the terminal and to OUTPUT/PART.txt as it comes. A part that has passed does not
+run again unless --parts names it.
 """
 
 import importlib.metadata
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -29,33 +31,34 @@ PACKAGES = (
     "torch", "triton", "lightning-fabric", "lightning", "transformers", "tokenizers", "pyarrow", "orjson",
     "pytest", "hypothesis", "torchao", "litgpt",
 )  # fmt: skip
-UNDONE = [
-    "without-wide-rope",
-    "without-large-chunks",
-    "without-fp32-product",
-    "without-compiled-norm",
-    "ours",
-]
+OPTIMIZATIONS = ("wide-rope", "large-chunks", "fp32-product", "compiled-norm")
+UNDONE = [*(f"without-{name}" for name in OPTIMIZATIONS), "ours"]
 
 
 @dataclass
 class CheckOptions:
-    """Try the GPU: versions and kernel, tests, training and resuming, the sharded path, then speed."""
+    """Check versions and kernels, tests, training and resuming, and the sharded path on a GPU; then speed."""
 
     output: Path
-    """Folder for what is found; given again, a later call goes on where an earlier one stopped."""
+    """Folder for the results; given again, a later call continues where an earlier one stopped."""
     parts: list[str] = field(default_factory=list)
-    """Which ones, in this order (all without it; `check_gpu.sh` lists them). A named part runs again."""
+    """Parts to run, in this order; default: all that have not passed. check_gpu.sh lists them."""
     train_data_dir: str | None = None
-    """Token store to train on and to measure with; without it one is made from the sample corpus."""
+    """Token store to train on and to measure with; default: one of the sample corpus, made here."""
     smoke: bool = False
-    """Try this script itself, on a tiny shape, where there is no GPU: its figures mean nothing."""
+    """Test this script itself with a tiny shape, also without a GPU; its figures mean nothing."""
 
 
 def main(options: CheckOptions) -> None:
     """Run the parts; exit 1 if one failed."""
+    import torch
+
     if unknown := [name for name in options.parts if name not in PARTS]:
         raise InputError(f"--parts {' '.join(unknown)}: unknown; known: {', '.join(PARTS)}")
+    if not options.smoke and not torch.cuda.is_available():
+        raise InputError(
+            "torch sees no CUDA device here: run this on a machine with a GPU, with torch's CUDA build"
+        )
     options.output.mkdir(parents=True, exist_ok=True)
     failed = [name for name in options.parts or PARTS if not _passes(name, options)]
     print(f"\nnot passed: {', '.join(failed)}" if failed else "\nall parts passed")
@@ -81,7 +84,13 @@ def _passes(name: str, options: CheckOptions) -> bool:
 
 
 def _run(command: list[str], log: IO[str], deadline: float) -> bool:
-    """Show and keep what a command prints, and end it and its children at the deadline."""
+    """Show and log what a command prints; kill it and its children at the deadline."""
+
+    def show(line: str) -> None:
+        print(line, end="", flush=True)
+        log.write(line)
+        log.flush()
+
     process = subprocess.Popen(
         [sys.executable, *command],
         cwd=ROOT,
@@ -94,15 +103,16 @@ def _run(command: list[str], log: IO[str], deadline: float) -> bool:
     timer = threading.Timer(max(deadline - time.monotonic(), 0), os.killpg, (process.pid, signal.SIGKILL))
     timer.start()
     for line in process.stdout or ():
-        print(line, end="", flush=True)
-        log.write(line)
-        log.flush()
+        show(line)
     timer.cancel()
-    return process.wait() == 0
+    if (code := process.wait()) != 0:
+        reason = "killed after 8 minutes" if code == -signal.SIGKILL else f"exit code {code}"
+        show(f"{reason}: python {shlex.join(command)}\n")
+    return code == 0
 
 
 def print_versions() -> None:
-    """Packages, device, compilers, and which attention kernel is chosen for which width of heads."""
+    """Print packages, device, compilers, and the attention kernel chosen for each head width."""
     import torch
 
     from lit_gpt.model.attention import choose_attention
@@ -119,25 +129,25 @@ def print_versions() -> None:
         print(f"{properties.name}, {properties.total_memory / 1e9:.0f} GB, CUDA {torch.version.cuda}")
     for width in (64, 128, 192):
         kernel, reason = choose_attention("auto", device, torch.bfloat16, width)
-        print(f"attention kernel for heads {width} wide: {kernel} ({reason})")
+        print(f"attention kernel for heads of {width}: {kernel} ({reason})")
 
 
 def compare_runs(one: str, other: str, tolerance: float) -> None:
-    """Print how far two runs are apart; exit 1 if further than allowed, which is not at all where it is 0."""
+    """Print how far two runs differ; exit 1 if by more than `tolerance`, where 0 means bitwise equal."""
     from pretrain.monitor.metrics import read_metrics
     from scripts.compare_revisions import first_difference
 
     if tolerance == 0:
-        difference = first_difference(Path(one), Path(other))
-        print(f"{one} and {other}: {difference or 'every loss and every weight bitwise equal'}")
-        sys.exit(difference is not None)
+        found = first_difference(Path(one), Path(other))
+        print(f"{one} and {other}: {found or 'every loss and every weight bitwise equal'}")
+        sys.exit(found is not None)
     losses = [[row["loss"] for row in read_metrics(Path(run) / "metrics.csv")] for run in (one, other)]
-    furthest = max(abs(left - right) for left, right in zip(*losses, strict=True))
-    print(f"{one} and {other}: losses differ by {furthest:.2e} at most, {tolerance} is allowed")
-    sys.exit(furthest > tolerance)
+    difference = max(abs(left - right) for left, right in zip(*losses, strict=True))
+    print(f"{one} and {other}: losses differ by {difference:.2e} at most, {tolerance} is allowed")
+    sys.exit(difference > tolerance)
 
 
-# ---- the parts: each yields commands, which run one after another until one fails
+# ---- the parts: each yields commands, which run in order until one fails
 
 
 def _versions(options: CheckOptions) -> Iterator[list[str]]:
@@ -150,7 +160,7 @@ def _tests(options: CheckOptions) -> Iterator[list[str]]:
 
 
 def _training(options: CheckOptions) -> Iterator[list[str]]:
-    """A smaller last micro-batch, validation, a checkpoint every 10 steps; then resumed."""
+    """Train with a smaller last micro-batch, validation and a checkpoint every 10 steps; then resume."""
     yield _train(options, "trained")
     yield _train(options, "trained", max_steps=40, resume="true")
 
@@ -169,7 +179,7 @@ def _sharded(options: CheckOptions) -> Iterator[list[str]]:
 
 
 def _resumed_equals(options: CheckOptions, run: str, **flags: object) -> Iterator[list[str]]:
-    """Go back to step 10 in a copy, train to the end, compare bit for bit."""
+    """Resume a copy of the run at step 10, train to the end, compare bit for bit."""
     copy = _run_folder(options, f"{run}-resumed")
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(_run_folder(options, run), copy)
@@ -205,7 +215,7 @@ def _compare(options: CheckOptions, one: str, other: str, tolerance: float) -> l
 
 
 def _store(options: CheckOptions) -> str:
-    """The one that was given, else one of the sample corpus, made once."""
+    """Return the store that was given, or make one of the sample corpus once."""
     made = options.output.resolve() / "sample"
     if options.train_data_dir is None and not (made / "store" / "manifest.json").exists():
         shutil.rmtree(made, ignore_errors=True)
@@ -217,7 +227,7 @@ def _store(options: CheckOptions) -> str:
 def _bench(
     name: str, shape: str, variants: list[str], lengths: tuple[int, ...] = (), real: bool = True
 ) -> Callable[[CheckOptions], Iterator[list[str]]]:
-    """Variants in turns on the store, on documents of fixed lengths, or on both."""
+    """Compare variants in turns on the store, on documents of fixed lengths, or on both."""
 
     def part(options: CheckOptions) -> Iterator[list[str]]:
         command = ["scripts/bench_step.py", "--output", str(options.output.resolve() / f"{name}.json")]

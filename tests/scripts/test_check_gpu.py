@@ -1,6 +1,7 @@
 """The script that tries a GPU, as far as it goes without one."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ def check(output: Path, store: Path, *parts: str) -> subprocess.CompletedProcess
 def test_every_kind_of_part_runs_and_what_has_passed_does_not_run_again(tmp_path, train_store_dir):
     result = check(tmp_path, train_store_dir, "versions", "deterministic", "sharded", "lengths", "profile")
     assert result.returncode == 0, result.stdout
-    assert "attention kernel for heads 64 wide: sdpa" in (tmp_path / "versions.txt").read_text()
+    assert "attention kernel for heads of 64: sdpa" in (tmp_path / "versions.txt").read_text()
     assert result.stdout.count("every loss and every weight bitwise equal") == 2
     assert "sharded: losses differ by" in result.stdout
     figures = json.loads((tmp_path / "lengths.json").read_text())
@@ -59,6 +60,17 @@ def test_a_part_that_fails_is_named_and_the_next_one_runs(tmp_path):
     assert "== versions: passed" in result.stdout
     assert result.stdout.endswith("not passed: train\n")
     assert [path.name for path in tmp_path.glob("*.done")] == ["versions.done"]
+
+
+def test_a_machine_without_a_gpu_is_refused_in_one_line(tmp_path):
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")  # a driver that sees none
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    environment = {"CUDA_VISIBLE_DEVICES": "", "PATH": f"{tmp_path}:/usr/bin:/bin", "PYTHON": sys.executable}
+    for program in ([sys.executable, SCRIPT, "--output"], ["bash", SCRIPT.with_suffix(".sh")]):
+        result = subprocess.run([*program, tmp_path / "out"], capture_output=True, text=True, env=environment)
+        assert result.returncode == 2
+        assert re.fullmatch("error: .*run this on a machine with .*\n", result.stderr)
+        assert not (tmp_path / "out").exists()
 
 
 def test_an_unknown_part_is_refused(tmp_path):
