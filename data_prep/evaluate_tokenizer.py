@@ -28,29 +28,29 @@ class Options:
     output: Path
     """Folder for tokenizers.json, tokenizers.md and tokenizers.png."""
     sample_mb: PositiveFloat = 20.0
-    """Million bytes of text, of each file's beginning a share by its size."""
+    """Text to measure, in 10^6 bytes: the beginning of each file, in proportion to its size."""
     text_fields: list[str] = field(default_factory=lambda: list(TEXT_FIELDS))
     """Field that holds the text: the first of these that a document has."""
 
 
 @dataclass
 class Measures:
-    """What a tokenizer makes of a sample."""
+    """Measures of one tokenizer on a sample."""
 
     name: str
     vocab_size: int
     tokens_per_word: float
-    """Tokens for each white-space word: fertility."""
+    """Tokens per white-space word (fertility)."""
     bytes_per_token: float
-    """Bytes of UTF-8."""
+    """UTF-8 bytes per token."""
     whole_words: float
-    """Share of the words, each with the space before it, that are a single token."""
+    """Share of the words, with the space before them, that are a single token."""
     used_vocabulary: float
     """Share of the ids that occur."""
     unknown_per_million: float
-    """Unknown tokens in a million."""
+    """Unknown tokens per million."""
     changed_texts: float
-    """Share of the documents that do not come back from their ids as they were."""
+    """Share of the documents that decoding does not restore."""
 
 
 def main(options: Options) -> None:
@@ -72,7 +72,7 @@ def main(options: Options) -> None:
 
 
 def row_names(folders: list[Path]) -> list[str]:
-    """The folders' last names; of several with the same one the paths as given."""
+    """The folders' names; for folders of the same name, their paths as given."""
     last = [folder.resolve().name for folder in folders]
     return [str(folder) if last.count(name) > 1 else name for folder, name in zip(folders, last, strict=True)]
 
@@ -109,7 +109,7 @@ def table(measured: list[Measures]) -> str:
 
 
 def plot(measured: list[Measures], path: Path) -> None:
-    """Bars: tokens for each word, bytes for each token, whole words."""
+    """Bars of tokens per word, bytes per token, and words that are one token."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -33,7 +33,7 @@ def run(
 
 @pytest.fixture
 def truncated(tmp_path: Path) -> list[Path]:
-    """A whole file and half of one of 2,000 documents."""
+    """A complete file, and half of one of 2,000 documents."""
     texts = list(german_texts(2000, seed=3))
     records = [{"id": f"d{number}", "text": text} for number, text in enumerate(texts)]
     data = zstandard.compress("".join(json.dumps(record) + "\n" for record in records).encode())

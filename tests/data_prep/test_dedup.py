@@ -1,4 +1,4 @@
-"""Paragraph deduplication by the command, against a plain set over the whole input."""
+"""Paragraph deduplication by the command, against a plain set over all of the input."""
 
 import json
 import os

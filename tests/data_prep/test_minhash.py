@@ -1,4 +1,4 @@
-"""Near duplicates go, whatever the number of tasks; the rest stays as it was."""
+"""Near duplicates are dropped, for any number of tasks; the rest stays as it is."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""The whole way by one command: from files of documents to packed stores that can be traced to them."""
+"""One command leads from files of documents to packed stores that can be traced to them."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""Whatever a file holds: memory stays bounded, what is unusable is named with a reason, the rest is read."""
+"""For any content of a file, memory stays bounded, bad lines are named with a reason, the rest is read."""
 
 import errno
 import gzip
@@ -19,7 +19,6 @@ import zstandard
 from data_prep.reading import batches
 from data_prep.reading.batches import read_batches
 from data_prep.reading.documents import parse_batch, read_documents
-from data_prep.reading.inputs import find_files, look_into
 from data_prep.reading.rejects import MAX_LINE_BYTES, Rejects
 from lit_gpt.cli import InputError
 
@@ -27,10 +26,10 @@ GOOD = [b'{"id": "a", "text": "eins"}', '{"id": "ß", "text": "zwei\\nZeilen ☃
 
 
 def read(file: Path, **fields: Any) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """(id, text) of all documents, and (line, reason) of what was set aside."""
-    set_aside = Rejects()
-    documents = [(each.id, each.text) for each in read_documents([file], set_aside, **fields)]
-    return documents, [(place.rpartition(":")[2], reason) for place, reason in set_aside.places]
+    """(id, text) of all documents, and (line, reason) of the rejected lines."""
+    rejects = Rejects()
+    documents = [(each.id, each.text) for each in read_documents([file], rejects, **fields)]
+    return documents, [(place.rpartition(":")[2], reason) for place, reason in rejects.places]
 
 
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
@@ -146,11 +145,11 @@ def test_a_broken_stream_gives_what_comes_before(tmp_path: Path, suffix: str, da
     broken, good = tmp_path / f"broken.jsonl{suffix}", tmp_path / f"good.jsonl{suffix}"
     broken.write_bytes(data)
     good.write_bytes(COMPRESS[suffix](GOOD[0]))
-    set_aside = Rejects(limit=len(lines))
-    documents = [each.id for each in read_documents([broken, good], set_aside)]
+    rejects = Rejects(limit=len(lines))
+    documents = [each.id for each in read_documents([broken, good], rejects)]
     assert documents[-1] == "a"
     assert documents[:-1] == [str(n) for n in range(len(documents) - 1)]
-    assert [(place, reason[:10]) for place, reason in set_aside.places] == [
+    assert [(place, reason[:10]) for place, reason in rejects.places] == [
         (f"{broken}:{len(documents)}", "unreadable")
     ]
     assert damage != "truncated" or len(documents) > 80_000
@@ -174,9 +173,9 @@ def test_what_is_lost_of_a_file_is_said_and_counted_by_an_estimate(
 
     def lost(file: Path) -> tuple[int, int, str]:
         """(documents read, lines that count as lost, what is said)"""
-        set_aside = Rejects(limit=10**9)
-        n_documents = sum(1 for _ in read_documents([file], set_aside))
-        [loss], [n_lines] = set_aside.losses(), set_aside.counts.values()
+        rejects = Rejects(limit=10**9)
+        n_documents = sum(1 for _ in read_documents([file], rejects))
+        [loss], [n_lines] = rejects.losses(), rejects.counts.values()
         assert loss.startswith(f"{file}:{n_documents + 1}: unreadable from here on")
         return n_documents, n_lines, loss
 
@@ -270,25 +269,10 @@ def test_going_on_from_any_batch_gives_the_rest(tmp_path: Path, name: str, monke
     assert list(chain(*all_batches)) == [(row["id"], n + 1) for n, row in enumerate(rows)]
 
 
-def test_mistakes_in_the_input_are_one_line(tmp_path: Path):
-    file, empty, other = tmp_path / "x.jsonl", tmp_path / "empty.jsonl", tmp_path / "other.jsonl"
+def test_a_file_without_the_text_field_is_refused(tmp_path: Path):
+    file, other = tmp_path / "x.jsonl", tmp_path / "other.jsonl"
     file.write_bytes(GOOD[0])
-    empty.touch()
     other.write_bytes(b'{"body": "x", "id": 1}\n' * 3)
-    (tmp_path / "paper.pdf").write_bytes(b"%PDF-1.7\n")
-    Path(os.fsdecode(os.fsencode(tmp_path) + b"/b\xfccher.jsonl")).write_bytes(GOOD[0])
-    for patterns, says in [
-        ([str(tmp_path / "nowhere.jsonl")], "names no file"),
-        ([str(tmp_path / "*.gz")], "names no file"),
-        ([str(tmp_path)], "is a folder"),
-        ([str(file), str(tmp_path / "x*")], "2 times"),
-        ([str(empty)], "is empty"),
-        ([str(tmp_path / "paper.pdf")], "paper.pdf is none of .jsonl"),
-        ([str(tmp_path / "p*")], "paper.pdf is none of .jsonl"),
-        ([os.fsdecode(os.fsencode(tmp_path) + b"/b\xfccher.jsonl")], "rename it"),
-    ]:
-        with pytest.raises(InputError, match=says):
-            find_files(patterns)
     with pytest.raises(InputError, match="has the fields body, id, none of text"):
         read(other)
     assert [text for _, text in read(other, text_fields=["body"])[0]] == ["x"] * 3
@@ -296,45 +280,14 @@ def test_mistakes_in_the_input_are_one_line(tmp_path: Path):
         read(file, text_fields=["body"])
 
 
-def test_a_file_is_looked_into_before_anything_is_made_of_it(tmp_path: Path):
-    good, nested, blank = tmp_path / "good.jsonl", tmp_path / "nested.jsonl", tmp_path / "blank.jsonl"
-    good.write_bytes(b"{\n" * 20 + GOOD[0])
-    nested.write_bytes(b'{"page": {"body": "x", "url": "u"}, "n": 1}')
-    blank.write_bytes(b"\n\n")  # nothing is lost of it
-    look_into([good, blank], ["text"], ["id"])
-    look_into([nested], ["page.body"], ["page.url"], needs_id=True)
-    [document] = read_documents([nested], Rejects(), ["page.body"], ["page.url"])
-    assert (document.id, document.text, document.metadata) == ("u", "x", {"page": {}, "n": 1})
-    with pytest.raises(
-        InputError, match=r"beside its text the fields page, n, none of url; name one by --id_f"
-    ):
-        look_into([nested], ["page.body"], ["url"], needs_id=True)
-    with pytest.raises(InputError, match=r"no document in .*blank.jsonl"):
-        look_into([blank], ["text"], ["id"])
-    disguised = tmp_path / "disguised.jsonl"
-    for content, says in [
-        (b"%PDF-1.7\n%\xe2\xe3\n1 0 obj\n", r"disguised.jsonl:1: not JSON"),
-        (b"id,text\n1,eins\n", r"disguised.jsonl:1: not JSON"),
-        (json.dumps([{"text": "eins"}]).encode(), r":1: not a JSON object"),
-        (b"\n".join(GOOD).decode().encode("utf-16"), r":1: not UTF-8"),
-        (b"\r".join(GOOD), r":1: not JSON"),
-        (b'{"text": "x", "id": 1.5}', r":1: field id is neither"),
-    ]:
-        disguised.write_bytes(content)
-        with pytest.raises(
-            InputError, match=rf"has no document that can be used.*{says}.*a JSON object in a line"
-        ):
-            look_into([good, disguised], ["text"], ["id"])
-
-
 def test_a_stream_with_garbage_after_it_gives_all_it_holds(tmp_path: Path):
     lines = [json.dumps({"id": str(n), "text": f"{n * 7919 % 10007} Wörter"}) for n in range(5000)]
     for suffix, garbage in ((".zst", b"garbage"), (".gz", b"\0" * 512)):
         file = tmp_path / f"x.jsonl{suffix}"
         file.write_bytes(COMPRESS[suffix]("\n".join([*lines, ""]).encode()) + garbage)
-        set_aside = Rejects(limit=10_000)
-        assert sum(1 for _ in read_documents([file], set_aside)) == 5000
-        [loss] = set_aside.losses()
+        rejects = Rejects(limit=10_000)
+        assert sum(1 for _ in read_documents([file], rejects)) == 5000
+        [loss] = rejects.losses()
         assert f"{file}:5001: unreadable from here on" in loss
 
 

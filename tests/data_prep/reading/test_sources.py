@@ -8,15 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.reading.inputs import find_inputs
 from data_prep.reading.rejects import Rejects
 from data_prep.reading.sources import SOURCES, read_source
 from lit_gpt.cli import InputError
 
 
 def read(file, source):
-    set_aside = Rejects()
-    return list(read_source(file, SOURCES[source], set_aside)), set_aside
+    rejects = Rejects()
+    return list(read_source(file, SOURCES[source], rejects)), rejects
 
 
 def write_gz(path: Path, records: list[dict]) -> Path:
@@ -61,7 +60,7 @@ def redpajama(root: Path, signal_rows: list[int], duplicate_rows: list[int]) -> 
 
 
 def test_redpajama_has_ids_signals_and_duplicates_of_its_lists(tmp_path):
-    documents, set_aside = read(redpajama(tmp_path, [0, 2, 5], [2, 3]), "redpajama_v2")
+    documents, rejects = read(redpajama(tmp_path, [0, 2, 5], [2, 3]), "redpajama_v2")
     assert [document.id for document in documents] == [f"2023-06/0007/de_head.json.gz/{n}" for n in range(6)]
     assert [document.text for document in documents] == [f"Text {row}" for row in range(6)]
     perplexity = [document.metadata.get("signals", {}).get("ccnet_perplexity") for document in documents]
@@ -74,25 +73,25 @@ def test_redpajama_has_ids_signals_and_duplicates_of_its_lists(tmp_path):
         "date": "2023-02-07",
     }
     assert "rps_lines_num_words" not in documents[0].metadata["signals"]
-    assert not set_aside.places
+    assert not rejects.places
 
 
 def test_redpajama_without_the_other_folders(tmp_path):
     file = redpajama(tmp_path, [], [])
     for folder in ("quality_signals", "duplicates"):
         (tmp_path / folder).rename(tmp_path / f"no-{folder}")
-    documents, set_aside = read(file, "redpajama_v2")
+    documents, rejects = read(file, "redpajama_v2")
     assert len(documents) == 6
-    assert not set_aside.places
+    assert not rejects.places
 
 
 def test_redpajama_with_a_broken_list_goes_on_and_says_so(tmp_path):
     file = redpajama(tmp_path, [0], [1])
     broken = tmp_path / "duplicates/2023-06/0007/de_head.duplicates.parquet"
     broken.write_bytes(broken.read_bytes()[:-20])
-    documents, set_aside = read(file, "redpajama_v2")
+    documents, rejects = read(file, "redpajama_v2")
     assert len(documents) == 6
-    [(place, reason)] = set_aside.places
+    [(place, reason)] = rejects.places
     assert place == f"{broken}:1"
     assert "list of duplicates" in reason
 
@@ -114,7 +113,7 @@ def test_oscar_keeps_its_fields_in_nested_objects(tmp_path):
         "metadata": {"identification": {"label": "de", "prob": 0.97}, "tlsh": "x", "categories": None},
     }
     path = write_gz(tmp_path / "de.jsonl.gz", [record, {"content": "ohne Kopf", "metadata": None}])
-    [document, bare], set_aside = read(path, "oscar")
+    [document, bare], rejects = read(path, "oscar")
     assert (document.id, document.text) == ("<urn:uuid:1>", "Inhalt")
     assert document.metadata == {
         "language": "de",
@@ -123,7 +122,7 @@ def test_oscar_keeps_its_fields_in_nested_objects(tmp_path):
         "date": "2022-11-26T09:45:47Z",
     }
     assert (bare.id, bare.metadata) == (f"{path}:2", {})
-    assert not set_aside.places
+    assert not rejects.places
 
 
 def test_fineweb2_comes_as_parquet(tmp_path):
@@ -145,50 +144,3 @@ def test_fineweb2_comes_as_parquet(tmp_path):
         ("<urn:2>", "Zwei"),
     ]
     assert documents[1].metadata == {"language": "deu", "language_score": 0.8, "url": "v", "date": "2021"}
-
-
-def hub_with(folder, monkeypatch, error=None):
-    """A hub whose one dataset has been downloaded to `folder`; returns what it was asked for."""
-    asked = []
-
-    def snapshot_download(repo_id, **arguments):
-        asked.append((repo_id, arguments))
-        if error is not None:
-            raise error
-        return str(folder)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    return asked
-
-
-def test_a_dataset_of_the_hub_is_named_like_a_file(tmp_path, monkeypatch):
-    for name in ("data/de/b.parquet", "data/de/a.parquet", "data/en/a.parquet"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("x")
-    asked = hub_with(tmp_path, monkeypatch)
-    local = tmp_path / "data/en/a.parquet"
-    found = find_inputs([str(local), "hf://datasets/Owner/web-2@abc/data/de/*.parquet"], download=False)
-    assert found == [local, tmp_path / "data/de/a.parquet", tmp_path / "data/de/b.parquet"]
-    assert asked == [
-        (
-            "Owner/web-2",
-            {
-                "repo_type": "dataset",
-                "revision": "abc",
-                "allow_patterns": ["data/de/*.parquet"],
-                "local_files_only": True,
-            },
-        )
-    ]
-    assert len(find_inputs(["hf://datasets/Owner/web-2"])) == 3
-    with pytest.raises(InputError, match="more than once"):
-        find_inputs([str(local), "hf://datasets/Owner/web-2"])
-
-
-def test_a_dataset_that_cannot_be_had_is_one_line(tmp_path, monkeypatch):
-    hub_with(tmp_path, monkeypatch, error=OSError("401 Client Error\nmore\nlines"))
-    with pytest.raises(InputError, match=r"Owner/web cannot be had .*: 401 Client Error$"):
-        find_inputs(["hf://datasets/Owner/web"])
-    hub_with(tmp_path, monkeypatch)
-    with pytest.raises(InputError, match="no such files"):
-        find_inputs(["hf://datasets/Owner/web/*.parquet"])

@@ -32,7 +32,7 @@ class Fault(PipelineStep):
         if rank == 1 and self.kind == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         if rank == 1 and self.kind == "bad input":
-            raise InputError("file 1 is no good; mend it")
+            raise InputError("file 1 is no good; fix it")
         yield from ()
 
 
