@@ -113,8 +113,6 @@ def work_at_import(tree: ast.Module) -> Iterator[str]:
                 ast.unparse(value) == "sys.path"
             ):
                 pass  # what makes a command run from a plain clone
-            case ast.Expr(value=ast.Call(func=ast.Attribute(attr="register_autograd" | "register_fake"))):
-                pass  # part of the definition of an operator
             case ast.Expr() | ast.For() | ast.While() | ast.With() | ast.Delete():
                 yield f"line {statement.lineno} runs at import"
         for node in evaluated_at_import(statement):

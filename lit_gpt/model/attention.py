@@ -4,10 +4,12 @@ Shape suffixes: T = tokens of the flattened batch, N = heads, G = key and value 
 """
 
 import inspect
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import (
     activate_flash_attention_impl,
@@ -16,7 +18,6 @@ from torch.nn.attention import (
 )
 
 from lit_gpt.cli import InputError
-from lit_gpt.model.sdpa_attention import sdpa_attention
 
 FLASH_DTYPES = (torch.bfloat16, torch.float16)
 KERNELS = ("fa3", "fa2", "sdpa")
@@ -34,9 +35,33 @@ class Documents(NamedTuple):
     max_seqlen: int
 
 
+def _sdpa(q_TNH: Tensor, k_TGH: Tensor, v_TGH: Tensor, documents: Documents) -> Tensor:
+    """SDPA on any device, in any dtype: one call for each group of neighbouring documents of one length."""
+    lengths = documents.cu_seqlens.diff().tolist()
+    groups = [(length, length * len(list(same))) for length, same in itertools.groupby(lengths)]
+    sizes = [tokens for _, tokens in groups]
+    outputs = []
+    for (length, _), *qkv in zip(groups, *(x.split(sizes) for x in (q_TNH, k_TGH, v_TGH)), strict=True):
+        q, k, v = (x.unflatten(0, (-1, length)).transpose(1, 2) for x in qkv)
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        outputs.append(out.transpose(1, 2).flatten(0, 1))
+    return torch.cat(outputs)
+
+
 _Kernel = Callable[[Tensor, Tensor, Tensor, Documents], Tensor]
 # FlashAttention once it is chosen; SDPA serves what it does not take.
 _flash: _Kernel | None = None
+_fallback: _Kernel = _sdpa
+
+
+def keep_sdpa_out_of_graphs() -> None:
+    """Let compiled callers break their graph at SDPA; call it before compiling.
+
+    Traced, its loop over documents would be unrolled, and each new number of documents would compile again.
+    Not a decorator: that loads torch's compiler, which takes a second.
+    """
+    global _fallback
+    _fallback = torch.compiler.disable(_sdpa)
 
 
 def attention(q_TNH: Tensor, k_TGH: Tensor, v_TGH: Tensor, documents: Documents) -> Tensor:
@@ -53,7 +78,7 @@ def attention(q_TNH: Tensor, k_TGH: Tensor, v_TGH: Tensor, documents: Documents)
     """
     if _flash is not None and q_TNH.is_cuda and q_TNH.dtype in FLASH_DTYPES:
         return _flash(q_TNH, k_TGH, v_TGH, documents)
-    return sdpa_attention(q_TNH, k_TGH, v_TGH, documents.cu_seqlens)
+    return _fallback(q_TNH, k_TGH, v_TGH, documents)
 
 
 def choose_attention(

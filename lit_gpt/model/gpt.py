@@ -13,7 +13,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_gpt.model.attention import Documents, attention
+from lit_gpt.model.attention import Documents, attention, keep_sdpa_out_of_graphs
 from lit_gpt.model.config import ModelConfig
 from lit_gpt.model.loss import chunked_cross_entropy
 from lit_gpt.model.rope import inverse_frequencies, rotary_tables, rotate
@@ -128,6 +128,7 @@ class Transformer(nn.Module):
         again, and a smaller last batch would make every shape dynamic, which costs speed from then on.
         """
         self._compiled = True
+        keep_sdpa_out_of_graphs()
         for module in (*self.h, self.ln_f):
             module.compile(dynamic=False, **options)
 

@@ -13,7 +13,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lit_gpt.cli import InputError
 from lit_gpt.model import attention as attention_module
-from lit_gpt.model import sdpa_attention
 from lit_gpt.model.attention import Documents, attention, choose_attention
 
 T = 96
@@ -83,26 +82,11 @@ def test_documents_longer_than_the_kernels_blocks():
     check_against_naive([0, 1, 701, 1030], heads=2, groups=1, width=64)
 
 
-def test_devices_without_the_cpu_kernel(monkeypatch):
-    monkeypatch.setattr(sdpa_attention, "_has_cpu_kernel", lambda q: False)
-    check_against_naive([0, 1, 30, 59, T], heads=4, groups=2, width=16)
-
-
 def test_strided_inputs_as_the_joint_projection_gives_them():
     qkv = torch.randn(T, 8, 16)
     q, k, v = qkv.split((4, 2, 2), dim=1)
     documents = Documents(torch.tensor([0, 40, T], dtype=torch.int32), T)
     assert torch.equal(attention(q, k, v, documents), attention(*map(torch.clone, (q, k, v)), documents))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_operators_are_well_formed(dtype):
-    q, k, v = (torch.randn(10, heads, 8, dtype=dtype, requires_grad=True) for heads in (4, 2, 2))
-    bounds = torch.tensor([0, 3, 10], dtype=torch.int32)
-    torch.library.opcheck(torch.ops.lit_gpt.sdpa_per_document.default, (q, k, v, bounds))
-    out, lse = torch.ops.lit_gpt.sdpa_per_document(q, k, v, bounds)
-    arguments = [x.detach() for x in (torch.randn_like(q), q, k, v, out, lse)]
-    torch.library.opcheck(torch.ops.lit_gpt.sdpa_per_document_backward.default, (*arguments, bounds))
 
 
 def test_the_cpu_takes_sdpa_and_says_why():

@@ -209,7 +209,7 @@ def packed_batch(n_documents, rows=2, length=32):
 
 
 def test_a_varying_number_of_documents_compiles_once():
-    """20 batches, a graph for blocks and one for the last norm; a smaller last batch adds as many."""
+    """Four graphs for blocks, which break at SDPA, one for the last norm; a smaller batch adds as many."""
     torch.compiler.reset()
     counter = CompileCounterWithBackend("aot_eager")
     model, eager = make_model(), make_model()
@@ -217,11 +217,11 @@ def test_a_varying_number_of_documents_compiles_once():
     for n_documents in (4, 4, 4, 7, 2, 2, 31, 5, 3, 9, 12, 6, 8, 2, 10, 11, 64, 13, 4):
         batch = packed_batch(n_documents)
         torch.testing.assert_close(call(model, batch), call(eager, batch))
-        assert counter.frame_count == 2
+        assert counter.frame_count == 5
     call(model, packed_batch(1, rows=1))
-    assert counter.frame_count == 4
+    assert counter.frame_count == 10
     call(model, packed_batch(17))
-    assert counter.frame_count == 4
+    assert counter.frame_count == 10
 
 
 @pytest.mark.slow
