@@ -43,17 +43,14 @@ def test_training_follows_transformers(tmp_path, train_store_dir):
     options.check()
     trainer = ComparedTrainer(options)
     trainer.fit()
-    print(
-        f"losses differ by {max(trainer.apart[:50]):.1e} at most in 50 steps, {max(trainer.apart):.1e} in all"
-    )
+    print(f"losses differ by {max(trainer.apart):.1e} at most in {len(trainer.apart)} steps")
     print("with equal weights, loss and gradients:", trainer.probed)
     assert len(trainer.apart) == STEPS + 1
-    assert max(trainer.apart[:50]) < 1e-4
-    assert max(trainer.apart) < 1e-2
+    assert max(trainer.apart) < 1e-4
     assert list(trainer.probed) == list(PROBED)
     for loss, gradient in trainer.probed.values():
         assert loss < 1e-5
-        assert gradient < 1e-4
+        assert gradient < 1e-5
 
 
 class ComparedTrainer(Trainer):
