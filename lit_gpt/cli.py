@@ -59,7 +59,7 @@ def open_standard_streams() -> None:
 
 
 def print_error(message: str) -> None:
-    """The one line that bad input gets."""
+    """Print the line for bad input."""
     print(f"error: {message}", file=sys.stderr, flush=True)
 
 
@@ -134,7 +134,7 @@ def progress(
 
 
 class _LineWriter:
-    """Turns tqdm's carriage returns into lines."""
+    """Turn tqdm's carriage returns into lines."""
 
     def write(self, text: str) -> None:
         if stripped := text.strip():

@@ -24,7 +24,7 @@ _BUFFER = 1 << 16
 
 @contextmanager
 def naming(path: Path | str) -> Iterator[None]:
-    """Let errors say where: writing and syncing raise "No space left on device" without a path."""
+    """Add the path to errors: writing and syncing raise "No space left on device" without one."""
     try:
         yield
     except OSError as error:
@@ -45,7 +45,7 @@ def create(path: Path, mode: str = "wb") -> io.BufferedWriter:
 
 
 def sync(file: io.IOBase) -> int:
-    """Bring what was written to disk; returns the position."""
+    """Flush and fsync; returns the position."""
     file.flush()
     with naming(file.name if isinstance(file, io.BufferedWriter | io.BufferedRandom) else ""):
         os.fsync(file.fileno())
@@ -67,7 +67,7 @@ def open_regular(path: Path, follow_symlinks: bool = True) -> io.BufferedReader:
 
 
 def read_bounded(path: Path, limit: int = MAX_JSON_BYTES, follow_symlinks: bool = True) -> bytes:
-    """The content of a regular file of at most `limit` bytes.
+    """Read a regular file of at most `limit` bytes.
 
     Raises:
         OSError: it cannot be read, or it is larger; EFBIG is decided before anything is read.
@@ -81,7 +81,7 @@ def read_bounded(path: Path, limit: int = MAX_JSON_BYTES, follow_symlinks: bool 
 
 
 def read_json(path: Path, hint: str, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
-    """The object that a JSON file of our own holds.
+    """Read the object in a JSON file of our own.
 
     Args:
         hint: What to do if the file is missing.
@@ -108,8 +108,7 @@ def replacing(path: Path) -> Iterator[io.BufferedWriter]:
     """A file that takes the place of `path`: after a crash there is the old content or the new.
 
     Raises:
-        OSError: with the path in it, whatever failed; what was half written is removed, it would only fill
-            the disk.
+        OSError: with the path in it, whatever failed; the partial file is removed.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -168,7 +167,7 @@ def unused_path(path: Path) -> Path:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder, or the content of a file, to disk."""
+    """fsync a folder, so that its names are on disk, or a file."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -182,11 +181,11 @@ def sync_folder(folder: Path) -> None:
 def lock(path: Path, required: bool = False, wait: bool = False) -> io.TextIOWrapper | None:
     """A file, locked against other processes until it is closed or its process ends, however it ends.
 
-    Its holder may remove the file: whoever then gets the lock of a file without a name opens the new one.
+    The holder may remove the file: a process that then locks the nameless file opens the new one instead.
 
     Args:
-        required: refuse a file system without locks, where otherwise nobody is kept away.
-        wait: until the other process is done.
+        required: Refuse a file system without locks, where otherwise the lock excludes no process.
+        wait: Wait until the other process releases it.
 
     Returns:
         None if another process has it, and not `wait`.

@@ -61,7 +61,7 @@ def create_hashed(path: Path) -> io.BufferedWriter:
 
 
 def sync_hashed(file: io.BufferedWriter) -> FileEntry:
-    """Bring a file of `create_hashed` to disk.
+    """fsync a file of `create_hashed`.
 
     Returns:
         Size and hash of the bytes as they were in memory, not as the disk gives them back.
@@ -72,7 +72,7 @@ def sync_hashed(file: io.BufferedWriter) -> FileEntry:
 
 
 def write_hashed(path: Path, data: bytes) -> FileEntry:
-    """Create a file with this content and bring it to disk. Errors name it."""
+    """Create a file with this content and fsync it. Errors name it."""
     with create_hashed(path) as file:
         file.write(data)
         return sync_hashed(file)
@@ -82,7 +82,7 @@ def hash_files(*paths: Path, durable: bool = False, follow_symlinks: bool = True
     """Read and hash regular files, one after another as if they were one.
 
     Args:
-        durable: Bring them to disk first.
+        durable: fsync them first.
     """
     digest, size = xxhash.xxh3_128(), 0
     buffer = memoryview(bytearray(_READ_BYTES))

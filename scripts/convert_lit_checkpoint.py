@@ -32,7 +32,7 @@ class ConvertOptions:
     """Convert a checkpoint, written by any number of ranks, to a Hugging Face folder.
 
     The checkpoint is verified first; tensors are read and written one at a time; the folder appears only when
-    it is whole.
+    complete.
     """
 
     checkpoint: Path

@@ -58,7 +58,7 @@ class OriginalSource:
         if not isinstance(weights, Mapping) or not all(
             isinstance(value, Tensor) for value in weights.values()
         ):
-            raise InputError(f"{path}: holds no state dict, neither as a whole nor under 'model'")
+            raise InputError(f"{path}: holds no state dict, neither at the top nor under 'model'")
         self.tensors = {clean_name(name.removeprefix("module.")): value for name, value in weights.items()}
         embedding = self.tensors.get("transformer.wte.weight")
         if embedding is None:

@@ -25,7 +25,7 @@ from scripts.evaluation.results import ModelResults, draw, load_all, table, writ
 
 @dataclass
 class EvaluateOptions:
-    """Evaluate models with lm-evaluation-harness. What the output folder has already is not done again."""
+    """Evaluate models with lm-evaluation-harness. Tasks with results in the output folder are skipped."""
 
     model: Path
     """A Hugging Face folder; a run's out_dir, whose checkpoints are converted on the way; or a folder of
@@ -112,7 +112,7 @@ def find_models(folder: Path) -> list[Model]:
 
 
 def evaluate_model(model: Model, loader: TaskLoader, options: EvaluateOptions) -> None:
-    """Evaluate one model on the tasks that its results lack; each task's results are kept at once.
+    """Evaluate one model on the tasks that its results lack; each task's results are saved when it is done.
 
     Raises:
         InputError: the model or a task cannot be used, or the results are of other weights or settings.

@@ -70,7 +70,7 @@ def plan(options: PublishOptions) -> list[Upload]:
     """What goes where.
 
     Raises:
-        InputError: nothing is given, a folder is not whole, or it holds what should not be published.
+        InputError: nothing is given, a folder is not complete, or it holds what should not be published.
     """
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", options.repo_id, re.ASCII):
         raise InputError(f"--repo_id {options.repo_id} must be ORGANISATION/NAME")
@@ -187,7 +187,7 @@ def send(uploads: list[Upload], token: str, private: bool) -> None:
         except Exception as error:  # whatever its ways of transport raise
             reason = " ".join(f"{error} {error.__cause__ or ''}".split())
             raise InputError(
-                f"{upload.folder} -> {kind} {name}, branch {branch}: {reason}; run this again to go on"
+                f"{upload.folder} -> {kind} {name}, branch {branch}: {reason}; run this again to continue"
             ) from error
         print(f"{upload.folder}: sent", flush=True)
 

@@ -1,4 +1,4 @@
-"""The checkpoint folder: what is in it, when it is whole, how damage is found. Knows no model.
+"""The checkpoint folder: its contents, when it is complete, how damage is found. Knows no model.
 
     iter-00010000-ckpt.pth/
         model/*.safetensors     weights
@@ -7,7 +7,7 @@
         state.json              everything that is not a tensor
         MANIFEST.json           size and hash of every other file; written last
 
-A folder is built under the name `*.tmp`, forced to disk and renamed. What the manifest does not name is never
+A folder is built under the name `*.tmp`, synced and renamed. What the manifest does not name is never
 read, and nothing is ever unpickled. docs/formats.md has the specification.
 """
 
@@ -102,7 +102,7 @@ def folder_name(step: int) -> str:
 
 
 def list_checkpoints(out_dir: Path) -> list[tuple[int, Path]]:
-    """(step, folder) of all that look whole by their name, oldest step first. A clock plays no part."""
+    """(step, folder) of all that look complete by their name, oldest step first; file times play no part."""
     if not out_dir.is_dir():
         return []
     with os.scandir(out_dir) as entries:  # knows a folder even where its inode cannot be read
@@ -182,7 +182,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     """state.json of a verified folder.
 
     Raises:
-        DamagedCheckpoint: it cannot be read or holds no object, so somebody else wrote it.
+        DamagedCheckpoint: it cannot be read or holds no JSON object.
     """
     try:
         state = json.loads(_read_text(folder / STATE))
@@ -199,7 +199,7 @@ def write_state(folder: Path, state: Mapping[str, Any]) -> FileEntry:
 
 
 def check_kind(path: Path) -> None:
-    """See that what has a checkpoint's name is a folder or not there: nothing else is ours to move or remove.
+    """Refuse a file or link with a checkpoint's name: only folders are ours to move or remove.
 
     Raises:
         InputError: it is a file, a link or of another kind.
@@ -209,7 +209,7 @@ def check_kind(path: Path) -> None:
 
 
 def create(folder: Path) -> Path:
-    """An empty `*.tmp` folder in which `folder` is built; what an earlier attempt left is removed.
+    """Create an empty `*.tmp` folder in which `folder` is built; remove what an earlier attempt left.
 
     Raises:
         InputError: there is something of that name that is no folder.
@@ -224,7 +224,7 @@ def create(folder: Path) -> Path:
 
 
 def seal(temporary: Path, manifest: Manifest) -> None:
-    """Write the manifest and force everything to disk: from now on the folder is whole.
+    """Write the manifest and force everything to disk: from now on the folder is complete.
 
     Raises:
         DamagedCheckpoint: a file disappeared or changed its size in the meantime.
@@ -237,7 +237,7 @@ def seal(temporary: Path, manifest: Manifest) -> None:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Take what the file system refuses for damage, but not what this process cannot do."""
+    """Report what the file system refuses as damage, but not what this process lacks the means for."""
     try:
         yield
     except OSError as error:

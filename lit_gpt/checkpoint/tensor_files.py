@@ -74,7 +74,7 @@ def split_into_files(specs: Iterable[TensorSpec], max_bytes: int) -> Iterator[li
 def write_tensors(
     path: Path, specs: Iterable[TensorSpec], body: Callable[[TensorSpec], Tensor | Iterable[Tensor]]
 ) -> FileEntry:
-    """Write one safetensors file, one tensor after the other, and force it to disk.
+    """Write one safetensors file, one tensor after the other, and fsync it.
 
     Args:
         path: A new file; its folder exists.

@@ -1,4 +1,4 @@
-"""A Hugging Face model folder out of a checkpoint: some rows in memory at a time, whole or not there at all.
+"""Write a Hugging Face model folder from a checkpoint, some rows in memory at a time.
 
 config.json  generation_config.json  README.md        what it is
 model-00001-of-00002.safetensors ...  .index.json      weights (one model.safetensors if they fit)
@@ -24,9 +24,8 @@ from lit_gpt.model.gpt import parameter_shapes
 from lit_gpt.store.tokenizer import Tokenizer
 
 GIGABYTE = 10**9
-# Of a tensor in memory at a time: what stays in a core's cache between reading and writing. Pieces of 16 MB
-# took three times as long.
-PIECE_BYTES = 1 << 20
+# Read and written at a time: stays in a core's cache between the two. 16 MB took three times as long.
+CHUNK_BYTES = 1 << 20
 
 
 _HYPERPARAMETERS = (
@@ -119,7 +118,7 @@ def _write_weights(
     def rows_of(spec: TensorSpec) -> Iterator[Tensor]:
         source = sources[spec.name]
         n_rows = spec.shape[0]
-        step = max(1, PIECE_BYTES * n_rows // max(spec.n_bytes, 1))
+        step = max(1, CHUNK_BYTES * n_rows // max(spec.n_bytes, 1))
         for row in range(0, n_rows, step):
             rows = reader.read_rows(source.key, source.first_row + row, min(step, n_rows - row)).to(
                 spec.dtype

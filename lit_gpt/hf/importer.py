@@ -138,7 +138,7 @@ def _open(path: Path) -> safe_open:
 
 
 class Source(Protocol):
-    """Where the weights come from, by our names; `read` gives one whole, or some rows after the others."""
+    """Weights under our names; `read` gives one complete, or some rows at a time."""
 
     config: ModelConfig
 
@@ -150,7 +150,7 @@ class Source(Protocol):
 def write_initial_checkpoint(
     source: Source, output: Path, origin: str, tokenizer_files: Iterable[Path] = ()
 ) -> None:
-    """Write a checkpoint folder of step 0, one tensor in memory at a time, whole or not there at all.
+    """Write a checkpoint folder of step 0, one tensor in memory at a time.
 
     Args:
         source: gives every parameter.

@@ -1,4 +1,4 @@
-"""Who the documents of a shard are: a Parquet table by document, and their hashed ids sorted for bisection.
+"""The documents of a shard: a Parquet table in their order, and their hashed ids sorted for bisection.
 
 `NAME.docs.parquet` has the columns id, source, source_line and n_tokens, in row groups of `ROW_GROUP`.
 `NAME.ids` is n sorted xxh3_64 hashes (u64) of the ids in UTF-8, then n document numbers (u32) in that order.
@@ -44,7 +44,7 @@ def write_documents(base: Path, parts: Iterable[DocumentColumns]) -> None:
     """Write BASE.docs.parquet and BASE.ids.
 
     Args:
-        parts: the documents, any number at once but a multiple of `ROW_GROUP` in all parts except the last.
+        parts: The documents, in groups of a multiple of `ROW_GROUP`; the last may have any number.
     """
     hashes = []
     with (

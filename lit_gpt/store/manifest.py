@@ -93,13 +93,13 @@ class Manifest:
         if not os.path.exists(path):
             hint = "write one with data_prep/tokenize_corpus.py"
             raise InputError(f"{folder} is not a token store (it has no {NAME}); {hint}")
-        values = read_json(path, "write the store anew")
+        values = read_json(path, "tokenize again")
         try:
             if (version := values.get("format_version")) != FORMAT_VERSION:
                 raise ValueError(f"format version {version}, this program reads {FORMAT_VERSION}")
             return build(cls, values)
         except ValueError as error:
-            reason = f"{error}; write the store anew"
+            reason = f"{error}; tokenize again"
             raise InputError(f"{path} is not the manifest of a token store: {reason}") from error
 
 
@@ -107,7 +107,7 @@ _REMEDY = "Tokenize the text with data_prep/tokenize_corpus.py"
 
 
 class DocumentEnds(NamedTuple):
-    """How documents begin and end, which is what a model learns of the beginning and the end of a text."""
+    """How many documents begin with BOS and end with EOS, from which a model learns where texts do."""
 
     documents: int
     with_bos: int

@@ -50,7 +50,7 @@ def write_index(path: Path, dtype: np.dtype, lengths: np.ndarray) -> None:
 
 
 def read_index(path: Path, data_bytes: int) -> ShardIndex:
-    """Read an index, whoever wrote it, and prove that each document lies inside the shard in one piece.
+    """Read an index, ours or Megatron-LM's, and check that each document is one range inside the shard.
 
     Args:
         path: the .idx file.

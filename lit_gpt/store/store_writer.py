@@ -1,4 +1,4 @@
-"""Writes token stores: document by document, able to go on after a kill, or of shards that exist already."""
+"""Write token stores: document by document, resumable after a kill, or from existing shards."""
 
 import json
 import shutil
@@ -21,15 +21,15 @@ from lit_gpt.store.tokenizer import Tokenizer
 
 MAX_SHARD_TOKENS = 1 << 28
 UNFINISHED = "unfinished."
-"""Files whose names begin so belong to whoever drives a writer."""
+"""Prefix of files that belong to the caller of a writer."""
 _JOURNAL = ".journal"
 
 
 class TokenStoreWriter:
-    """Writes a store document by document; `finish` makes it one.
+    """Write a store document by document; `finish` completes it.
 
-    Where a shard ends depends on the documents alone, so a writer that goes on from a snapshot leaves the
-    same bytes as one that was never stopped.
+    Where a shard ends depends on the documents alone, so a writer resumed from a snapshot leaves the same
+    bytes as one that was never stopped.
     """
 
     def __init__(
@@ -39,10 +39,10 @@ class TokenStoreWriter:
         max_shard_tokens: int = MAX_SHARD_TOKENS,
         snapshot: dict[str, Any] | None = None,
     ) -> None:
-        """Begin a store in a new or empty folder, or go on from a `snapshot`.
+        """Begin a store in a new or empty folder, or resume from a `snapshot`.
 
         Raises:
-            InputError: the folder holds files already, or not those that the snapshot speaks of.
+            InputError: the folder holds files already, or not those of the snapshot.
         """
         self.folder = Path(folder)
         self.tokenizer = tokenizer
@@ -101,9 +101,9 @@ class TokenStoreWriter:
             first = last
 
     def snapshot(self) -> dict[str, Any]:
-        """Bring everything to disk and say how far it goes, as JSON.
+        """Sync everything and return the state to resume from, as JSON.
 
-        The caller stores it before the next call, which removes the journals that are of no use after it.
+        The caller stores it before the next call, which removes journals that this state no longer needs.
         """
         for journal in self._spent_journals:
             journal.unlink(missing_ok=True)
@@ -161,7 +161,7 @@ class _OpenShard:
         self.n_bytes += self._bin.write(tokens.tobytes())
 
     def sync(self) -> dict[str, int]:
-        """Bring both files to disk; their sizes."""
+        """Sync both files; returns their sizes."""
         return {"bin": sync(self._bin), "journal": self.journal.sync()}
 
     def finish(self, dtype: np.dtype) -> None:
@@ -194,17 +194,16 @@ class _DocumentJournal:
         return DocumentColumns(self._ids, self._sources, self._source_lines, self._lengths)
 
     def append(self, ids: list[str], source: str, source_lines: list[int], lengths: list[int]) -> None:
-        """Note documents of one source."""
+        """Append documents of one source."""
         entry = (ids, source, source_lines, lengths)
         self._file.write(json.dumps(entry).encode() + b"\n")
         self._extend(*entry)
 
     def sync(self) -> int:
-        """Bring the file to disk; returns its size."""
+        """Sync the file; returns its size."""
         return sync(self._file)
 
     def close(self) -> None:
-        """Stop writing."""
         self._file.close()
 
     def _extend(self, ids: list[str], source: str, source_lines: list[int], lengths: list[int]) -> None:
@@ -215,7 +214,7 @@ class _DocumentJournal:
 
 
 def shard_entry(folder: Path, name: str, tokenizer: Tokenizer) -> ShardEntry:
-    """Bring the files of a complete shard to disk, count and hash them."""
+    """Sync, count and hash the files of a complete shard."""
     data = folder / f"{name}.bin"
     dtype, lengths, starts = read_index(folder / f"{name}.idx", data.stat().st_size)
     tokens = np.memmap(data, dtype=dtype, mode="r")

@@ -50,7 +50,7 @@ class TokenStore:
         self.n_documents = sum(shard.n_documents for shard in manifest.shards)
         self.n_tokens = sum(shard.n_tokens for shard in manifest.shards)
         self.document_ends = DocumentEnds.of([manifest])
-        # A long run passes thousands of shards; each kept open takes a file descriptor, 12 bytes a document.
+        # Bounded: a long run reads thousands of shards, each a file descriptor and 12 bytes a document.
         self._documents = functools.lru_cache(maxsize=_OPEN_SHARDS)(self._read_documents)
         self._tokens = functools.lru_cache(maxsize=_OPEN_SHARDS)(self._map_tokens)
 
@@ -135,5 +135,5 @@ class TokenStore:
         path = self.path / self._file(shard, ".idx")
         index = read_index(path, entry.files[self._file(shard, ".bin")].bytes)
         if len(index.lengths) != entry.n_documents or index.dtype != self.dtype:
-            raise InputError(f"{path} is not the index that {store_manifest.NAME} speaks of; restore it")
+            raise InputError(f"{path} is not the index that {store_manifest.NAME} describes; restore it")
         return index.lengths, index.starts

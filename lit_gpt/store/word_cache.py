@@ -1,7 +1,7 @@
-"""Words that were encoded before: the same ids as plain encoding, several times as fast.
+"""Cache of encoded words: the same ids as plain encoding, several times as fast.
 
-A text is cut only where the tokenizer never joins what stands left and right, which is proved from its
-definition; a tokenizer for which that cannot be proved has no cache.
+A text is cut only where the tokenizer never merges across the cut. That is proved from the tokenizer's
+definition; where it cannot be proved there is no cache.
 """
 
 import re
@@ -25,17 +25,17 @@ _BYTE_LEVEL = {
         {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
     ],
 }
-# Nothing that WORDS matches goes on from a non-space to a space, nor beyond the last line end of a run of
+# Nothing that WORDS matches continues from a non-space to a space, nor beyond the last line end of a run of
 # space. (\x1c-\x1f are space for Python, but not for the tokenizers library.)
 _CUT_BYTE_LEVEL = r"[^\S\x1c-\x1f]*[\S\x1c-\x1f]+(?:[^\S\x1c-\x1f]*[\r\n])?|[^\S\x1c-\x1f]+"
 _SPACE_AS_LETTER = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never", "split": False}
 _CHANGES_WORDS = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")
 _GENERATION = 1 << 18  # words; two generations are about 100 MB
-_LONGEST = 64  # characters; longer ones hardly come again
+_LONGEST = 64  # characters; longer words rarely repeat
 
 
 class WordCache(dict[str, bytes]):
-    """Word -> its ids as bytes. When a generation is full it becomes the previous one, so hot words stay."""
+    """Word -> its ids as bytes. A full generation becomes the previous one, so frequent words stay."""
 
     def __init__(self, cut: str, encode: Callable[[str], list[int]], dtype: np.dtype) -> None:
         """Make an empty cache.
@@ -101,7 +101,7 @@ def _cache_of_lines(
     added: dict[str, int],
     dtype: np.dtype,
 ) -> WordCache | None:
-    """For a model that is given whole texts, a space as `space`, and cuts them by its merges alone."""
+    """For a model that is given complete texts, a space as `space`, and cuts them by its merges alone."""
     merged = ["".join(merge) for merge in model["merges"] if isinstance(merge, list)]
     joins = len(merged) < len(model["merges"]) or any(
         re.search(f"[^{space}]{space}", token) for token in merged
@@ -123,6 +123,6 @@ def _are_single(added: list[dict[str, Any]]) -> bool:
     """Added tokens are single characters that are found wherever they stand."""
     plain = [token for token in added if not token["special"]]
     bound = any(token[name] for token in plain for name in ("lstrip", "rstrip", "single_word"))
-    # A special token's string is passed over as a whole, and with it what is found in the same pass.
+    # A special token's string is skipped as one, with anything found in the same pass.
     hidden = any(token["normalized"] == token["special"] for token in added)
     return all(len(token["content"]) == 1 for token in plain) and not bound and not hidden

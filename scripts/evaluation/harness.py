@@ -157,7 +157,7 @@ def is_current(name: str, results: dict[str, TaskResult]) -> bool:
 
 
 def seed_examples(tasks: Any) -> None:
-    """Let prompts have the same examples for every model; drawing goes on where it was otherwise."""
+    """Reset the seeds, so that prompts have the same examples for every model."""
     for task in tasks["tasks"].values():
         task.set_fewshot_seed(_FEWSHOT_SEED)
 

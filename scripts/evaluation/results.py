@@ -1,7 +1,7 @@
-"""What evaluations found: one JSON file per model, and all of a folder's as TensorBoard, plot and table.
+"""Results of evaluations: one JSON file per model, and all of a folder's as TensorBoard, plot and table.
 
 OUTPUT/iter-00000100.json   the results of one model
-OUTPUT/tensorboard/         every metric over the steps, written anew each time
+OUTPUT/tensorboard/         every metric over the steps, rewritten each time
 OUTPUT/results.png          the same as a picture
 """
 
@@ -74,7 +74,7 @@ class ModelResults:
             ) from error
 
     def save(self, folder: Path) -> None:
-        """Write whole or not at all."""
+        """Write atomically."""
         write_atomically(folder / f"{self.name}.json", json.dumps(asdict(self), indent=1) + "\n")
 
     def scores(self) -> Iterator[tuple[str, str, Score]]:

@@ -113,7 +113,7 @@ def test_an_interrupted_upload_goes_on(tmp_path, hub, hf_folder):
     hub.full = True
     done = publish(hub, tmp_path, "--model", hf_folder)
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].endswith("run this again to go on")
+    assert done.stderr.splitlines()[-1].endswith("run this again to continue")
     assert "storage limit reached" in done.stderr.splitlines()[-1]
     hub.full = False
     assert publish(hub, tmp_path, "--model", hf_folder, "--public").returncode == 0
