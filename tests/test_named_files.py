@@ -34,7 +34,7 @@ def named_in(file: Path) -> dict[str, list[Path]]:
 @pytest.mark.parametrize("file", DOCUMENTS + SOURCES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_named_files_exist(file):
     missing = [word for word, bases in named_in(file).items() if not any(any(b.glob(word)) for b in bases)]
-    assert missing == []
+    assert not missing, f"{file} names what does not exist: {', '.join(missing)}"
 
 
 def test_what_is_gone_is_found(tmp_path):
