@@ -3,8 +3,8 @@
 
     python scripts/choose_config.py --train_data_dir data/train --hours 5 --output mine.yaml
 
-It trains each of the named shapes for a minute, from the smallest on, and takes the largest that still sees
-enough tokens for its size.
+Trains each of the named shapes for a minute, smallest first, and takes the largest that still sees enough
+tokens for its size.
 """
 
 import dataclasses
@@ -45,26 +45,26 @@ class ChooseOptions:
     output: Path
     """YAML file to write, for `pretrain/tinyllama_fabric.py --config`."""
     hours: PositiveFloat = 5.0
-    """Time that the training may take."""
+    """Training time in hours."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A shape, and what can be done with it in the time."""
+    """A shape, its measured speed, and the tokens that it can be trained on."""
 
     options: TrainOptions
     config: ModelConfig
     measurement: Measurement
     tokens: float
-    """That the time and the data allow."""
+    """As many as the time and the data allow."""
 
     @property
     def per_parameter(self) -> float:
-        """Tokens for each parameter."""
+        """Tokens per parameter."""
         return self.tokens / self.config.n_parameters
 
     def final_options(self) -> TrainOptions:
-        """With batch size and learning rate for its computation (DeepSeek-AI 2024, arXiv:2401.02954)."""
+        """Set batch size and learning rate by its compute (DeepSeek-AI 2024, arXiv:2401.02954)."""
         flops = 6 * matmul_parameters(self.config) * self.tokens
         rows = 0.2920 * flops**0.3271 / self.config.block_size
         batch = 2 ** max(round(math.log2(rows)), 3)
@@ -85,7 +85,7 @@ class Choice:
 def main(options: ChooseOptions) -> None:
     """Measure, choose, write."""
     if not options.output.parent.is_dir():
-        raise InputError(f"--output {options.output}: no such folder")
+        raise InputError(f"--output {options.output}: its folder does not exist; create it")
     import torch
 
     memory = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
@@ -107,8 +107,8 @@ def main(options: ChooseOptions) -> None:
             lines.append(f"{field.name}: {value}")
     if chosen.per_parameter < TOKENS_PER_PARAMETER:
         print(
-            f"warning: {chosen.per_parameter:.1f} tokens a parameter are few, {TOKENS_PER_PARAMETER:g} "
-            "would be enough: give more hours or more data"
+            f"warning: {chosen.per_parameter:.1f} tokens a parameter are few; for {TOKENS_PER_PARAMETER:g} "
+            "give more hours or more data"
         )
     write_atomically(options.output, "\n".join(lines) + "\n")
     print(
@@ -119,13 +119,13 @@ def main(options: ChooseOptions) -> None:
 
 
 def _choose(base: TrainOptions, stores: list[TokenStore], hours: float, memory: int | None) -> Choice:
-    """The largest shape that sees enough tokens; the smallest where none does."""
+    """Return the largest shape that sees enough tokens, or the smallest if none does."""
     data = MAX_EPOCHS * sum(store.n_tokens - store.n_documents for store in stores)
     chosen = None
     for name in SHAPES:
         config = ModelConfig.load(name).with_vocab_of(stores[0].vocab_size)
         if chosen is not None and data / config.n_parameters < TOKENS_PER_PARAMETER:
-            print(f"{name}: your data is too little for {config.n_parameters:,} parameters", flush=True)
+            print(f"{name}: too little data for {config.n_parameters:,} parameters", flush=True)
             break
         options = _fit(dataclasses.replace(base, model_name=name), config, memory)
         try:
@@ -151,7 +151,7 @@ def _choose(base: TrainOptions, stores: list[TokenStore], hours: float, memory: 
 
 
 def _fit(options: TrainOptions, config: ModelConfig, memory: int | None) -> TrainOptions:
-    """The largest micro-batch that the device holds by the estimate, and recomputed blocks if none does."""
+    """Set the largest micro-batch that fits by the estimate; recompute activations if none does."""
     if memory is None:
         return options
     for recompute in ("none", "full"):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Do two revisions of the code train the same, bit for bit? For a refactor, which must not change a number.
+"""Check that two revisions of the code train bitwise the same, as a refactor must.
 
     python scripts/compare_revisions.py --before HEAD~1 --train_data_dir data/train
 
@@ -28,22 +28,22 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass
 class CompareOptions:
-    """Train two revisions on the same data and compare every loss and every weight, bit for bit."""
+    """Train two revisions on the same data and compare every loss and every weight bitwise."""
 
     train_data_dir: list[str]
     """Token store(s)."""
     before: str = "HEAD"
     """Revision to compare with."""
     after: str | None = None
-    """Revision to compare; the working tree when not given."""
+    """Revision to compare; default: the working tree."""
     flags: list[str] = field(default_factory=list)
-    """More options of the trainer as NAME=VALUE, the same for both."""
+    """Further options of the trainer as NAME=VALUE, the same for both."""
     steps: PositiveInt = 20
     """Optimizer steps."""
 
 
 def main(options: CompareOptions) -> None:
-    """Run both; exit 0 if they are equal, 1 if not."""
+    """Train both; exit 0 if they are equal, 1 if not."""
     with tempfile.TemporaryDirectory() as folder:
         runs = []
         for name, revision in (("before", options.before), ("after", options.after)):
@@ -61,7 +61,7 @@ def main(options: CompareOptions) -> None:
 
 
 def first_difference(one: Path, other: Path) -> str | None:
-    """The first step whose loss or norm differs between two runs, or the first tensor, or None."""
+    """Name the first step whose loss or norm differs between two runs, or the first tensor, or None."""
     rows = (read_metrics(out_dir / "metrics.csv") for out_dir in (one, other))
     for left, right in zip(*rows, strict=True):
         for name in ("loss", "grad_norm", "tokens"):

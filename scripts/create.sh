@@ -3,7 +3,7 @@
 #
 #   bash scripts/create.sh CHECKPOINT OUTPUT [TOKENIZER] [OPTION...]
 #   bash scripts/create.sh --all RUN OUTPUT [TOKENIZER] [OPTION...]   every checkpoint of a run, each to OUTPUT/iter-N;
-#                                                                     those that are there already are skipped
+#                                                                     existing ones are skipped
 #
 # TOKENIZER is the folder of the training data's tokenizer, by default the copy in its token store. Options are those
 # of the converter, such as --dtype bfloat16. In a container:  apptainer exec llammlein.sif bash scripts/create.sh ...

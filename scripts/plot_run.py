@@ -1,4 +1,7 @@
-"""Draw a run, or several over one another, from the metrics.csv of each."""
+"""Plot the metrics.csv of one run or of several, overlaid.
+
+python scripts/plot_run.py --run runs/a runs/b --output runs.png
+"""
 
 import itertools
 import sys
@@ -32,28 +35,28 @@ Metrics = list[dict[str, float | None]]
 
 @dataclass
 class Options:
-    """Draw runs: loss, validation, learning rate, gradient norm, speed, MFU, skipped steps and restarts."""
+    """Plot runs: loss, validation, learning rate, gradient norm, speed, MFU, skipped steps and restarts."""
 
     run: list[Path]
-    """Folders of runs (the --out_dir of their training); several are drawn over one another."""
+    """Folders of runs (the --out_dir of their training); several are overlaid."""
     output: Path
-    """Picture to write; its ending says how: .png, .pdf, .svg."""
+    """Image file to write; its suffix names the format: .png, .pdf, .svg."""
     x: Literal["step", "tokens"] = "step"
-    """What runs from left to right; tokens compares runs of different batch sizes."""
+    """Quantity on the horizontal axis; use tokens to compare runs with different batch sizes."""
     smooth: PositiveInt = 20
-    """Steps over which the loss is averaged; the single steps stay as a pale line. 1: no average."""
+    """Window of the loss's moving average in steps; 1 disables it. Single steps stay as a pale line."""
 
 
 def main(options: Options) -> None:
-    """Read all runs, then draw."""
-    # Imports torch for TensorBoard: bad options are refused before that takes its seconds.
+    """Read all runs, then plot them."""
+    # Imports torch for TensorBoard, which takes seconds: bad options are refused before.
     from pretrain.monitor.metrics import read_metrics
 
     runs = {}
     for folder in options.run:
         metrics = read_metrics(folder / "metrics.csv")
         if not metrics:
-            raise InputError(f"{folder / 'metrics.csv'} has no step yet; draw it when the run has logged one")
+            raise InputError(f"{folder / 'metrics.csv'} has no step yet; plot it when the run has logged one")
         runs[str(folder) if folder.name in {f.name for f in options.run if f != folder} else folder.name] = (
             metrics
         )
@@ -62,10 +65,10 @@ def main(options: Options) -> None:
 
 
 def draw(runs: dict[str, Metrics], output: Path, x: str = "step", smooth: int = 20) -> None:
-    """Draw runs by name into one picture, written whole or not at all.
+    """Plot runs by name into one image file, which is replaced atomically.
 
     Raises:
-        InputError: the picture cannot be written, or not in the format that its name asks for.
+        InputError: the file cannot be written, or its suffix names no known format.
     """
     import matplotlib
 
@@ -117,7 +120,7 @@ def _draw_run(panels: dict[str, Any], metrics: Metrics, x: str, smooth: int, nam
 
 
 def describe(name: str, metrics: Metrics) -> str:
-    """A run in three lines."""
+    """Summarize a run in three lines."""
     first, last = metrics[0], metrics[-1]
     validations = _column(metrics, "step", "val_loss")[1]
     skipped = sum(int(line["skipped"] or 0) for line in metrics)
@@ -130,7 +133,7 @@ def describe(name: str, metrics: Metrics) -> str:
 
 
 def smoothed(values: list[float], steps: int) -> np.ndarray:
-    """Mean over the `steps` values around each, fewer at the ends; passes over what is not finite. (n,)"""
+    """Centered moving average over `steps` values, fewer at the ends, ignoring non-finite ones. (n,)"""
     finite = np.isfinite(values)
     sums = np.concatenate([[0.0], np.cumsum(np.where(finite, values, 0.0))])
     counts = np.concatenate([[0], np.cumsum(finite)])
@@ -141,7 +144,7 @@ def smoothed(values: list[float], steps: int) -> np.ndarray:
 
 
 def _column(metrics: Metrics, x: str, name: str) -> tuple[list[float], list[float]]:
-    """The lines that have a value: where, and the value."""
+    """The positions and values of the lines that have a value."""
     pairs = [(line[x] or 0.0, value) for line in metrics if (value := line[name]) is not None]
     return [at for at, _ in pairs], [value for _, value in pairs]
 

@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""Kill a small sharded training job again and again, damage its checkpoints, and see that nothing is lost.
+"""Inject faults into a small sharded training job and its checkpoints, and check that nothing is lost.
 
     python scripts/torture.py --work_dir /scratch/me/torture [--faults 100] [--seed 1]
 
-One run without faults is recorded first: a fingerprint of every rank's weights and moments after every step.
-The same run is then started as often as it takes to suffer all faults, always with `--resume auto`; each
-rank compares itself with the record at every step. A run that reaches its end is compared as a whole, its
-datapoint log verified, and the next one begins. The moments of the faults follow from the seed.
-The exit code is 1 if anything was lost.
+Records one run without faults: a fingerprint of every rank's weights and moments after every step. Then
+starts the same run, always with `--resume auto`, until all faults have struck; each rank compares itself with
+the record at every step. When a run reaches its end, its last checkpoint is compared and its datapoint log
+verified, and the next run begins. The moments of the faults follow from the seed. Exits with code 1 if
+anything was lost.
 """
 
 import multiprocessing as mp
@@ -16,7 +16,7 @@ import random
 import sys
 import time
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -40,20 +40,20 @@ SHAPE = {
 
 @dataclass
 class TortureOptions:
-    """Inject faults into a small sharded job, and print a table of what became of it."""
+    """Inject faults into a small sharded job, and print a table of the outcomes."""
 
     work_dir: Path
-    """New or empty folder on the file system to try."""
+    """New or empty folder on the file system to test."""
     faults: PositiveInt = 100
-    """How many to inject."""
+    """Number of faults to inject."""
     seed: int = 1
-    """Of the kinds and moments of the faults."""
+    """Seed of the kinds and moments of the faults."""
     only: list[str] = field(default_factory=list)
-    """Only faults whose name contains one of these."""
+    """Inject only faults whose name contains one of these."""
     ranks: PositiveInt = 2
-    """Processes of the job; they divide 12."""
+    """Processes of the job; must divide 12."""
     steps: PositiveInt = 120
-    """Length of a run."""
+    """Optimizer steps of a run."""
     save_step_interval: PositiveInt = 4
     """Steps between checkpoints."""
     state_dict_type: Literal["sharded", "full"] = "sharded"
@@ -62,16 +62,25 @@ class TortureOptions:
 
 @dataclass
 class Row:
-    """A kind of fault in the table."""
+    """A line of the table: a kind of fault."""
 
     times: int = 0
     resumed: int = 0
     equal: int = 0
     lost: list[int] = field(default_factory=list)
 
+    def __add__(self, other: "Row") -> "Row":
+        return Row(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+
+    def print(self, name: str) -> None:
+        """Print the line."""
+        mean = sum(self.lost) / max(len(self.lost), 1)
+        most = max(self.lost, default=0)
+        print(f"| {name} | {self.times} | {self.resumed} | {self.equal} | {mean:.1f} | {most} |")
+
 
 class Torture:
-    """The runs, and the faults that are still waiting for the next start to show what became of them."""
+    """The runs, and the faults whose outcome the next start will show."""
 
     def __init__(self, options: TortureOptions, train: TrainOptions) -> None:
         self.options = options
@@ -81,7 +90,7 @@ class Torture:
         self.run = 1
         self.problems: list[str] = []
         self._open: list[tuple[str, int]] = []
-        """Kind, and the last step that was done before it."""
+        """Kind, and the last step completed before it."""
 
     @property
     def out_dir(self) -> Path:
@@ -93,7 +102,7 @@ class Torture:
         return Job(self.train, self.options.work_dir, record)
 
     def note(self, outcome: Outcome, kind: str | None) -> None:
-        """Settle what waited for this start, and put the new fault among the waiting."""
+        """Score the faults that waited for this start, and add the new one to those waiting."""
         if outcome.resumed is not None:
             for waiting, reached in self._open:
                 row = self.rows[waiting]
@@ -106,7 +115,7 @@ class Torture:
         if outcome.error:
             self.problems.append(f"{self.out_dir}: {kind}: {outcome.error}")
         if outcome.complete:
-            self._compare_whole_run()
+            self._compare_run()
             self.run += 1
         elif kind is not None and outcome.struck:
             self.rows[kind].times += 1
@@ -114,14 +123,14 @@ class Torture:
             self.slowest_exit = max(self.slowest_exit, outcome.exit_seconds)
 
     def finish(self) -> None:
-        """Let the last run end in peace."""
+        """Run to the end without a fault, if any fault still waits."""
         if self._open and not self.problems:
             job = self.job()
             job.start()
             job.wait()
             self.note(job.outcome(), None)
 
-    def _compare_whole_run(self) -> None:
+    def _compare_run(self) -> None:
         try:
             for _, folder in list_checkpoints(self.out_dir):
                 manifest = verify(folder)
@@ -139,12 +148,12 @@ class Torture:
 
 
 def main(options: TortureOptions) -> None:
-    """Record, torture, report."""
+    """Record, inject faults, report."""
     kinds = [kind for kind in KINDS if not options.only or any(part in kind for part in options.only)]
     if not kinds:
-        raise InputError(f"--only {' '.join(options.only)}: no such fault; there are {', '.join(KINDS)}")
+        raise InputError(f"--only {' '.join(options.only)}: no such fault; known: {', '.join(KINDS)}")
     if options.work_dir.exists() and any(options.work_dir.iterdir()):
-        raise InputError(f"--work_dir {options.work_dir} is not empty: give a new folder")
+        raise InputError(f"--work_dir {options.work_dir} is not empty; give a new folder")
     options.work_dir.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # bitwise equality holds for one number of threads
     os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
@@ -204,35 +213,18 @@ def _train_options(options: TortureOptions) -> TrainOptions:
 
 
 def _print(torture: Torture) -> None:
+    options = torture.options
     print(
-        f"\nseed {torture.options.seed}, {torture.options.ranks} ranks, {torture.options.state_dict_type}, "
+        f"\nseed {options.seed}, {options.ranks} ranks, {options.state_dict_type}, a checkpoint every "
+        f"{options.save_step_interval} steps, {torture.run - 1} complete runs\n"
     )
-    print(
-        f"a checkpoint every {torture.options.save_step_interval} steps, {torture.run - 1} runs to their end"
-    )
-    print(
-        "\n| fault | times | resumed | bitwise equal | lost steps: mean | most |\n|---|---|---|---|---|---|"
-    )
-    total = Row()
-    for kind in [kind for kind in KINDS if kind in torture.rows]:
-        row = torture.rows[kind]
-        _print_row(kind, row)
-        total = Row(
-            total.times + row.times,
-            total.resumed + row.resumed,
-            total.equal + row.equal,
-            total.lost + row.lost,
-        )
-    _print_row("**all**", total)
+    print("| fault | times | resumed | bitwise equal | lost steps: mean | most |\n|---|---|---|---|---|---|")
+    for kind in filter(torture.rows.__contains__, KINDS):
+        torture.rows[kind].print(kind)
+    sum(torture.rows.values(), Row()).print("**all**")
     print(f"\nlongest from a rank's death to the last rank's exit: {torture.slowest_exit:.1f} s")
     for problem in torture.problems:
         print(f"PROBLEM {problem}")
-
-
-def _print_row(kind: str, row: Row) -> None:
-    mean = sum(row.lost) / max(len(row.lost), 1)
-    most = max(row.lost, default=0)
-    print(f"| {kind} | {row.times} | {row.resumed} | {row.equal} | {mean:.1f} | {most} |")
 
 
 if __name__ == "__main__":

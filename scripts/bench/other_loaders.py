@@ -1,8 +1,8 @@
-"""The loaders that bench_loader.py compares ours with, over the same tokens, each as its documentation says.
+"""Other loaders for bench_loader.py, over the same tokens, each used as its documentation says.
 
-Each function writes the tokens in its library's own format, then gives batches without end: int64 tensors of
-`(rows, block_size + 1)`, or what the library makes that holds as much. None knows of a library that is not
-installed before it is called.
+Each function writes the tokens in its library's format, then yields batches without end: int64 tensors of
+`(rows, block_size + 1)`, or the library's own type of the same content. Each imports its library when called,
+so that libraries need not be installed.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ Batches = Iterator[Any]
 
 
 def memmap_windows(store: TokenStore, folder: Path, rows: int, block_size: int) -> Batches:
-    """Random windows of the shards' memory maps: the least that any loader does."""
+    """Random windows of the shards' memory maps: a lower bound of the work of any loader."""
     shards = [np.asarray(store.tokens(shard)) for shard in range(store.n_shards)]
     shards = [shard for shard in shards if len(shard) > block_size]
     rng = np.random.default_rng(0)
@@ -56,7 +56,7 @@ def datatrove(
 
 
 def litdata(store: TokenStore, folder: Path, rows: int, block_size: int) -> Batches:
-    """What TinyLlama's packed format became: StreamingDataset with a TokensLoader, in this process."""
+    """The successor of TinyLlama's packed format: StreamingDataset with a TokensLoader, in this process."""
     from litdata import StreamingDataLoader, StreamingDataset, TokensLoader, optimize
 
     window = block_size + 1
@@ -107,11 +107,11 @@ def _stack(items: list[dict[str, np.ndarray]]) -> torch.Tensor:
 
 
 def megatron_core(store: TokenStore, folder: Path, rows: int, block_size: int) -> Batches:
-    """GPTDataset over our own shards, which are in its format."""
+    """GPTDataset over our shards, which are in its format."""
     from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
     from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 
-    # Several shards are blended, which asks for its rank.
+    # Blending several shards requires a process group.
     dist.init_process_group("gloo", init_method=f"file://{folder.absolute()}/group", rank=0, world_size=1)
 
     class Tokenizer:

@@ -1,4 +1,4 @@
-"""Token stores for commands that only need something to train on: the sample corpus, or random documents."""
+"""Token stores for commands that need data to train on: the sample corpus, or random documents."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def sample_store(folder: Path, vocab_size: int = 8192, megabytes: float = 4.0) -> str:
-    """Corpus, tokenizer and store in `folder`, by the project's own commands; returns the store's path."""
+    """Make corpus, tokenizer and store in `folder` with the project's commands; returns the store's path."""
     corpus, tokenizer, store = folder / "corpus.jsonl", folder / "tokenizer", folder / "store"
     commands: dict[str, dict[str, object]] = {
         "sample_corpus.py": {"output": corpus, "megabytes": megabytes},
@@ -31,7 +31,7 @@ def sample_store(folder: Path, vocab_size: int = 8192, megabytes: float = 4.0) -
 
 
 def fixed_length_store(folder: Path, length: int, vocab_size: int = 32064, tokens: int = 2_000_000) -> str:
-    """Documents of random tokens with `length` targets each; returns the store's path, in `folder`."""
+    """Write documents of random tokens with `length` targets each; returns the store's path in `folder`."""
     rng = np.random.default_rng(length)
     store = TokenStoreWriter(folder / f"store-{length}", _numbers_tokenizer(folder / "numbers", vocab_size))
     n_documents = max(tokens // (length + 1), 1)
@@ -45,7 +45,7 @@ def fixed_length_store(folder: Path, length: int, vocab_size: int = 32064, token
 
 
 def _numbers_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
-    """A tokenizer of so many words, for a store that needs one and text that nobody reads."""
+    """A tokenizer of `vocab_size` numbers, since every store needs one."""
     folder.mkdir(exist_ok=True)
     words = {"<s>": 0, "</s>": 1} | {str(number): number for number in range(2, vocab_size)}
     backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="2"))

@@ -1,4 +1,4 @@
-"""The faults of scripts/torture.py: each starts the job, comes about, and waits until all ranks are gone."""
+"""The kinds of faults of scripts/torture.py; each starts the job, injects a fault, waits for all ranks."""
 
 import os
 import random
@@ -12,7 +12,7 @@ from scripts.faults.job import Job, Outcome
 from scripts.faults.rank import PHASES, STAGING, Fault
 
 PICKLE = b"cos\nmkdir\n(S'a-pickle-was-run'\ntR."
-"""Whoever unpickles it makes a folder of that name."""
+"""Unpickling it creates a folder of that name."""
 
 Inject = Callable[[Job, random.Random, float], None]
 
@@ -23,7 +23,7 @@ def _kill_in_phase(phase: str, all_ranks: bool) -> Inject:
         job.start(_victim(phase, job, rng), Fault(phase, occurrence=rng.randint(1, 3), delay=delay))
         job.until(lambda: False)
         if all_ranks:
-            job.kill(list(range(job.n_ranks)))
+            job.kill()
         job.wait()
 
     return inject
@@ -33,8 +33,7 @@ def _kill_any_time(all_ranks: bool) -> Inject:
     def inject(job: Job, rng: random.Random, startup_seconds: float) -> None:
         job.start()
         _let_run(job, rng, startup_seconds)
-        job.kill(list(range(job.n_ranks)) if all_ranks else [rng.randrange(job.n_ranks)])
-        job.wait()
+        job.kill(None if all_ranks else rng.randrange(job.n_ranks))
 
     return inject
 
@@ -50,28 +49,26 @@ def _stop(number: signal.Signals) -> Inject:
 
 
 def _no_space(phase: str) -> Inject:
-    """A file operation of a save fails, the run goes on, and some steps later all are killed."""
+    """A file operation of a save fails, the run continues, and some steps later all ranks are killed."""
 
     def inject(job: Job, rng: random.Random, startup_seconds: float) -> None:
         job.start(_victim(phase, job, rng), Fault(phase, occurrence=rng.randint(1, 3), kill=False))
         job.until(lambda: job.fired)
         _let_train(job, rng)
-        job.kill(list(range(job.n_ranks)))
-        job.wait()
+        job.kill()
 
     return inject
 
 
 def _damage(change: Callable[[Path], object]) -> Inject:
-    """All are killed, and then something happens to the newest checkpoint, which is not the only one."""
+    """All ranks are killed, and then the newest of several checkpoints is changed."""
 
     def inject(job: Job, rng: random.Random, startup_seconds: float) -> None:
         job.start()
         _let_train(job, rng)
         out_dir = Path(job.options.out_dir)
         job.until(lambda: len(list_checkpoints(out_dir)) > 1)
-        job.kill(list(range(job.n_ranks)))
-        job.wait()
+        job.kill()
         if job.killed and len(checkpoints := list_checkpoints(out_dir)) > 1:
             change(checkpoints[-1][1])
 
@@ -85,7 +82,7 @@ def _victim(phase: str, job: Job, rng: random.Random) -> int:
 
 
 def _let_run(job: Job, rng: random.Random, startup_seconds: float) -> None:
-    """Up to any moment of the start, or of the training after it."""
+    """Wait for a random moment of the start, or of the training after it."""
     if rng.random() < 0.5:
         end = time.monotonic() + rng.uniform(0, startup_seconds)
         job.until(lambda: time.monotonic() > end)
@@ -94,7 +91,7 @@ def _let_run(job: Job, rng: random.Random, startup_seconds: float) -> None:
 
 
 def _let_train(job: Job, rng: random.Random) -> None:
-    """Some steps from where it is, and a little more."""
+    """Wait for some steps to complete, and a few milliseconds more."""
     steps = rng.randint(1, 12)
     job.until(lambda: job.resumed >= 0)
     first = job.reached
@@ -119,7 +116,8 @@ def _flip_bit(folder: Path) -> None:
 
 
 def _swap(folder: Path) -> None:
-    first, last = sorted((folder / "optim").iterdir())[0], sorted((folder / "optim").iterdir())[-1]
+    files = sorted((folder / "optim").iterdir())
+    first, last = files[0], files[-1]
     held = first.read_bytes()
     first.write_bytes(last.read_bytes())
     last.write_bytes(held)
@@ -162,7 +160,7 @@ KINDS: dict[str, Inject] = {
 
 
 def suffer(job: Job, kind: str, rng: random.Random, startup_seconds: float) -> Outcome:
-    """Start the job, let the fault happen, wait for all ranks to end."""
+    """Start the job, inject the fault, wait for all ranks to end."""
     KINDS[kind](job, rng, startup_seconds)
     outcome = job.outcome()
     stopped = kind.startswith("SIG") and outcome.error is None and not outcome.complete

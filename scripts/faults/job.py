@@ -1,4 +1,4 @@
-"""The job that scripts/torture.py starts again and again, and what became of a start."""
+"""The job that scripts/torture.py starts repeatedly, and the outcome of one start."""
 
 import multiprocessing as mp
 import os
@@ -15,30 +15,30 @@ from pretrain.options import TrainOptions
 from scripts.faults.rank import Fault, Report, run_rank
 
 EXIT_LIMIT = 60.0
-"""Seconds in which the other ranks must end when one has died."""
+"""Seconds within which the other ranks must end after one has died."""
 
 
 class Outcome(NamedTuple):
-    """What became of a start of the job."""
+    """The outcome of one start of the job."""
 
     struck: bool
-    """Whether the fault came about."""
+    """Whether the fault occurred."""
     resumed: int | None
-    """The step that all ranks took up; None if it did not get so far."""
+    """The step from which all ranks resumed; None if the job ended before that."""
     reached: int
-    """Last step that every rank has done."""
+    """Last step that every rank completed."""
     different: int
     """First step that differs from the undisturbed run; 0 for none."""
     complete: bool
-    """Whether it ended with its last step."""
+    """Whether the run reached its last step."""
     exit_seconds: float
-    """From the first death to the last exit."""
+    """Seconds from the first death to the last exit."""
     error: str | None
-    """A rank ended in a way that no fault explains, or did not end."""
+    """Set if a rank ended in a way that no fault explains, or did not end."""
 
 
 class Job:
-    """Some ranks, each a process of this machine, doing the same run."""
+    """The ranks of a run, each a process on this machine."""
 
     def __init__(self, options: TrainOptions, work_dir: Path, record: bool) -> None:
         self.options = replace(options)
@@ -49,47 +49,48 @@ class Job:
         self._first_death: float | None = None
 
     def start(self, victim: int = 0, fault: Fault | None = None) -> None:
-        """Start all ranks, one of them with a fault to bring about itself."""
+        """Start all ranks; the victim injects the fault into itself."""
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         for rank, report in enumerate(self._reports):
-            own = fault if fault is not None and rank == victim else Fault()
+            own = fault if fault and rank == victim else Fault()
             process = mp.Process(target=run_rank, args=(self.options, rank, port, own, report, *self._common))
             process.start()
             self._processes.append(process)
 
     @property
     def resumed(self) -> int:
-        """The step that all ranks took up, -1 before they have."""
+        """The step from which all ranks resumed, -1 before they have."""
         return min(report.resumed[0] for report in self._reports)
 
     @property
     def reached(self) -> int:
-        """The last step done by all, -1 before they have taken up any."""
+        """The last step completed by all ranks, -1 before they have resumed."""
         return min(report.reached[0] for report in self._reports)
 
     def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for it, or for the first death, or the end of all."""
+        """Wait for the condition, the first death, or the end of all ranks."""
         while not condition() and not self._died() and not self._ended():
             time.sleep(0.001)
 
     @property
     def fired(self) -> bool:
-        """Whether the fault given to `start` came about."""
+        """Whether the fault given to `start` occurred."""
         return any(report.fired[0] for report in self._reports)
 
     def signal(self, rank: int, number: signal.Signals) -> None:
-        """Send it if the rank is still there."""
+        """Send a signal if the rank is still alive."""
         if self._processes[rank].is_alive():
             os.kill(self._processes[rank].pid or 0, number)
 
-    def kill(self, ranks: list[int]) -> None:
-        """SIGKILL."""
-        for rank in ranks:
-            self.signal(rank, signal.SIGKILL)
+    def kill(self, rank: int | None = None) -> None:
+        """SIGKILL one rank, or all; then wait for all to end."""
+        for number in range(self.n_ranks) if rank is None else [rank]:
+            self.signal(number, signal.SIGKILL)
+        self.wait()
 
     def wait(self) -> None:
-        """Until all have ended: as long as it takes, but after a death only EXIT_LIMIT."""
+        """Wait until all ranks have ended, but after a death no longer than EXIT_LIMIT."""
         while not self._ended():
             self._died()
             if self._first_death is not None and time.monotonic() - self._first_death > EXIT_LIMIT:
@@ -97,7 +98,7 @@ class Job:
             time.sleep(0.005)
 
     def outcome(self) -> Outcome:
-        """Call after `wait`."""
+        """Return the outcome; call it after `wait`. Ranks that did not end are killed."""
         exit_seconds = time.monotonic() - self._first_death if self._first_death else 0.0
         codes = [process.exitcode for process in self._processes]
         # A run whose last checkpoint meets a full disk must say so by its exit code.
@@ -107,7 +108,7 @@ class Job:
             error = f"rank {codes.index(None)} did not end within {EXIT_LIMIT:.0f} s of another's death"
         elif any(codes) and not self.killed and not refused:
             error = f"exit codes {codes}, which no fault explains; see {self.options.out_dir}-rank*.txt"
-        self.kill([rank for rank, code in enumerate(codes) if code is None])
+        self.kill()
         return Outcome(
             struck=self.killed or refused,
             resumed=self.resumed if self.resumed >= 0 else None,
@@ -120,7 +121,7 @@ class Job:
 
     @property
     def killed(self) -> bool:
-        """Whether any rank was, once all have ended."""
+        """Whether any rank was killed, once all have ended."""
         return any(process.exitcode == -signal.SIGKILL for process in self._processes)
 
     def _ended(self) -> bool:

@@ -1,7 +1,7 @@
-"""One rank of a tortured job: the real trainer, watched at every step, with one fault to suffer.
+"""One rank of a tortured job: the real trainer, compared at every step, with at most one fault injected.
 
 Faults are injected from outside the training code: the interpreter's audit hook sees every file operation
-before it is done.
+before it happens.
 """
 
 import errno
@@ -26,7 +26,7 @@ from pretrain.trainer import Trainer
 
 
 class Phase(NamedTuple):
-    """A file operation of the run: what the audit hook is told of it."""
+    """A file operation of the run, as the audit hook sees it."""
 
     event: str
     matches: Callable[[tuple], bool]
@@ -54,40 +54,38 @@ PHASES = {
     "retention's rename": Phase("os.rename", lambda a: ".deleting" in str(a[1])),
     "retention's removal": Phase("os.remove", lambda a: _path(a).endswith(".safetensors")),
     "datapoint log": Phase("open", lambda a: "/datapoints/" in _path(a) and bool(a[2] & os.O_CREAT)),
-    "verification": Phase(
-        "open", lambda a: _path(a).endswith(".safetensors") and not a[2] & os.O_CREAT, False
-    ),
+    "verification": Phase("open", lambda a: _reads(a, ".safetensors"), rank_0_only=False),
 }
-STAGING = "staging"  # no file is touched: the trainer's memory is being copied
+STAGING = "staging"  # a copy in memory, no file operation
 
 
 class Fault(NamedTuple):
-    """What this rank does to itself, if anything."""
+    """The fault that a rank injects into itself, if any."""
 
     phase: str | None = None
     occurrence: int = 1
-    """At which match of the phase, counted from the start of the process."""
+    """The match of the phase at which it strikes, counted from the start of the process."""
     kill: bool = True
-    """Die; otherwise the file operation fails as on a full disk."""
+    """Kill the process; otherwise the file operation fails as on a full disk."""
     delay: float = 0.0
-    """Seconds from the match to the death, so that it strikes in the middle too."""
+    """Seconds from the match to the kill, so that it strikes within the operation too."""
 
 
 class Report(NamedTuple):
-    """What a rank tells the others' parent, in shared memory."""
+    """What a rank reports to the parent process, in shared memory."""
 
     resumed: MutableSequence[int]
-    """One number: the step taken up, -1 before that."""
+    """One number: the step resumed from, -1 before that."""
     reached: MutableSequence[int]
-    """The last step done."""
+    """The last completed step."""
     fired: MutableSequence[int]
     """Whether the fault struck."""
     different: MutableSequence[int]
-    """First step whose state is not, bit for bit, that of the undisturbed run; 0 for none."""
+    """First step whose state differs bitwise from that of the undisturbed run; 0 for none."""
 
     @classmethod
     def empty(cls) -> "Report":
-        """Before the rank has done anything."""
+        """The report of a rank that has not started."""
         return cls(*(cast(MutableSequence[int], mp.Array("q", [start])) for start in (-1, -1, 0, 0)))
 
 
@@ -133,12 +131,12 @@ class WatchedTrainer(Trainer):
 def run_rank(
     options: TrainOptions, rank: int, port: int, fault: Fault, report: Report, run: Path, record: bool
 ) -> None:
-    """Entry point of the process; its output goes to `output-rank<rank>.txt` beside the run's folder."""
+    """Run the trainer in this process; its output goes to `OUT_DIR-rank<rank>.txt`."""
     output = os.open(f"{options.out_dir}-rank{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
     for name in [name for name in os.environ if name.startswith("SLURM_")]:
-        del os.environ[name]  # this job is started here, whatever job we are in
+        del os.environ[name]  # this job is not SLURM's, even inside a SLURM job
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),

@@ -64,7 +64,7 @@ def test_the_command_writes_what_the_trainer_takes(tmp_path, train_store_dir):
     result = subprocess.run(command, capture_output=True, text=True, env=environment())
     assert result.returncode == 0, result.stderr
     assert "tokens/s on CPU, 1 thread(s), measured over" in result.stdout
-    assert "llama_15M: your data is too little for" in result.stdout
+    assert "llama_15M: too little data for" in result.stdout
     written = parse_options(
         TrainOptions,
         ["--config", str(tmp_path / "c.yaml"), "--train_data_dir", "store", "--out_dir", str(tmp_path)],

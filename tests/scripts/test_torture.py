@@ -1,4 +1,4 @@
-"""A dozen faults in a row, every one survived."""
+"""A dozen faults, after each of which the run resumes with nothing lost."""
 
 import os
 import subprocess
@@ -31,5 +31,5 @@ def test_a_folder_in_use_and_an_unknown_fault_are_refused(tmp_path):
     (tmp_path / "mine").touch()
     with pytest.raises(InputError, match="is not empty"):
         torture.main(torture.TortureOptions(work_dir=tmp_path))
-    with pytest.raises(InputError, match="no such fault; there are one rank killed: staging"):
+    with pytest.raises(InputError, match="no such fault; known: one rank killed: staging"):
         torture.main(torture.TortureOptions(work_dir=tmp_path / "new", only=["earthquake"]))
