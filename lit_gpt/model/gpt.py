@@ -40,14 +40,14 @@ class Linear(nn.Linear):
         super().__init__(n_in, n_out, bias=False)
 
     def reset_parameters(self) -> None:
-        """Nothing: drawing takes minutes for 7B, and on the meta device imports half of torch."""
+        """Skip: drawing takes minutes for 7B, and on the meta device imports half of torch."""
 
 
 class Embedding(nn.Embedding):
     """Arbitrary at first, as `Linear`."""
 
     def reset_parameters(self) -> None:
-        """Nothing."""
+        """Skip."""
 
 
 class RMSNorm(nn.Module):
@@ -163,9 +163,9 @@ class GPT(nn.Module):
 
         Args:
             input_ids: (B, T) int64.
-            positions: (B, T) int64, each token's place in its piece.
+            positions: (B, T) int64, each token's place in its segment.
             documents: bounds over the flattened B*T tokens; attention stays inside them.
-            labels: (B, T) int64, -100 where nothing is predicted.
+            labels: (B, T) int64, -100 (`IGNORE_INDEX`) where there is no target.
 
         Returns:
             (B, T, V) logits in the compute dtype; with labels the SUM of the token losses, an fp32 scalar.
@@ -180,7 +180,7 @@ class GPT(nn.Module):
         """TinyLlama's initialisation; the same numbers on any device and any number of ranks.
 
         Normal with std sqrt(2 / (5 C)), output projections 1 / (sqrt(C) n_layer), norms one. Every parameter
-        has a generator of its own, seeded from (seed, name), and is drawn whole on the CPU in fp32, since
+        has a generator of its own, seeded from (seed, name), and is drawn complete on the CPU in fp32, since
         CUDA's numbers depend on the device; of a sharded parameter each rank keeps its part.
         """
         from torch.distributed.tensor import DTensor, distribute_tensor  # takes half a second, only used here

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 IGNORE_INDEX = -100
-"""Label of a position that counts nothing."""
+"""Label of a position without a target."""
 CHUNK_TOKENS = {"cpu": 512, "cuda": 8192}
 """Tokens whose logits exist at a time: small where caches count, large where products must fill a device.
 With 32,064 ids the logits of a chunk are 66 MB (fp32) and 525 MB (bf16)."""
@@ -35,7 +35,7 @@ def chunk_tokens(device: torch.device) -> int:
 
 
 def chunked_cross_entropy(hidden_TC: Tensor, weight_VC: Tensor, labels_T: Tensor) -> Tensor:
-    """Sum over tokens of -log softmax(hidden @ weight.T)[label]; a label of -100 counts nothing.
+    """Sum over tokens of -log softmax(hidden @ weight.T)[label]; a label of -100 counts as 0.
 
     The products run in the dtype of `hidden_TC`; softmax, loss and the sums over chunks in fp32. Gradients
     are made in the forward pass, while a chunk's logits are at hand.
@@ -64,8 +64,8 @@ class _HeadLoss(torch.autograd.Function):
         total = hidden_TC.new_zeros((), dtype=accumulate)
         grad_hidden = torch.empty_like(hidden_TC) if with_gradients else hidden_TC
         grad_weight = torch.zeros_like(weight, dtype=accumulate) if with_gradients else weight
-        whole = (hidden_TC, labels_T.where(counts_T1[:, 0], 0)[:, None], counts_T1, grad_hidden)
-        for chunk in zip(*(x.split(chunk_tokens(hidden_TC.device)) for x in whole), strict=True):
+        columns = (hidden_TC, labels_T.where(counts_T1[:, 0], 0)[:, None], counts_T1, grad_hidden)
+        for chunk in zip(*(x.split(chunk_tokens(hidden_TC.device)) for x in columns), strict=True):
             hidden, targets, counts, grad = chunk
             losses, grad_logits = loss_and_gradient(hidden @ weight.T, targets, accumulate, with_gradients)
             total += losses.mul_(counts).sum()

@@ -1,8 +1,8 @@
-"""Several stores dealt out by weight: sample number <-> (store, position in the store's own sequence).
+"""Mix several stores by weight: sample number <-> (store, position in the store's own sequence).
 
-A deck of 10,000 cards has of each store as many as its weight says, shuffled once. Every block of as many
-samples deals the whole deck from a place of its own on, round to where it began: so each block has the shares
-exactly, each store's positions come in order, and both directions are a look-up.
+A table of 10,000 slots, shuffled once, assigns each store slots in proportion to its weight. Each block of
+10,000 samples walks it cyclically from its own offset: so each block has the exact shares, each store's
+positions come in order, and both directions are a look-up.
 """
 
 import math
@@ -16,7 +16,7 @@ from lit_gpt.rows.feistel import derive_key, mix64
 BLOCK = 10_000
 """Samples in which each of several stores has exactly its share."""
 
-_DECK = 1  # first part of the keys, as in sample_order.py
+_MIXTURE = 1  # first part of the keys, as in sample_order.py
 
 
 class Mixture:
@@ -25,17 +25,17 @@ class Mixture:
     def __init__(self, weights: Sequence[float], names: Sequence[str], seed: int, shuffle: bool) -> None:
         """
         Raises:
-            InputError: a weight that is not positive, or too small for a card in the deck.
+            InputError: a weight that is not positive, or too small for one slot of the table.
         """
         counts = _largest_remainder(weights, names)
         self._counts = np.array(counts if len(counts) > 1 else [1], dtype=np.int64)
         self._size = int(self._counts.sum())
         self._seed, self._shuffle = seed, shuffle
-        cards = np.arange(self._size)
+        slots = np.arange(self._size)
         if shuffle:
-            cards = np.argsort(mix64(derive_key(_DECK, seed) + cards.astype(np.uint64)))
-        self._store = np.repeat(np.arange(self._counts.size), self._counts)[cards]
-        # By store, then by place: where its cards lie, and how many of them lie before each place.
+            slots = np.argsort(mix64(derive_key(_MIXTURE, seed) + slots.astype(np.uint64)))
+        self._store = np.repeat(np.arange(self._counts.size), self._counts)[slots]
+        # By store: the places of its slots, and how many of them are before each place.
         self._places = np.argsort(self._store, kind="stable")
         self._begin = np.cumsum(self._counts) - self._counts
         is_of = self._store == np.arange(self._counts.size)[:, None]
@@ -55,8 +55,8 @@ class Mixture:
         count = self._counts[store]
         block, number = np.divmod(position, count)
         cut = self._cut(block)
-        card = (self._before[store, cut] + number) % count
-        return block * self._size + (self._places[self._begin[store] + card] - cut) % self._size
+        slot = (self._before[store, cut] + number) % count
+        return block * self._size + (self._places[self._begin[store] + slot] - cut) % self._size
 
     def begin_of_block(self, sample: int) -> np.ndarray:
         """int64 (n_stores,): each store's position where the sample's block begins."""
@@ -65,11 +65,11 @@ class Mixture:
     def _cut(self, block: np.ndarray) -> np.ndarray:
         if not self._shuffle:
             return np.zeros_like(block)
-        return (derive_key(_DECK, self._seed, block) % np.uint64(self._size)).astype(np.int64)
+        return (derive_key(_MIXTURE, self._seed, block) % np.uint64(self._size)).astype(np.int64)
 
 
 def _largest_remainder(weights: Sequence[float], names: Sequence[str]) -> list[int]:
-    """Each store's cards; of equal remainders the earlier store's comes first."""
+    """The number of slots of each store; of equal remainders the earlier store's is rounded up first."""
     for name, weight in zip(names, weights, strict=True):
         if not (math.isfinite(weight) and weight > 0):
             raise InputError(f"{name} has weight {weight}: give a positive number, or leave the store out")

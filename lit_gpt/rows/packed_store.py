@@ -57,11 +57,11 @@ class PackedStore:
     ) -> "PackedStore":
         """Open the packing of `store`; build it first if there is none.
 
-        Of several processes that open it at once one builds and the others wait; killed at any moment, what
-        is left is either no packing or a whole one.
+        Of several processes that open it together one builds and the others wait. After a kill at any moment
+        there is either no packing or a complete one.
 
         Args:
-            block_size: predictions in a row.
+            block_size: targets in a row.
             strategy: best_fit, concat or one_per_row, see `pack_lengths`.
             packing_dir: the folder to keep packings in; None: the store's own.
 
@@ -94,12 +94,12 @@ class PackedStore:
 
     @property
     def n_targets(self) -> int:
-        """How many predictions an epoch has."""
+        """How many targets an epoch has."""
         return sum(entry.targets for entry in self.shards)
 
     @property
     def waste(self) -> float:
-        """The share of slots that predict nothing."""
+        """The share of slots without a target."""
         slots = int(self.rows_per_shard.sum()) * self.block_size
         return 1 - self.n_targets / slots if slots else 0.0
 
@@ -116,8 +116,7 @@ class PackedStore:
         return self._open_shard(shard)[1]
 
     def verify(self) -> None:
-        """Read everything: each prediction of the store lies in exactly one row, each row's tokens give its
-        checksum.
+        """Read all: each target of the store is in exactly one row, each row's tokens have its checksum.
 
         Raises:
             InputError: naming the shard where that does not hold.
@@ -125,7 +124,7 @@ class PackedStore:
         for shard in progress(range(self.store.n_shards), description="verifying", unit="shard"):
             rows = self.rows(shard)
             if not covers(rows, self.store.lengths(shard) - 1, self.block_size):
-                with _damage_told(self.folder):
+                with _damage_named(self.folder):
                     raise ValueError(f"shard {shard} has not each target exactly once")
             checksums = row_checksums(rows, self.store.tokens(shard), self.store.pointers(shard))
             differing = np.flatnonzero(checksums != self.checksums(shard))
@@ -136,7 +135,7 @@ class PackedStore:
                 )
 
     def _read_shard(self, shard: int) -> tuple[Rows, np.ndarray]:
-        with _damage_told(self.folder):
+        with _damage_named(self.folder):
             return read_shard(self.folder / _file_name(shard), self.shards[shard])
 
 
@@ -208,7 +207,7 @@ def _build(store: TokenStore, identity: dict[str, Any], folder: Path) -> None:
 
 
 def _check_store(store: TokenStore, shard: int) -> None:
-    """Hash what is about to be packed: row checksums of damaged tokens would vouch for the damage."""
+    """Hash what is about to be packed: row checksums of damaged tokens would hide the damage."""
     entry = store.manifest.shards[shard]
     for name in (f"{entry.name}.bin", f"{entry.name}.idx"):
         if hash_files(store.path / name) != entry.files[name]:
@@ -223,7 +222,7 @@ def _check_store(store: TokenStore, shard: int) -> None:
 
 
 def _read_manifest(folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
-    with _damage_told(folder):
+    with _damage_named(folder):
         manifest = json.loads(read_bounded(folder / MANIFEST).decode("utf-8"))
         if not isinstance(manifest, dict):
             raise ValueError(f"{MANIFEST} holds no object")
@@ -237,7 +236,7 @@ def _read_manifest(folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _damage_told(folder: Path) -> Iterator[None]:
+def _damage_named(folder: Path) -> Iterator[None]:
     """What is missing or not as it was written is damage; what the machine refuses to read is not.
 
     Raises:

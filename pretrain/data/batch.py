@@ -18,7 +18,7 @@ class Batch(NamedTuple):
     """What one micro-batch feeds the model.
 
     `input_ids`, `labels`, `positions`: int64 (B, T). A label is the document's next token, or IGNORE_INDEX in
-    the slots left over at a row's end. Positions restart at 0 in every piece.
+    the slots left over at a row's end. Positions restart at 0 in each segment.
     """
 
     input_ids: Tensor
@@ -49,11 +49,11 @@ def max_seqlen_bucket(longest: int, block_size: int) -> int:
     return min(SHORT_DOCUMENTS, block_size) if longest <= SHORT_DOCUMENTS else block_size
 
 
-def assemble(rows: Sequence[RowTokens], block_size: int, filler: int) -> Batch:
+def assemble(rows: Sequence[RowTokens], block_size: int, pad_token: int) -> Batch:
     """Build a batch of B = len(rows) rows of T = block_size slots.
 
-    The slots that pieces leave free at a row's end become a document of their own, with inputs `filler` (a
-    token id) and masked labels. A row without pieces is nothing else.
+    The slots that are left free at a row's end become a segment of `pad_token`s with masked labels; a row
+    without segments is nothing else.
     """
     tokens, lengths, gaps = [], [], []
     for row in rows:
@@ -62,13 +62,13 @@ def assemble(rows: Sequence[RowTokens], block_size: int, filler: int) -> Batch:
         tokens.append(row.tokens)
         lengths.append(row.lengths)
         if gap:
-            tokens.append(np.full(gap + 1, filler, row.tokens.dtype))
+            tokens.append(np.full(gap + 1, pad_token, row.tokens.dtype))
             lengths.append(np.array([gap], row.lengths.dtype))
     read, length = np.concatenate(tokens), np.concatenate(lengths)
     bounds = np.concatenate([[0], np.cumsum(length)])
 
-    # A piece's last token is a label only. A mask drops it faster than indices would fetch the others: it is
-    # an eighth of their size, and this is the loader's hottest place.
+    # A segment's last token is a label only. A mask drops it faster than indices would fetch the others: it
+    # is an eighth of their size, and this is the loader's hottest place.
     last = bounds[1:] + np.arange(length.size)
     keep = np.ones(read.size, dtype=bool)
     keep[last] = False

@@ -21,7 +21,7 @@ from pretrain.data.shard_cache import ShardCache
 from pretrain.data.training_data import TrainingData, compare_data
 from pretrain.options import nearest_multiples
 
-PLAN_ROWS = 4096  # rows located at a time: what numpy costs per call is then nothing per row
+PLAN_ROWS = 4096  # rows located at a time: amortises numpy's per-call overhead
 
 
 class StepBatch(NamedTuple):
@@ -88,7 +88,7 @@ class DataLoader:
             self._cache.close()
 
     def state_dict(self, step: int) -> dict[str, Any]:
-        """State after `step` steps, as JSON: all that a loader of any world size needs to go on."""
+        """State after `step` steps, as JSON: all that a loader of any world size needs to continue."""
         return {
             "samples": step * self._global_batch_size,
             "global_batch_size": self._global_batch_size,
@@ -106,7 +106,7 @@ class DataLoader:
             n_steps = max(1, min(2 * n_steps, n_rows // self._global_batch_size))
 
     def _make_plan(self, step: int, n_steps: int) -> Iterator[StepBatch]:
-        """The steps [step, step + n_steps), whose rows are located in one go."""
+        """The steps [step, step + n_steps), whose rows are located together."""
         size, share = self._global_batch_size, self._rank_rows
         samples = np.arange((step - 1) * size, (step - 1 + n_steps) * size)
         everyone = self._data.rows(samples)
@@ -133,7 +133,7 @@ class DataLoader:
             )
 
     def _make_batch(self, reader: RowReader, first: int, last: int) -> Batch:
-        batch = assemble(reader.read(first, last), self._data.options.block_size, self._data.filler)
+        batch = assemble(reader.read(first, last), self._data.options.block_size, self._data.pad_token)
         return batch.pinned_for(self._device)
 
 
@@ -150,7 +150,7 @@ class _Prefetcher:
     def __next__(self) -> StepBatch:
         item = self._queue.get()
         if isinstance(item, BaseException):
-            self._queue.put(item)  # whoever asks again is told again
+            self._queue.put(item)  # raise it again on the next call
             raise item
         return item
 
@@ -164,7 +164,7 @@ class _Prefetcher:
             for item in self._items:
                 if not self._put(item):
                     return
-        except BaseException as error:  # whatever it is, it belongs to the consumer
+        except BaseException as error:  # the consumer raises it
             self._put(error)
 
     def _put(self, item: StepBatch | BaseException) -> bool:
@@ -185,7 +185,7 @@ def _open_cache(data: TrainingData) -> ShardCache | None:
 
 
 def check_resumable(state: dict[str, Any], data: TrainingData, allow_changed_data: bool = False) -> None:
-    """Refuse to go on from `DataLoader.state_dict` with other data, unless that is allowed.
+    """Refuse to continue from `DataLoader.state_dict` with other data, unless that is allowed.
 
     Raises:
         InputError: naming all that changed.
@@ -194,5 +194,5 @@ def check_resumable(state: dict[str, Any], data: TrainingData, allow_changed_dat
     if changes and not allow_changed_data:
         raise InputError(
             f"the data is not what the checkpoint was trained on: {'; '.join(changes)}; "
-            "restore it, or give --allow_changed_data to go on with the new data"
+            "restore it, or give --allow_changed_data to continue with the new data"
         )

@@ -1,11 +1,11 @@
 """Shards copied ahead of use to node-local disk, so that training reads no network file system.
 
     CACHE_DIR/lock                            held by the process that is copying or making room
-    CACHE_DIR/FINGERPRINT/shard-00003.bin     a whole copy, hashed when it was made
+    CACHE_DIR/FINGERPRINT/shard-00003.bin     a complete copy, hashed when it was made
     CACHE_DIR/FINGERPRINT/shard-00004.bin.part
 
 Every process of a node, of one job or of several, may share a folder. They agree by the lock alone, which the
-kernel releases however its holder dies: whoever gets it copies, the others find the copy. Nobody waits for a
+kernel releases however its holder dies: one process copies, the others find the copy. No process waits for a
 copy: a shard that is not there is read where the store is.
 """
 
@@ -34,7 +34,7 @@ class ShardCache:
 
     Args:
         folder: on a disk of this node; made if missing.
-        max_bytes: that all copies in it may take, whoever made them.
+        max_bytes: that all copies in it may take, of any job.
         stores: whose shards are asked for by their number here.
 
     Raises:
@@ -68,7 +68,7 @@ class ShardCache:
         self._thread: threading.Thread | None = None
 
     def tokens(self, store: int, shard: int) -> np.memmap:
-        """A shard's tokens, from the copy if there is a whole one."""
+        """A shard's tokens, from the copy if it is complete."""
         try:
             if self._path(store, shard).stat().st_size == self._entry(store, shard).bytes:
                 return self._stores[store].tokens(shard, folder=self._folder_of(store))
@@ -77,7 +77,7 @@ class ShardCache:
         return self._stores[store].tokens(shard)
 
     def want(self, shards: Sequence[tuple[int, int]]) -> None:
-        """Have these (store, shard) copied, in this order, as far as there is room. Returns at once."""
+        """Have these (store, shard) copied, in this order, while there is room. Returns immediately."""
         self._wanted = list(shards)
         self._wake.set()
         if self._thread is None:
@@ -127,7 +127,7 @@ class ShardCache:
                 os.utime(self._path(store, shard))
 
     def _make_room(self, needed: int) -> bool:
-        """Remove leftovers of killed copies, then copies that nobody wants any more, the oldest first."""
+        """Remove leftovers of killed copies, then copies no longer in use, the oldest first."""
         for leftover in self._folder.glob("*/*.part"):
             leftover.unlink()
         copies = sorted((copy.stat().st_mtime, copy) for copy in self._folder.glob("*/*.bin"))

@@ -1,6 +1,6 @@
 """What a run reads: packed token stores, mixed by weight, and the order of their rows.
 
-    sample number --order--> (store, epoch, shard, row) --packing--> pieces --token store--> tokens
+    sample number --order--> (store, epoch, shard, row) --packing--> segments --token store--> tokens
 
 Every arrow is a function of the files and the options, so any process can rebuild any sample of any step.
 """
@@ -29,7 +29,7 @@ class DataOptions:
     train_data_dir: Sequence[str]
     """Stores as "path" or, all of them, as "path:weight"."""
     block_size: int = 2048
-    """Predictions in a row."""
+    """Targets in a row."""
     seed: int = 1337
     """Of the order."""
     shuffle_window: int = 8
@@ -123,8 +123,8 @@ class TrainingData:
         return DocumentEnds.of(packed.store.manifest for packed in self.stores)
 
     @property
-    def filler(self) -> int:
-        """The token in slots that no document fills."""
+    def pad_token(self) -> int:
+        """The token in slots that no document fills: EOS."""
         return self.stores[0].store.eos_id or 0
 
     def describe(self) -> dict[str, Any]:

@@ -37,9 +37,9 @@ class ValidationSample:
         world_size: int = 1,
         device: torch.device | str = "cpu",
     ) -> Iterator[Batch]:
-        """One rank's share of the rows, dealt out so that all ranks get as many batches.
+        """One rank's share of the rows; all ranks get the same number of batches.
 
-        What is missing for that at the end is filled with rows whose labels are all masked.
+        The last ones are filled up with rows whose labels are all masked.
         """
         stride = micro_batch_size * world_size
         empty = RowTokens(np.empty(0, np.int64), np.empty(0, np.int64))
@@ -48,7 +48,7 @@ class ValidationSample:
             table = self._data.table(self._data.rows(samples))
             rows = RowReader(self._data.stores, table).read(0, len(samples))
             rows += [empty] * (micro_batch_size - len(samples))
-            batch = assemble(rows, self._packed.block_size, self._data.filler)
+            batch = assemble(rows, self._packed.block_size, self._data.pad_token)
             yield batch.pinned_for(device).to(device)
 
     def describe(self) -> list[str]:

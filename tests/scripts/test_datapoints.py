@@ -83,13 +83,13 @@ def test_step_prints_the_text_that_was_fed_with_ids(run_dir, corpus_files, expor
         for file in corpus_files
         for line in file.read_text().splitlines()
     }
-    pieces = re.findall(
+    segments = re.findall(
         r'^--- document (".*"), targets (\d+) to (\d+) of (\d+)\n([^=-]*)', result.stdout, re.M
     )
-    logged = [piece for piece in exported if piece["iter_num"] == 3]
-    assert [json.loads(piece[0]) for piece in pieces] == [piece["data_id"] for piece in logged]
+    logged = [segment for segment in exported if segment["iter_num"] == 3]
+    assert [json.loads(segment[0]) for segment in segments] == [segment["data_id"] for segment in logged]
     compared = 0
-    for name, first, last, total, text in pieces:
+    for name, first, last, total, text in segments:
         whole = texts.get(json.loads(name))
         if whole is not None and int(first) == 0 and int(last) == int(total) - 1:
             assert text.rstrip("\n") == whole.rstrip("\n")
@@ -100,7 +100,7 @@ def test_step_prints_the_text_that_was_fed_with_ids(run_dir, corpus_files, expor
 @pytest.mark.parametrize("name", ["a long one", "zwei\nZeilen", "x" * 10_000])
 def test_doc_finds_every_step_by_the_order_and_by_the_log(run_dir, exported, name):
     if name == "a long one":
-        name = next(piece["data_id"] for piece in exported if piece["start"] > 0)
+        name = next(segment["data_id"] for segment in exported if segment["start"] > 0)
     result = datapoints("doc", f"--run={run_dir}", f"--id={name}")
     assert result.returncode == 0, result.stderr
     printed = re.findall(r"^step (\d+), sample (\d+): targets (\d+) to (\d+)$", result.stdout, re.MULTILINE)
@@ -200,9 +200,9 @@ def test_bad_input_is_one_line_and_2(run_dir, arguments, message):
 
 def test_exports_hold_every_piece_with_the_originals_fields(run_dir, exported):
     logged = RunLog(run_dir)
-    n_pieces = sum(len(logged.step_rows(step)["document"].combine_chunks().flatten()) for step in (1, 2, 3))
-    assert sum(piece["iter_num"] <= 3 for piece in exported) == n_pieces
-    assert {piece["iter_num"] for piece in exported if not piece["applied"]} == {3}
+    n_segments = sum(len(logged.step_rows(step)["document"].combine_chunks().flatten()) for step in (1, 2, 3))
+    assert sum(segment["iter_num"] <= 3 for segment in exported) == n_segments
+    assert {segment["iter_num"] for segment in exported if not segment["applied"]} == {3}
 
     output = run_dir / "log.jsonl"
     result = datapoints("export", "--run", run_dir, "--output", output, "--format", "jsonl")
@@ -212,9 +212,9 @@ def test_exports_hold_every_piece_with_the_originals_fields(run_dir, exported):
     assert set(lines[0]) == {"time", "iter_num", "data_id", "file_id", "process_rank"}
     assert lines[4]["time"] == 1.7e9 + 5
     for line in lines[::40]:
-        of_step = [piece for piece in exported if piece["iter_num"] == line["iter_num"]]
-        assert line["data_id"] == [piece["data_id"] for piece in of_step]
-        assert line["file_id"] == [piece["file_id"] for piece in of_step]
+        of_step = [segment for segment in exported if segment["iter_num"] == line["iter_num"]]
+        assert line["data_id"] == [segment["data_id"] for segment in of_step]
+        assert line["file_id"] == [segment["file_id"] for segment in of_step]
         assert line["process_rank"] == 0
 
 
@@ -225,7 +225,7 @@ def test_stats_count_documents_and_sources(run_dir, exported, train_store_dir, n
     assert picture.read_bytes()[:4] == b"\x89PNG"
     # Ids repeat in the nasty store; there, a document is its id and first sample's shard and number.
     seen = Counter(p["data_id"] for p in exported if p["start"] == 0 and p["store"] == str(train_store_dir))
-    total = sum(piece["length"] for piece in exported)
+    total = sum(segment["length"] for segment in exported)
     assert f"steps: {STEPS}, of which skipped: 1" in result.stdout
     assert f"targets: {total:,}" in result.stdout
     data = open_data(train_store_dir, nasty_store)

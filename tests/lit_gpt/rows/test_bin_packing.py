@@ -1,4 +1,4 @@
-"""Packing's arithmetic against packers that place one piece at a time."""
+"""Packing's arithmetic against packers that place one segment at a time."""
 
 import bisect
 import itertools
@@ -18,17 +18,17 @@ BLOCKS = st.integers(1, 40)
 
 
 def rows_of(packing: Rows) -> list[list[tuple[int, int, int]]]:
-    pieces = list(
+    segments = list(
         zip(packing.document.tolist(), packing.start.tolist(), packing.length.tolist(), strict=True)
     )
     bounds = packing.offsets.tolist()
-    assert (bounds[0], bounds[-1]) == (0, len(pieces))
-    return [pieces[begin:end] for begin, end in itertools.pairwise(bounds)]
+    assert (bounds[0], bounds[-1]) == (0, len(segments))
+    return [segments[begin:end] for begin, end in itertools.pairwise(bounds)]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @given(LENGTHS, BLOCKS)
-def test_each_prediction_is_in_exactly_one_row(strategy, lengths, block_size):
+def test_each_target_is_in_exactly_one_row(strategy, lengths, block_size):
     packing = pack_lengths(lengths, block_size, strategy)
     seen = sorted(
         (document, place)
@@ -50,10 +50,10 @@ def test_each_prediction_is_in_exactly_one_row(strategy, lengths, block_size):
 def test_best_fit_leaves_what_placing_one_by_one_leaves(lengths, block_size):
     left: list[int] = []  # sorted
     rests = [n % block_size for n in lengths.tolist() if n % block_size]
-    for piece in sorted(rests, reverse=True):
-        fullest = bisect.bisect_left(left, piece)
+    for segment in sorted(rests, reverse=True):
+        fullest = bisect.bisect_left(left, segment)
         room = left.pop(fullest) if fullest < len(left) else block_size
-        bisect.insort(left, room - piece)
+        bisect.insort(left, room - segment)
     full_rows = sum(n // block_size for n in lengths.tolist())
 
     packing = pack_lengths(lengths, block_size)

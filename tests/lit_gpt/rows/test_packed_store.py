@@ -57,22 +57,22 @@ def leftovers(folder: Path) -> list[str]:
 def test_rows_and_checksums_are_the_stores(store: TokenStore, strategy: str, monkeypatch):
     monkeypatch.setattr(rows_module, "_ROWS_AT_ONCE", 7)
     packed = PackedStore.open(store, BLOCK, strategy)
-    predictions = 0
+    targets = 0
     for shard in range(store.n_shards):
         rows = packed.rows(shard)
         assert rows.n_rows == packed.rows_per_shard[shard]
         assert covers(rows, store.lengths(shard) - 1, BLOCK)
-        predictions += int((store.lengths(shard) - 1).sum())
+        targets += int((store.lengths(shard) - 1).sum())
         for row in range(rows.n_rows):
             read = b""
-            for piece in range(rows.offsets[row], rows.offsets[row + 1]):
-                tokens = store.document_tokens(shard, int(rows.document[piece]))
-                start, length = int(rows.start[piece]), int(rows.length[piece])
+            for segment in range(rows.offsets[row], rows.offsets[row + 1]):
+                tokens = store.document_tokens(shard, int(rows.document[segment]))
+                start, length = int(rows.start[segment]), int(rows.length[segment])
                 read += tokens[start : start + length + 1].astype("<u2").tobytes()
             assert packed.checksums(shard)[row] == xxhash.xxh3_64_intdigest(read)
             assert packed.checksums(shard)[row] == row_checksum(np.frombuffer(read, "<u2"))
-    assert packed.n_targets == predictions
-    assert packed.waste == pytest.approx(1 - predictions / (packed.rows_per_shard.sum() * BLOCK))
+    assert packed.n_targets == targets
+    assert packed.waste == pytest.approx(1 - targets / (packed.rows_per_shard.sum() * BLOCK))
     packed.verify()
 
 
@@ -113,10 +113,10 @@ def test_an_epoch_predicts_every_token_but_each_documents_first_once(store: Toke
     targets = np.zeros(store.vocab_size, dtype=np.int64)
     for shard, row in zip(*order.locate(np.arange(order.rows_per_epoch(0)))[2:], strict=True):
         rows, tokens = packed.rows(shard), store.tokens(shard)
-        pieces = slice(rows.offsets[row], rows.offsets[row + 1])
-        first = store.pointers(shard)[rows.document[pieces]] + rows.start[pieces]
-        read = [tokens[a : a + n + 1] for a, n in zip(first, rows.length[pieces], strict=True)]
-        batch = assemble([RowTokens(np.concatenate(read), rows.length[pieces])], BLOCK, filler=0)
+        segments = slice(rows.offsets[row], rows.offsets[row + 1])
+        first = store.pointers(shard)[rows.document[segments]] + rows.start[segments]
+        read = [tokens[a : a + n + 1] for a, n in zip(first, rows.length[segments], strict=True)]
+        batch = assemble([RowTokens(np.concatenate(read), rows.length[segments])], BLOCK, pad_token=0)
         labels = batch.labels[batch.labels != IGNORE_INDEX]
         targets += np.bincount(labels.numpy(), minlength=store.vocab_size)
     expected = np.zeros_like(targets)
@@ -224,8 +224,8 @@ def test_ids_beyond_the_vocabulary_are_not_packed(store: TokenStore):
 def test_verify_names_the_row_whose_tokens_changed(store: TokenStore):
     packed = PackedStore.open(store, BLOCK)
     rows = packed.rows(1)
-    piece = rows.offsets[2]
-    token = store.pointers(1)[rows.document[piece]] + rows.start[piece]
+    segment = rows.offsets[2]
+    token = store.pointers(1)[rows.document[segment]] + rows.start[segment]
     flip(store.path / f"{store.manifest.shards[1].name}.bin", int(token) * store.dtype.itemsize)
     with pytest.raises(InputError, match=r"rows of shard 1, the first of them row"):
         PackedStore.open(TokenStore.open(store.path), BLOCK).verify()

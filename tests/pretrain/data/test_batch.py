@@ -1,4 +1,4 @@
-"""Batches against a builder that goes through the pieces one token at a time."""
+"""Batches against a builder that goes through the segments one token at a time."""
 
 import numpy as np
 import pytest
@@ -10,52 +10,52 @@ from lit_gpt.model.loss import IGNORE_INDEX
 from lit_gpt.rows.rows import RowTokens
 from pretrain.data.batch import assemble
 
-FILLER = 2
+PAD = 2
 
 
 @st.composite
 def rows(draw) -> tuple[int, list[list[list[int]]]]:
-    """A block size and rows of pieces that fit it; a piece is its tokens, one more than its predictions."""
+    """A block size and rows of segments that fit it; a segment is its tokens, one more than its targets."""
     block_size = draw(st.integers(1, 24))
     result = []
     for _ in range(draw(st.integers(1, 4))):
-        pieces, left = [], block_size
+        segments, left = [], block_size
         while left and draw(st.booleans()):
             length = draw(st.integers(1, left))
-            pieces.append(draw(st.lists(st.integers(0, 60_000), min_size=length + 1, max_size=length + 1)))
+            segments.append(draw(st.lists(st.integers(0, 60_000), min_size=length + 1, max_size=length + 1)))
             left -= length
-        result.append(pieces)
+        result.append(segments)
     return block_size, result
 
 
-def as_read(pieces: list[list[int]], dtype: type = np.uint16) -> RowTokens:
-    tokens = np.array([token for piece in pieces for token in piece], dtype=dtype)
-    return RowTokens(tokens, np.array([len(piece) - 1 for piece in pieces], dtype=np.int32))
+def as_read(segments: list[list[int]], dtype: type = np.uint16) -> RowTokens:
+    tokens = np.array([token for segment in segments for token in segment], dtype=dtype)
+    return RowTokens(tokens, np.array([len(segment) - 1 for segment in segments], dtype=np.int32))
 
 
 @given(rows())
 def test_equals_token_by_token(case):
-    block_size, pieces_of_rows = case
+    block_size, segments_of_rows = case
     inputs, labels, positions, bounds = [], [], [], [0]
-    for pieces in pieces_of_rows:
+    for segments in segments_of_rows:
         used = 0
-        for piece in pieces:
-            for place in range(len(piece) - 1):
-                inputs.append(piece[place])
-                labels.append(piece[place + 1])
+        for segment in segments:
+            for place in range(len(segment) - 1):
+                inputs.append(segment[place])
+                labels.append(segment[place + 1])
                 positions.append(place)
-            used += len(piece) - 1
+            used += len(segment) - 1
             bounds.append(len(inputs))
         for place in range(block_size - used):
-            inputs.append(FILLER)
+            inputs.append(PAD)
             labels.append(IGNORE_INDEX)
             positions.append(place)
         if used < block_size:
             bounds.append(len(inputs))
 
-    batch = assemble([as_read(pieces) for pieces in pieces_of_rows], block_size, FILLER)
+    batch = assemble([as_read(segments) for segments in segments_of_rows], block_size, PAD)
     for tensor, expected in zip(batch[:3], (inputs, labels, positions), strict=True):
-        assert tensor.shape == (len(pieces_of_rows), block_size)
+        assert tensor.shape == (len(segments_of_rows), block_size)
         assert tensor.dtype == torch.int64
         assert tensor.flatten().tolist() == expected
     assert batch.documents.cu_seqlens.dtype == torch.int32
@@ -75,15 +75,15 @@ def test_equals_token_by_token(case):
 def test_no_document_is_longer_than_max_seqlen_which_has_two_values(lengths, block_size, expected):
     """In the first case the slots left over are a document of 1,236 tokens."""
     row = RowTokens(np.zeros(sum(lengths) + len(lengths), np.uint16), np.array(lengths, np.int32))
-    assert assemble([row], block_size, FILLER).documents.max_seqlen == expected
+    assert assemble([row], block_size, PAD).documents.max_seqlen == expected
 
 
 def test_neighbours_do_not_see_each_other():
     """What stands in one document of a row changes nothing of another's inputs, labels and positions."""
     first, second, other = [1, 10, 11, 12, 2], [1, 20, 21, 2], [1, 30, 31, 32, 2]
-    alone = assemble([as_read([second])], 7, FILLER)
+    alone = assemble([as_read([second])], 7, PAD)
     for neighbour in (first, other):
-        both = assemble([as_read([neighbour, second])], 7, FILLER)
+        both = assemble([as_read([neighbour, second])], 7, PAD)
         assert both.documents.cu_seqlens.tolist() == [0, 4, 7]
         for together, apart in zip(both[:3], alone[:3], strict=True):
             assert torch.equal(together[:, 4:7], apart[:, :3])
@@ -91,7 +91,7 @@ def test_neighbours_do_not_see_each_other():
 
 
 def test_tokens_past_uint16_and_a_move_keep_every_value():
-    batch = assemble([as_read([[70_000, 80_000, 100_000]], np.int32)], 2, FILLER).to("cpu")
+    batch = assemble([as_read([[70_000, 80_000, 100_000]], np.int32)], 2, PAD).to("cpu")
     assert batch.input_ids.tolist() == [[70_000, 80_000]]
     assert batch.labels.tolist() == [[80_000, 100_000]]
     assert batch.documents.cu_seqlens.tolist() == [0, 2]

@@ -149,8 +149,8 @@ def until_refused(loader):
 def test_a_flipped_byte_is_named_by_shard_and_row_and_fed_to_nobody(own_store, prefetch):
     data = open_data(own_store)
     store, packing = data.stores[0].store, data.stores[0].rows(1)
-    piece = int(packing.offsets[7])
-    token = store.pointers(1)[packing.document[piece]] + packing.start[piece]
+    segment = int(packing.offsets[7])
+    token = store.pointers(1)[packing.document[segment]] + packing.start[segment]
     flip(own_store / "shard-00001.bin", 2 * int(token))
     loader = feed(data, prefetch=prefetch)
     with pytest.raises(InputError, match=r"shard-00001\.bin: row 7 of shard 1 is not what was packed"):

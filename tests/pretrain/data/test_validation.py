@@ -30,9 +30,11 @@ def targets_of_rows(packed):
         packing = packed.rows(shard)
         for row in range(n_rows):
             targets = []
-            for piece in range(packing.offsets[row], packing.offsets[row + 1]):
-                tokens = packed.store.document_tokens(shard, packing.document[piece])[packing.start[piece] :]
-                targets += tokens[1 : packing.length[piece] + 1].tolist()
+            for segment in range(packing.offsets[row], packing.offsets[row + 1]):
+                tokens = packed.store.document_tokens(shard, packing.document[segment])[
+                    packing.start[segment] :
+                ]
+                targets += tokens[1 : packing.length[segment] + 1].tolist()
             rows.append(targets)
     return rows
 

@@ -182,8 +182,8 @@ def test_one_changed_token_of_the_store_is_found(tmp_path, train_store_dir):
     shard, row = logged["shard"][17].as_py(), logged["row"][17].as_py()
     data = open_data(store_dir)
     packing = data.stores[0].rows(shard)
-    piece = int(packing.offsets[row])
-    token = int(data.stores[0].store.pointers(shard)[packing.document[piece]] + packing.start[piece])
+    segment = int(packing.offsets[row])
+    token = int(data.stores[0].store.pointers(shard)[packing.document[segment]] + packing.start[segment])
     flip(store_dir / f"shard-{shard:05d}.bin", 2 * token)
     report = verify(tmp_path)
     assert report.differences == 1

@@ -21,7 +21,7 @@ def test_longest_documents_first_is_the_same_loss_of_the_same_documents():
     rng = np.random.default_rng(0)
     rows = [[5, 20, 3], [31, 1], [7, 7, 17]]
     tokens = [RowTokens(rng.integers(0, 96, sum(row) + len(row)), np.array(row)) for row in rows]
-    plain = assemble(tokens, 32, filler=1)
+    plain = assemble(tokens, 32, pad_token=1)
     ordered = longest_first(plain)
     lengths = plain.documents.cu_seqlens.diff()
     assert ordered.documents.cu_seqlens.dtype == torch.int32
