@@ -24,7 +24,29 @@ ProcessCount = Annotated[int, Range(at_least=1, at_most=100_000)]
 
 
 @dataclass
-class TrainOptions:
+class DataOptions:
+    """Which stores are read, and in what order."""
+
+    train_data_dir: list[str] = field(default_factory=list)
+    """Token store(s) to train on: DIR, or several as DIR:WEIGHT."""
+    block_size: PositiveInt = 2048
+    """Targets in a row."""
+    seed: int = 1337
+    """Of the initial weights and of the order of the data."""
+    shuffle_window: PositiveInt = 8
+    """Shards that are mixed with one another at a time."""
+    packing: Literal["best_fit", "concat", "one_per_row"] = "best_fit"
+    """How documents are laid into rows."""
+    packing_dir: str | None = None
+    """Where packings are cached; beside the store when not given."""
+    cache_dir: str | None = None
+    """Node-local folder to which shards are copied ahead of use."""
+    cache_gb: PositiveFloat = 100.0
+    """Most that cache_dir may hold, in 10^9 bytes."""
+
+
+@dataclass
+class TrainOptions(DataOptions):
     """Pretrain a Llama-style language model from a token store, and log what it was fed.
 
     Started again with `--resume auto` it continues exactly from its newest valid checkpoint.
@@ -34,15 +56,13 @@ class TrainOptions:
     ALTERNATIVES: ClassVar = [("max_steps", "max_epochs")]
     GROUP_TITLE: ClassVar = "Training, as in pretrain/tinyllama_fabric.py"
 
-    train_data_dir: list[str] = field(default_factory=list)
-    """Token store(s) to train on: DIR, or several as DIR:WEIGHT."""
     out_dir: str = ""
     """Folder of the run: checkpoints, datapoint log, metrics.csv, TensorBoard."""
     val_data_dir: str | None = None
     """Token store to validate on."""
     model_name: str = "LLaMmlein_1B"
     """A shape of lit_gpt/model/config.py or a YAML/JSON file of one's own."""
-    block_size: PositiveInt | None = None
+    block_size: PositiveInt | None = None  # type: ignore[assignment]
     """Targets in a row; the shape's own when not given."""
     initial_checkpoint_dir: str | None = None
     """Start from these weights (a converted model) with a fresh optimizer: continued pretraining."""
@@ -77,8 +97,6 @@ class TrainOptions:
     """AdamW's decay of the second moment."""
     grad_clip: NonNegativeFloat = 1.0
     """Largest norm of the gradient; 0 switches clipping off."""
-    seed: int = 1337
-    """Of the initial weights and of the order of the data."""
 
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes CUDA devices if there are any; under SLURM and torchrun there must be."""
@@ -106,16 +124,6 @@ class TrainOptions:
     deterministic: bool = False
     """Bitwise repeatable on CUDA too, at some cost in speed. A CPU run always is."""
 
-    shuffle_window: PositiveInt = 8
-    """Shards that are mixed with one another at a time."""
-    packing: Literal["best_fit", "concat", "one_per_row"] = "best_fit"
-    """How documents are laid into rows."""
-    packing_dir: str | None = None
-    """Where packings are cached; beside the store when not given."""
-    cache_dir: str | None = None
-    """Node-local folder to which shards are copied ahead of use."""
-    cache_gb: PositiveFloat = 100.0
-    """Most that cache_dir may hold, in 10^9 bytes."""
     log_datapoints: bool = True
     """Write the datapoint log: which documents each step was fed."""
     accept_log_gap: bool = False

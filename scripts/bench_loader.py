@@ -26,8 +26,9 @@ from lit_gpt.option_types import PositiveFloat, PositiveInt
 from lit_gpt.rows.packed_store import PackedStore
 from lit_gpt.store.token_store import TokenStore
 from pretrain.data.dataloader import DataLoader
-from pretrain.data.training_data import DataOptions, TrainingData
+from pretrain.data.training_data import TrainingData
 from pretrain.datapoints.log import DatapointLog
+from pretrain.options import DataOptions
 from scripts.bench.other_loaders import OTHERS, Batches
 from scripts.bench.turns import in_turns
 

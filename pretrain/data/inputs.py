@@ -10,7 +10,7 @@ from lit_gpt.hf.trained_model import check_tokenizer
 from lit_gpt.model.config import ModelConfig
 from lit_gpt.rows.packed_store import PackedStore
 from lit_gpt.store.token_store import TokenStore
-from pretrain.data.training_data import DataOptions, TrainingData
+from pretrain.data.training_data import TrainingData
 from pretrain.options import TrainOptions
 
 
@@ -31,9 +31,7 @@ def open_inputs(options: TrainOptions) -> Inputs:
     shape = ModelConfig.load(options.model_name)
     if options.block_size is not None:
         shape = dataclasses.replace(shape, block_size=options.block_size)
-    shared = {field.name for field in dataclasses.fields(DataOptions)} & set(vars(options)) - {"block_size"}
-    named = {name: getattr(options, name) for name in shared}
-    data = TrainingData.open(DataOptions(block_size=shape.block_size, **named))
+    data = TrainingData.open(dataclasses.replace(options, block_size=shape.block_size))
     initial, resumes = (
         options.initial_checkpoint_dir,
         options.resume and list_checkpoints(Path(options.out_dir)),

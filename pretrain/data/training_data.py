@@ -7,7 +7,6 @@ Every arrow is a function of the files and the options, so any process can rebui
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,36 +19,19 @@ from lit_gpt.rows.sample_order import RowAddresses, SampleOrder
 from lit_gpt.store.manifest import DocumentEnds
 from lit_gpt.store.token_store import TokenStore
 from pretrain.data.row_reader import RowTable, by_shard
-
-
-@dataclass(frozen=True)
-class DataOptions:
-    """Which stores, and in what order their rows are read."""
-
-    train_data_dir: Sequence[str]
-    """Stores as "path" or, all of them, as "path:weight"."""
-    block_size: int = 2048
-    """Targets in a row."""
-    seed: int = 1337
-    """Of the order."""
-    shuffle_window: int = 8
-    """Shards whose rows are mixed with one another."""
-    shuffle: bool = True
-    """False: stored order."""
-    packing: str = "best_fit"
-    """Strategy of lit_gpt/rows/packed_store.py."""
-    packing_dir: str | None = None
-    """Where packings are cached; None: beside each store."""
-    cache_dir: str | None = None
-    """Node-local folder to which shards are copied ahead; None: read in place."""
-    cache_gb: float = 100.0
-    """Most that cache_dir may hold, in 10^9 bytes."""
+from pretrain.options import DataOptions
 
 
 class TrainingData:
-    """Packed stores and the order of their rows."""
+    """Packed stores and the order of their rows, which is the stored one without `shuffle`."""
 
-    def __init__(self, options: DataOptions, stores: list[PackedStore], weights: list[float] | None) -> None:
+    def __init__(
+        self,
+        options: DataOptions,
+        stores: list[PackedStore],
+        weights: list[float] | None,
+        shuffle: bool = True,
+    ) -> None:
         self.options = options
         self.stores = stores
         self.weights = weights
@@ -58,7 +40,7 @@ class TrainingData:
             weights,
             seed=options.seed,
             shuffle_window=options.shuffle_window,
-            shuffle=options.shuffle,
+            shuffle=shuffle,
             names=[str(packed.store.path) for packed in stores],
         )
 
@@ -98,7 +80,9 @@ class TrainingData:
         Raises:
             InputError: a store is not where it was, or is not what it was.
         """
-        options = DataOptions(**description["options"])
+        names = {field.name for field in dataclasses.fields(DataOptions)}
+        known = {name: value for name, value in description["options"].items() if name in names}
+        options = DataOptions(**known)
         if train_data_dir is not None:
             weights = description["weights"]
             moved = list(train_data_dir)
@@ -129,7 +113,9 @@ class TrainingData:
 
     def describe(self) -> dict[str, Any]:
         """What decides every sample, as JSON: enough to `reopen` and to compare."""
-        options = dataclasses.asdict(self.options) | {"cache_dir": None}
+        names = [field.name for field in dataclasses.fields(DataOptions)]
+        options = {name: getattr(self.options, name) for name in names}
+        options |= {"cache_dir": None, "shuffle": True}  # only validation is in stored order
         options["train_data_dir"] = [
             str(packed.store.path.resolve()) + ("" if self.weights is None else f":{self.weights[index]}")
             for index, packed in enumerate(self.stores)

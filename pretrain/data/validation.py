@@ -10,7 +10,8 @@ from lit_gpt.rows.rows import RowTokens
 from lit_gpt.rows.sample_order import validation_rows
 from pretrain.data.batch import Batch, assemble
 from pretrain.data.row_reader import RowReader, by_shard
-from pretrain.data.training_data import DataOptions, TrainingData
+from pretrain.data.training_data import TrainingData
+from pretrain.options import DataOptions
 
 FEW_DOCUMENTS = 100
 MAX_COUNTED_ROWS = 4096  # of which documents and sources are counted: one shard's table may be open for each
@@ -21,8 +22,8 @@ class ValidationSample:
 
     def __init__(self, packed: PackedStore, max_rows: int | None) -> None:
         self._packed = packed
-        options = DataOptions([str(packed.store.path)], packed.block_size, shuffle=False)
-        self._data = TrainingData(options, [packed], None)
+        options = DataOptions([str(packed.store.path)], packed.block_size)
+        self._data = TrainingData(options, [packed], None, shuffle=False)
         self._n_rows = int(packed.rows_per_shard.sum())
         self.complete = max_rows is None or max_rows >= self._n_rows
         # In stored order: each shard is opened once in a validation.

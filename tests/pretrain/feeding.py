@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.data.dataloader import DataLoader
-from pretrain.data.training_data import DataOptions, TrainingData
+from pretrain.data.training_data import TrainingData
 from pretrain.datapoints.log import DatapointLog
+from pretrain.options import DataOptions
 
 BLOCK = 64
 GLOBAL_BATCH = 6

@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from lit_gpt.cli import EXIT_BAD_INPUT, InputError, parse_options
-from pretrain.data.training_data import DataOptions, TrainingData
+from pretrain.data.training_data import TrainingData
 from pretrain.launch.plan import examine
 from pretrain.monitor.epochs import Epochs
-from pretrain.options import TrainOptions
+from pretrain.options import DataOptions, TrainOptions
 from scripts import submit
 from scripts.bench import measurement
 from tests.pretrain.running import ROOT
@@ -154,6 +154,7 @@ def test_help_groups_speak_of_submitting(capsys):
     assert re.findall(r"^(\w.*):$", capsys.readouterr().out, re.M) == [
         "options",
         "Training, as in pretrain/tinyllama_fabric.py",
+        "Which stores are read, and in what order",
     ]
 
 
