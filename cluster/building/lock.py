@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Write requirements.lock: every package of the container, to the last dependency, with its hash.
+"""Write requirements.lock: all packages of the container, dependencies included, with their hashes.
 
     python cluster/building/lock.py      after a change of requirements.txt, on Linux
 
-Asks pip, which asks the index that it is set up for: which versions fit together, then which file of each is
-the one for the container's Python.
+Lets pip resolve the versions against its configured index, then finds the file of each package for the
+container's Python.
 """
 
 import json

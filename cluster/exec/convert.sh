@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Turn a checkpoint, or every checkpoint of a run, into Hugging Face folders. No GPU is needed.
+# Convert a checkpoint, or every checkpoint of a run, to Hugging Face folders. Needs no GPU.
 #
 #   sbatch cluster/exec/convert.sh ...    the arguments of scripts/create.sh
 #

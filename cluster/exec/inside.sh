@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# inside.sh COMMAND... - run a command where Python is: in the container IMAGE, or in VENV if that is set (env.sh).
-# It becomes the command, so that exit codes and signals are the command's own.
+# inside.sh COMMAND... - run a command in the container IMAGE, or in VENV if that is set (env.sh).
+# The shell is replaced by the command, so that exit codes and signals are the command's own.
 set -euo pipefail
 # shellcheck source=cluster/exec/env.sh
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
@@ -10,7 +10,7 @@ fail() {
     exit 2
 }
 
-# USR1 means "save and stop". Until the command listens for it, it must not kill.
+# USR1 means "save and stop". Ignore it until the command handles it: it kills by default.
 trap '' USR1
 
 if [[ -n $VENV ]]; then
@@ -22,7 +22,7 @@ fi
 [[ -f $IMAGE ]] || fail "IMAGE=$IMAGE does not exist; build it (cluster/building/build-image.sh) or set VENV"
 runtime=$(command -v apptainer || command -v singularity) ||
     fail "neither apptainer nor singularity is in PATH; load its module in cluster/exec/env.sh or set VENV"
-mkdir -p "$RUNS_DIR" # what is bound must be there
+mkdir -p "$RUNS_DIR" # folders to bind must exist
 options=(--bind "$REPO,$RUNS_DIR${BIND:+,$BIND}" --pwd "$PWD")
 if [[ -e /dev/nvidiactl ]]; then options+=(--nv); fi
 exec "$runtime" exec "${options[@]}" "$IMAGE" "$@"

@@ -5,7 +5,7 @@
 #
 # Submit from the repository's root. What follows -- goes to data_prep/tokenize_corpus.py. Task i of TASKS takes every
 # TASKS-th file from the i-th on and writes STORES/train-0000i; task 0 also splits off STORES/val (VAL_FRACTION, 0.01).
-# A task that fails starts again alone; to run one again by hand: TASKS=16 sbatch --array=3, and the same arguments.
+# A task that fails is requeued alone; to repeat one by hand: TASKS=16 sbatch --array=3, with the same arguments.
 # Train on all with --train_data_dir STORES/train-* --val_data_dir STORES/val.
 #SBATCH --job-name=llammlein-prepare
 #SBATCH --nodes=1
@@ -29,7 +29,7 @@ fail() {
 }
 
 task=${SLURM_ARRAY_TASK_ID:-}
-[[ -n $task && -n ${TASKS:-} ]] || fail "submit by TASKS=16 sbatch --array=0-15 ..., with numbers of your own"
+[[ -n $task && -n ${TASKS:-} ]] || fail "submit by TASKS=16 sbatch --array=0-15 ..., with your own numbers"
 ((task < TASKS)) || fail "task $task is not one of 0 to TASKS - 1 = $((TASKS - 1))"
 stores=${1:-}
 shift || true
@@ -68,7 +68,7 @@ work() {
 
 status=0
 work "$@" || status=$?
-# 2 is bad input, which would be as bad the next time.
+# 2 is bad input: a restart would not help.
 if ((status == 0 || status == 2)); then exit "$status"; fi
 if ((${SLURM_RESTART_COUNT:-0} >= MAX_STALLED_RESTARTS)); then
     echo "task $task: exit code $status again, after $MAX_STALLED_RESTARTS restarts; giving up"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train; start again by itself, from the newest checkpoint, until the run is complete.
+# Train, and requeue the job from the newest checkpoint until the run is complete.
 #
 #   MODEL_NAME=german_1B sbatch cluster/exec/train_fabric.sh \
 #       --config pretrain/configs/LLaMmlein_1B.yaml --train_data_dir DIR --val_data_dir DIR
@@ -7,7 +7,7 @@
 # Submit from the repository's root. What follows the script's name goes to pretrain/tinyllama_fabric.py; the run's
 # folder is RUNS_DIR/MODEL_NAME. The job's size is below, or given to sbatch; the site's settings are in env.sh.
 # CHAIN=NAME, for clusters that forbid requeueing: this job is one of several, submitted together with
-# --dependency=singleton, each of which goes on where the one before stopped. scripts/submit.py --chain does it.
+# --dependency=singleton, each of which continues where the one before stopped. scripts/submit.py --chain does it.
 #SBATCH --job-name=llammlein
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=4
@@ -32,19 +32,19 @@ series=${CHAIN:-$SLURM_JOB_ID}
 
 say() { echo "$(date -Is) job $SLURM_JOB_ID, start ${SLURM_RESTART_COUNT:-0}: $*"; }
 
-# The name of the newest complete checkpoint: what a start begins from, and so the measure of progress.
+# Name of the newest complete checkpoint, from which a start begins: the measure of progress.
 newest_checkpoint() {
     find "$out" -maxdepth 2 -path '*/iter-*-ckpt.pth/MANIFEST.json' -printf '%P\n' | sort | tail -n 1 | cut -d / -f 1
 }
 
-# Whether this series of starts has begun from the same place too often already.
+# Whether this series of starts has begun from the same checkpoint too often.
 stalled() {
     local starts_from_here
     starts_from_here=$(grep -cxF "$series from ${1:-nothing}" "$starts" || true)
     ((starts_from_here > MAX_STALLED_RESTARTS))
 }
 
-# End for good: later jobs of the chain have nothing left to do.
+# End for good, and cancel the later jobs of the chain.
 leave() {
     local status=$1
     shift
@@ -70,27 +70,27 @@ say "on $SLURM_JOB_NODELIST, from ${checkpoint:-the beginning}"
 
 options=(--out_dir "$out" --resume auto --num_nodes "$SLURM_NNODES" --devices "$SLURM_NTASKS_PER_NODE")
 if [[ -n $SHARD_CACHE ]]; then options+=(--cache_dir "$SHARD_CACHE"); fi
-# srun does not take this over from sbatch by itself.
+# srun does not inherit this from sbatch.
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
 
-# SIGTERM and USR1 are for the tasks. This shell outlives them to decide what comes next.
+# SIGTERM and USR1 are for the tasks. This shell ignores them, to decide afterwards whether to requeue.
 trap : TERM USR1
 status=0
-# A task that ends early leaves the others a minute to end by themselves, with exit codes of their own.
+# When a task ends early, the others have a minute to end with exit codes of their own.
 srun --label --kill-on-bad-exit=0 --wait=60 "$REPO/cluster/exec/inside.sh" \
     python "$REPO/pretrain/tinyllama_fabric.py" "$@" "${options[@]}" || status=$?
 
 if ((status == 0)) && [[ -e $out/done ]]; then leave 0 "the run is complete: $out"; fi
-if ((status == 2)); then leave 2 "bad input, named above: mend it and submit again"; fi
+if ((status == 2)); then leave 2 "bad input, named above: fix it and submit again"; fi
 if ((status == 0)); then reason="stopped as asked"; else reason="ended with exit code $status"; fi
 job=$(scontrol show job -o "$SLURM_JOB_ID")
 if [[ $job != *" JobState=RUNNING "* && $job != *" Reason=TimeLimit "* ]]; then
-    say "$reason; SLURM is taking the job away (scancel, or it requeues by itself), so that is left to it"
+    say "$reason; SLURM is ending the job (scancel, or its own requeueing): nothing to do"
     exit 1
 fi
 give_up_if_stalled "$(newest_checkpoint)"
 if [[ -n ${CHAIN:-} ]]; then
-    say "$reason; the next job of the chain goes on"
+    say "$reason; the next job of the chain continues"
     exit 0
 fi
 say "$reason; requeueing"

@@ -11,7 +11,7 @@ from tests.cluster.running import MAX_STEPS, ROOT, TRAINING, TrainingJob, flags,
 pytestmark = pytest.mark.slow
 
 
-def test_a_chain_goes_on_where_requeueing_is_forbidden(slurm, tmp_path, train_store_dir):
+def test_a_chain_continues_where_requeueing_is_forbidden(slurm, tmp_path, train_store_dir):
     """Three jobs: the first is stopped, the second completes the run, the third is not needed."""
     out_dir = tmp_path / "run"
     size = {"num_nodes": 2, "devices": 2, "time": "00:10:00", "chain": 3}
@@ -26,7 +26,7 @@ def test_a_chain_goes_on_where_requeueing_is_forbidden(slurm, tmp_path, train_st
     slurm.run("scancel", "--signal=USR1", first.id)
     first.completed()
     second.completed()
-    assert "the next job of the chain goes on" in first.output
+    assert "the next job of the chain continues" in first.output
     assert len(first.starts) == 2
     assert (out_dir / f"iter-{MAX_STEPS:08d}-ckpt.pth").is_dir()
     assert slurm.wait(third.id)["JobState"] == "CANCELLED"

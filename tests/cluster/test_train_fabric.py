@@ -151,7 +151,7 @@ def test_a_cancelled_job_saves_and_stays_cancelled(slurm, tmp_path, train_store_
     job.wait_for_step(10)
     slurm.run("scancel", job.id)
     assert slurm.wait(job.id)["JobState"] == "CANCELLED"
-    job.wait_until(lambda: "SLURM is taking the job away (scancel" in job.output)
+    job.wait_until(lambda: "SLURM is ending the job (scancel" in job.output)
     assert (job.out_dir / "requeue").exists()
 
 
