@@ -162,6 +162,11 @@ def test_every_module_keeps_the_law(module):
     assert breaches(TREES[module], module) == []
 
 
+def test_every_exception_is_needed():
+    for module, commands in COMMANDS_IMPORTED.items():
+        assert commands <= set(imported(TREES[module])), module
+
+
 def test_no_imports_go_in_a_circle():
     assert circle({name: list(imported(tree, for_types=False)) for name, tree in TREES.items()}) == []
 

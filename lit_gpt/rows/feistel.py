@@ -1,8 +1,8 @@
 """A permutation of 0..n-1 for every 64-bit key, computed and inverted for each element alone: no table.
 
 An alternating Feistel network over Z_a x Z_b (Black and Rogaway, "Ciphers with Arbitrary Finite Domains",
-2002) with a = ceil(sqrt(n)) and b = ceil(n / a). Its domain a*b exceeds n by less than a; what falls outside
-is put through again until it is inside (cycle walking). docs/formats.md, Packing, specifies it to the bit.
+2002) with a = ceil(sqrt(n)) and b = ceil(n / a). Its domain a*b exceeds n by less than a; a value outside
+is permuted again until it is inside (cycle walking). docs/formats.md, Packing, specifies it to the bit.
 """
 
 import numpy as np

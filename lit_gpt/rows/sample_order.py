@@ -1,7 +1,7 @@
 """The order of training as a function: sample number <-> (store, epoch, shard, row), both ways in O(1).
 
-Nothing is kept per row, and no sample depends on the one before: a run resumes at any sample on any number of
-ranks, and a row tells at which samples it was or will be seen. docs/formats.md, Packing, has the mathematics.
+It keeps no state per row, and no sample depends on the one before: a run resumes at any sample on any number
+of ranks, and a row's samples follow from the row alone. docs/formats.md, Packing, has the mathematics.
 """
 
 import functools
@@ -21,7 +21,7 @@ _SHARDS, _ROWS, _VALIDATION = 2, 3, 4
 
 
 class RowAddresses(NamedTuple):
-    """Where samples are: four int64 arrays (k,). `epoch` counts the passes over that store, from 0."""
+    """The rows of samples: four integer arrays (k,). `epoch` counts passes over the row's store, from 0."""
 
     store: np.ndarray
     epoch: np.ndarray
@@ -34,8 +34,8 @@ class SampleOrder:
 
     Each epoch of a store permutes its shards, takes them in windows of `shuffle_window` and permutes the rows
     of each window: every row comes once, and only one window's shards are read at a time. Several stores are
-    mixed by weight (mixture.py), each with epochs of its own, one after the other. The sequence never ends,
-    so that fewer rows than a global batch are no error: such a batch sees some of them more than once.
+    mixed by weight (mixture.py), each with epochs of its own, one after the other. The sequence never ends:
+    with fewer rows than a global batch, a batch has some of them more than once.
     """
 
     def __init__(
@@ -50,13 +50,13 @@ class SampleOrder:
         """
         Args:
             rows_per_shard: for each store, integers (n_shards,).
-            weights: each store's share of the samples, in any unit; None: its rows, so that all stores come
-                to the end of an epoch at about the same time.
-            seed: another seed is another order.
+            weights: each store's share of the samples, in any unit; None: its number of rows, so that all
+                stores finish an epoch at about the same time.
+            seed: selects the permutations.
             shuffle_window: how many shards are mixed with one another.
             shuffle: False makes every permutation the identity: shards and rows as they are stored, and in
                 each block one store after the other.
-            names: what messages call the stores.
+            names: the stores' names in messages.
 
         Raises:
             InputError: no store, one without rows, a weight that is not positive or too small to get a sample
@@ -79,11 +79,11 @@ class SampleOrder:
         self._epoch = functools.lru_cache(maxsize=_EPOCHS_REMEMBERED)(self._make_epoch)
 
     def rows_per_epoch(self, store: int) -> int:
-        """How many rows a store has, and so how many of its samples an epoch takes."""
+        """Number of a store's rows, and so of its samples in an epoch."""
         return int(self._rows[store])
 
     def locate(self, samples: np.ndarray) -> RowAddresses:
-        """Which rows samples are (integers (k,), counted from 0)."""
+        """Samples, integers (k,) from 0 -> their rows."""
         store, position = self._mixture.locate(np.asarray(samples, dtype=np.int64))
         epoch, position = np.divmod(position, self._rows[store])
         shard, row = np.empty_like(position), np.empty_like(position)
@@ -92,7 +92,7 @@ class SampleOrder:
         return RowAddresses(store, epoch, shard, row)
 
     def inverse(self, rows: RowAddresses) -> np.ndarray:
-        """At which samples rows are seen, int64 (k,): `inverse(locate(samples))` gives the samples."""
+        """Rows -> their samples, int64 (k,): `inverse(locate(samples))` is `samples`."""
         store, epoch, shard, row = rows
         position = np.empty_like(row)
         for number, of_epoch, where in _by_epoch(store, epoch):
@@ -100,7 +100,7 @@ class SampleOrder:
         return self._mixture.inverse(store, epoch * self._rows[store] + position)
 
     def shards_ahead(self, sample: int) -> list[tuple[int, int]]:
-        """The (store, shard) that are read at about this sample, then those of each store's next window."""
+        """The (store, shard) of the windows around this sample, then of each store's next window."""
         position = self._mixture.begin_of_block(sample)
         ahead = []
         for _ in range(2):
@@ -163,7 +163,7 @@ def validation_rows(n_rows: int, count: int) -> np.ndarray:
 
 
 def _by_epoch(store: np.ndarray, epoch: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
-    """The (store, epoch) that occur, each with the indices at which it does."""
+    """Group by (store, epoch): each pair that occurs, with its indices."""
     order = np.lexsort((epoch, store))
     changes = (np.diff(store[order]) != 0) | (np.diff(epoch[order]) != 0)
     for where in np.split(order, np.flatnonzero(changes) + 1) if order.size else []:

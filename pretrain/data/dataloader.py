@@ -1,8 +1,8 @@
-"""Batches of every optimizer step, made ahead by a thread.
+"""Make the batches of every optimizer step, ahead of time in a thread.
 
 The order is a function of the sample number, so the loader has no state but the number of samples consumed:
 step s takes the samples [(s - 1) * G, s * G) of a global batch G, and rank r of W the r-th of W equal slices
-of them. Any rank can thus tell what all ranks are fed, without asking them.
+of them. Any rank can thus compute what all ranks are fed, without communication.
 """
 
 import queue
@@ -35,7 +35,7 @@ class StepBatch(NamedTuple):
 
 
 class DataLoader:
-    """Iterates over the steps from `first_step` on, without end. Errors of its thread are raised here."""
+    """An endless iterator over the steps from `first_step` on. It raises the errors of its thread."""
 
     def __init__(
         self,
@@ -49,8 +49,10 @@ class DataLoader:
         first_step: int = 1,
         prefetch: int = 2,
     ) -> None:
-        """`prefetch` is the number of steps made ahead by a thread, from the first `next` on; with 0 they are
-        made when asked for.
+        """Open the loader; a thread starts with the first `next`.
+
+        Args:
+            prefetch: steps made ahead by the thread; 0: no thread.
 
         Raises:
             InputError: the ranks cannot share the batch evenly.
@@ -185,10 +187,10 @@ def _open_cache(data: TrainingData) -> ShardCache | None:
 
 
 def check_resumable(state: dict[str, Any], data: TrainingData, allow_changed_data: bool = False) -> None:
-    """Refuse to continue from `DataLoader.state_dict` with other data, unless that is allowed.
+    """Refuse to resume from `DataLoader.state_dict` with other data, unless that is allowed.
 
     Raises:
-        InputError: naming all that changed.
+        InputError: naming everything that changed.
     """
     changes = compare_data(state["data"], data.describe())
     if changes and not allow_changed_data:

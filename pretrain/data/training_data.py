@@ -1,4 +1,4 @@
-"""What a run reads: packed token stores, mixed by weight, and the order of their rows.
+"""The data of a run: packed token stores, mixed by weight, and the order of their rows.
 
     sample number --order--> (store, epoch, shard, row) --packing--> segments --token store--> tokens
 
@@ -75,7 +75,12 @@ class TrainingData:
         train_data_dir: Sequence[str] | None = None,
         packing_dir: str | None = None,
     ) -> "TrainingData":
-        """Open the data that `describe` described; the last two say where it is now, if it has moved.
+        """Open the data that `describe` described.
+
+        Args:
+            description: of `describe`.
+            train_data_dir: where the stores are now, if they have moved.
+            packing_dir: where their packings are now.
 
         Raises:
             InputError: a store is not where it was, or is not what it was.
@@ -112,7 +117,7 @@ class TrainingData:
         return self.stores[0].store.eos_id or 0
 
     def describe(self) -> dict[str, Any]:
-        """What decides every sample, as JSON: enough to `reopen` and to compare."""
+        """Everything that decides the samples, as JSON: enough to `reopen` and to compare."""
         names = [field.name for field in dataclasses.fields(DataOptions)]
         options = {name: getattr(self.options, name) for name in names}
         options |= {"cache_dir": None, "shuffle": True}  # only validation is in stored order
@@ -131,7 +136,7 @@ class TrainingData:
         return {"options": options, "weights": self.weights, "stores": stores}
 
     def rows(self, samples: np.ndarray) -> RowAddresses:
-        """Where the samples are (int64 (n,)): store, epoch, shard, row, each int64 (n,)."""
+        """The rows of samples, integers (n,)."""
         return self.order.locate(np.asarray(samples, dtype=np.int64))
 
     def targets_per_row(self, addresses: RowAddresses) -> np.ndarray:
@@ -156,7 +161,7 @@ class TrainingData:
 
 
 def compare_data(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs between two descriptions, in words; empty if both give the same samples."""
+    """The differences between two descriptions, in words; empty if both give the same samples."""
     changes = []
     for name in ("seed", "block_size", "shuffle_window", "packing"):
         if before["options"][name] != now["options"][name]:

@@ -53,9 +53,9 @@ class ValidationSample:
             yield batch.pinned_for(device).to(device)
 
     def describe(self) -> list[str]:
-        """What it is, for the first lines of a run: rows, documents and sources, and a warning if few.
+        """Lines for the start of a run: rows, documents and sources, and a warning if they are few.
 
-        At most `MAX_COUNTED_ROWS` rows are looked at, so that a large store costs no more than a small one.
+        Reads at most `MAX_COUNTED_ROWS` rows, so that a large store costs no more than a small one.
         """
         store = self._packed.store
         looked_at = self._rows[:: -(-len(self._rows) // MAX_COUNTED_ROWS)]

@@ -2,7 +2,7 @@
 
     OUT/datapoints/data.json                         the data (stores, seed, packing) of the steps from N on
     OUT/datapoints/part-00000001-node-000.parquet    rows of that step and later ones, fed to one node's ranks
-    OUT/datapoints/discarded/                        rows of steps that a resume went back behind
+    OUT/datapoints/discarded/                        rows of steps after the one a run resumed from
 
 A file is written under another name, fsynced and renamed, so that it is complete or missing; other files are
 leftovers of a kill and are not read. docs/formats.md is the specification.
@@ -154,7 +154,9 @@ def steps_and_rows(part: Path) -> tuple[int, int, int]:
 def read_row_groups(
     part: Path, columns: Sequence[str] = tuple(SCHEMA.names), **ranges: tuple[int, int]
 ) -> Iterator[pa.Table]:
-    """A part's rows, a group at a time; `step=(3, 7)` keeps those whose step is one of 3 to 7.
+    """A part's rows, one row group at a time; `step=(3, 7)` keeps those with 3 <= step <= 7.
+
+    Row groups whose statistics exclude them are not read.
 
     Raises:
         InputError: the file is damaged.
