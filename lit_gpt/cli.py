@@ -30,7 +30,7 @@ def parse_options(
     """Read flags, and YAML or JSON by `--config`, into the dataclass; its docstrings are the help.
 
     Raises:
-        InputError: all that is wrong: unknown and missing options, values of the wrong type or out of range.
+        InputError: every mistake: unknown and missing options, values of the wrong type or out of range.
     """
     hints = hints_of(cast(type, options_class))
     arguments = [_underscored(argument, hints) for argument in (sys.argv[1:] if argv is None else argv)]
@@ -103,7 +103,7 @@ def run_commands(commands: Mapping[str, Command], description: str) -> NoReturn:
         print(description.strip())
         sys.exit(0)
     print_error(
-        f"{name!r} is no command{suggestion(name, commands)}"
+        f"{name!r} is not a command{suggestion(name, commands)}"
         if name
         else f"name a command: {', '.join(commands)}; --help says what each does"
     )
@@ -160,7 +160,7 @@ def _drop_alternatives(options_class: type, given: dict[str, tuple[Any, str]]) -
 
 
 def _unknown(strangers: list[str], names: Iterable[str]) -> list[str]:
-    """Messages about arguments that are no options; what follows an unknown option is its value."""
+    """Messages about unknown arguments; what follows an unknown option is its value."""
     flags = [argument.partition("=")[0] for argument in strangers if argument.startswith("-")]
     if strangers and not flags:
         return [f"{strangers[0]!r} belongs to no option"]

@@ -99,7 +99,7 @@ def read_json(path: Path, hint: str, limit: int = MAX_JSON_BYTES) -> dict[str, A
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not readable JSON: {error}") from error
     if not isinstance(value, dict):
-        raise InputError(f"{path} holds no JSON object")
+        raise InputError(f"{path} is not a JSON object")
     return value
 
 
@@ -143,7 +143,7 @@ def new_folder(output: Path) -> Iterator[Path]:
         InputError: `output` exists, or something could not be written; nothing is left behind.
     """
     if output.exists():
-        raise InputError(f"--output {output} is there already; remove it or give another folder")
+        raise InputError(f"--output {output} already exists; remove it or give another folder")
     temporary = output.with_name(output.name + ".tmp")
     try:
         if temporary.exists():
@@ -218,7 +218,7 @@ def _names(path: Path, file: io.TextIOWrapper) -> bool:
 
 
 def cut_back(path: Path, size: int) -> io.BufferedRandom:
-    """Open a file for appending as it was when it had `size` bytes; 0 creates it.
+    """Cut a file back to `size` bytes and open it for appending; 0 creates it.
 
     Raises:
         InputError: the file has fewer bytes.

@@ -70,7 +70,7 @@ def read_config(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
     if not isinstance(table, dict) or not all(isinstance(name, str) for name in table):
-        raise InputError(f"{path} holds no table like name: value")
+        raise InputError(f"{path} is not a table of options (name: value)")
     return table
 
 
@@ -113,14 +113,14 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Flag(argparse.Action):
-    """Keeps the text of a flag."""
+    """Keep the text of a flag."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         vars(namespace)[self.dest] = (values, "--")
 
 
 class _Collection(_Flag):
-    """Keeps a list or table, which may stand in one flag: `[a, b]`, `{a: 1}`."""
+    """Keep a list or table, which may stand in one flag: `[a, b]`, `{a: 1}`."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         text = values[0] if isinstance(values, list) and len(values) == 1 else values
@@ -134,7 +134,7 @@ class _Collection(_Flag):
 
 
 class _Config(argparse.Action):
-    """Keeps all that a file gives."""
+    """Keep the options of a file."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         if not values or "\0" in values:
@@ -203,7 +203,7 @@ def _describe(hint: Any) -> str:
 
 
 def _placeholder(hint: Any) -> str:
-    """What stands for a value."""
+    """Placeholder of a value in usage and help."""
     bare = _bare(hint)
     origin, arguments = typing.get_origin(bare), typing.get_args(bare)
     if origin is typing.Literal:

@@ -147,7 +147,7 @@ def build(record_class: type, values: Any) -> Any:
     """The dataclass that a table of plain values describes, checked field by field.
 
     Raises:
-        ValueError: all that is wrong, in one line.
+        ValueError: every mistake, in one line.
     """
     if not isinstance(values, dict):
         raise ValueError(f"{quoted(values)} is not of the form {{name: value}}")
@@ -159,7 +159,7 @@ def build(record_class: type, values: Any) -> Any:
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """`; did you mean X?` where something is near, else all that is known if that is not much."""
+    """`; did you mean X?` where a name is close, else all known names if they are few."""
     known = list(known)
     if near := difflib.get_close_matches(name, known, 1):
         return f"; did you mean {near[0]}?"
@@ -169,7 +169,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 def _choice(value: Any, choices: tuple[str, ...]) -> str:
     if value in choices:
         return value
-    raise ValueError(f"{quoted(value)} is no choice{suggestion(str(value), choices)}")
+    raise ValueError(f"{quoted(value)} is not a choice{suggestion(str(value), choices)}")
 
 
 def _collection(value: Any, kind: type, arguments: tuple[Any, ...]) -> Any:

@@ -20,7 +20,7 @@ from lit_gpt.hf.importer import write_initial_checkpoint
 from lit_gpt.model.config import ModelConfig
 from lit_gpt.model.gpt import clean_name, parameter_shapes
 
-# What else our parameters were called; the first that is there is taken.
+# Other names of our parameters; the first that exists is taken.
 _OTHER_NAMES = {
     "attn.qkv.weight": ("attn.attn.weight",),
     "mlp.fc_1.weight": ("mlp.swiglu.w1.weight", "mlp.w1.weight"),
@@ -111,7 +111,7 @@ def main(options: ConvertOriginalOptions) -> None:
 
 
 def _names(name: str) -> list[str]:
-    """What one of our parameters may be called."""
+    """The possible names of one of our parameters."""
     return [name] + [
         name.removesuffix(ours) + other
         for ours, others in _OTHER_NAMES.items()
@@ -129,7 +129,7 @@ def _load(path: Path) -> Mapping:
     except FileNotFoundError:
         raise InputError(f"--checkpoint {path}: no such file") from None
     except UnpicklingError as error:
-        # What torch says beside the name is how to run the code all the same.
+        # The rest of torch's message says how to run the code nevertheless.
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f" ({named[1]})" if named else ""
         raise InputError(

@@ -58,7 +58,7 @@ status=0
 for checkpoint in "${checkpoints[@]}"; do
     name=$(basename "$checkpoint" -ckpt.pth)
     if [ -e "$OUTPUT/$name" ]; then
-        echo "$OUTPUT/$name is there already"
+        echo "$OUTPUT/$name already exists"
     else
         # One damaged checkpoint must not keep the others from being converted.
         convert "$checkpoint" "$OUTPUT/$name" || status=$?

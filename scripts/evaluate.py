@@ -40,7 +40,7 @@ class EvaluateOptions:
     num_fewshot: NonNegativeInt | None = None
     """Examples in the prompt; as the preset or the task says when not given."""
     limit: PositiveInt | None = None
-    """Only so many items of each task, for a trial."""
+    """Items of each task, for a trial; when not given all."""
     batch_size: PositiveInt = 16
     """Sequences at a time."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -48,7 +48,7 @@ class EvaluateOptions:
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto: a GPU if there is one."""
     tokenizer_path: Path | None = None
-    """For a run whose token store is no longer where it was: the tokenizer of its data."""
+    """The tokenizer of the training data, for a run whose token store has moved."""
 
 
 class Model(NamedTuple):
@@ -88,7 +88,7 @@ def main(options: EvaluateOptions) -> None:
 
 
 def find_models(folder: Path) -> list[Model]:
-    """What there is to evaluate, oldest step first.
+    """Find the models to evaluate, oldest step first.
 
     Raises:
         InputError: nothing.
@@ -100,7 +100,7 @@ def find_models(folder: Path) -> list[Model]:
         folders = folders or [path.parent for path in folder.glob("iter-*/config.json")]
     if not folders:
         raise InputError(
-            f"--model {folder} is no Hugging Face folder (config.json), no run (iter-N-ckpt.pth) and no "
+            f"--model {folder} is not a Hugging Face folder (config.json), a run (iter-N-ckpt.pth) or a "
             "folder of Hugging Face folders iter-N"
         )
     models = []
@@ -120,7 +120,7 @@ def evaluate_model(model: Model, loader: TaskLoader, options: EvaluateOptions) -
     results = _results_so_far(model, options)
     todo = [name for name in options.tasks if name not in results.tasks]
     if not todo:
-        print(f"{model.name}: evaluated already", flush=True)
+        print(f"{model.name}: already evaluated", flush=True)
         return
     tasks = {name: loader.load(name) for name in todo}
     with _hugging_face_folder(model, options) as folder:

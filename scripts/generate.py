@@ -39,7 +39,7 @@ class GenerateOptions:
     temperature: NonNegativeFloat = 0.8
     """0 always takes the likeliest token."""
     top_k: NonNegativeInt = 50
-    """Draw from so many of the likeliest tokens; 0: from all."""
+    """Draw from this many of the likeliest tokens; 0: from all."""
     top_p: Annotated[float, Range(above=0, at_most=1)] = 1.0
     """Draw from the likeliest tokens that together have this probability."""
     repetition_penalty: PositiveFloat = 1.0

@@ -28,7 +28,7 @@ _LOG_FILES = ("*.parquet", "*.json", "*.jsonl", "*.jsonl.gz", "*.jsonl.zst", *_T
 class PublishOptions:
     """Upload to the Hugging Face hub what is given. The token is taken from HF_TOKEN and kept nowhere.
 
-    After an interruption run it again: what is there already is not sent twice.
+    After an interruption run it again: files that arrived are not sent twice.
     """
 
     repo_id: str
@@ -67,7 +67,7 @@ def main(options: PublishOptions) -> None:
 
 
 def plan(options: PublishOptions) -> list[Upload]:
-    """What goes where.
+    """List the uploads.
 
     Raises:
         InputError: nothing is given, a folder is not complete, or it holds what should not be published.
@@ -81,7 +81,7 @@ def plan(options: PublishOptions) -> list[Upload]:
         found = options.checkpoints.glob("iter-*")
         folders = sorted(path for path in found if re.fullmatch(r"iter-\d+", path.name))
         if not folders:
-            raise InputError(f"--checkpoints {options.checkpoints} holds no folder iter-N")
+            raise InputError(f"--checkpoints {options.checkpoints} has no folder iter-N")
         uploads += [Upload(options.repo_id, "model", path.name, path, model_files(path)) for path in folders]
     if options.datapoints is not None:
         repo_id = f"{options.repo_id}-datapoints"
@@ -152,7 +152,7 @@ def describe(uploads: list[Upload]) -> Iterator[str]:
         yield "weights that lie on these branches under other names will be deleted there"
     for upload in uploads:
         if upload.repo_type == "model" and not _names_licence(upload.folder / "README.md"):
-            yield f"note: {upload.folder}/README.md names no licence (`license:` between its first `---`)"
+            yield f"note: {upload.folder}/README.md has no licence (`license:` between its first `---`)"
         if "data.json" in upload.files:
             yield f"note: {upload.folder}/data.json names folders of the machine that trained"
 
@@ -184,7 +184,7 @@ def send(uploads: list[Upload], token: str, private: bool) -> None:
                 delete_patterns=_OLD_WEIGHTS if kind == "model" else None,
                 commit_message=f"Upload {upload.folder.resolve().name}",
             )
-        except Exception as error:  # whatever its ways of transport raise
+        except Exception as error:  # its transports raise errors of many types
             reason = " ".join(f"{error} {error.__cause__ or ''}".split())
             raise InputError(
                 f"{upload.folder} -> {kind} {name}, branch {branch}: {reason}; run this again to continue"

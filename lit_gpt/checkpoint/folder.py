@@ -57,7 +57,7 @@ class DamagedCheckpoint(InputError):
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a checkpoint consists of."""
+    """The files of a checkpoint."""
 
     step: int
     world_size: int
@@ -81,7 +81,7 @@ class Manifest:
         """
         content = json.loads(text)
         if not isinstance(content, dict):
-            raise ValueError("is no JSON object")
+            raise ValueError("is not a JSON object")
         if content.pop("xxh3_128", None) != _hash_of_json(content):
             raise ValueError("does not match its own hash")
         if content.pop("format") != FORMAT:
@@ -160,7 +160,7 @@ def check_files(folder: Path, manifest: Manifest, parts: Iterable[str] = PARTS) 
         with _readable(path):
             info, linked = path.lstat(), path.parent != folder and path.parent.is_symlink()
         if linked or not stat.S_ISREG(info.st_mode):
-            raise DamagedCheckpoint(f"{path.parent if linked else path}: a link, or of another kind")
+            raise DamagedCheckpoint(f"{path.parent if linked else path}: a link, or not a regular file")
         if info.st_size != entry.bytes:
             raise DamagedCheckpoint(f"{path}: {info.st_size} bytes, should be {entry.bytes}")
 
@@ -182,14 +182,14 @@ def read_state(folder: Path) -> dict[str, Any]:
     """state.json of a verified folder.
 
     Raises:
-        DamagedCheckpoint: it cannot be read or holds no JSON object.
+        DamagedCheckpoint: it cannot be read or is not a JSON object.
     """
     try:
         state = json.loads(_read_text(folder / STATE))
     except (ValueError, RecursionError) as error:
         raise DamagedCheckpoint(f"{folder / STATE}: {error}") from error
     if not isinstance(state, dict):
-        raise DamagedCheckpoint(f"{folder / STATE}: is no JSON object")
+        raise DamagedCheckpoint(f"{folder / STATE}: is not a JSON object")
     return state
 
 
@@ -202,17 +202,17 @@ def check_kind(path: Path) -> None:
     """Refuse a file or link with a checkpoint's name: only folders are ours to move or remove.
 
     Raises:
-        InputError: it is a file, a link or of another kind.
+        InputError: it is a file, a link or a device.
     """
     if os.path.lexists(path) and (path.is_symlink() or not path.is_dir()):
-        raise InputError(f"{path} has a checkpoint's name but is no folder: move it away or rename it")
+        raise InputError(f"{path} has a checkpoint's name but is not a folder: move it away or rename it")
 
 
 def create(folder: Path) -> Path:
     """Create an empty `*.tmp` folder in which `folder` is built; remove what an earlier attempt left.
 
     Raises:
-        InputError: there is something of that name that is no folder.
+        InputError: something that is not a folder has that name.
     """
     temporary = folder.with_name(folder.name + ".tmp")
     check_kind(temporary)

@@ -51,7 +51,7 @@ _LLAMA: dict[str, Any] = {
     "mlp_bias": False,
     "quantization_config": None,
 }
-# What a missing key means, by model_type: the defaults of transformers' classes, 4 and 5 alike.
+# Values of missing keys, by model_type: the defaults of transformers' classes, 4 and 5 alike.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "llama": _LLAMA,
     "mistral": _LLAMA
@@ -85,7 +85,7 @@ def from_hf_config(hf: dict[str, Any], name: str) -> ModelConfig:
     """The shape that a config.json (of transformers 4 or 5) describes; what it lacks is as in transformers.
 
     Raises:
-        InputError: a value is nothing that this model does; the message names the key.
+        InputError: a value is not supported; the message names the key.
     """
     defaults = DEFAULTS.get(str(hf.get("model_type")))
     if defaults is None:

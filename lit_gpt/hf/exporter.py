@@ -149,7 +149,7 @@ def _plan(
     shapes = parameter_shapes(config)
     stored = set(reader.keys())
     for key in sorted(stored ^ shapes.keys()):
-        what = "is no parameter of this model" if key in stored else "is missing"
+        what = "is not a parameter of this model" if key in stored else "is missing"
         raise InputError(f"{reader.folder}: {key} {what}")
     for key, shape in shapes.items():
         if reader.shape(key) != shape:

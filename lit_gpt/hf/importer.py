@@ -74,7 +74,7 @@ class HFSource:
         if (self.folder / INDEX).is_file():
             weight_map = read_json(self.folder / INDEX, _HINT).get("weight_map")
             if not isinstance(weight_map, dict):
-                raise InputError(f"{self.folder / INDEX}: names no weight_map")
+                raise InputError(f"{self.folder / INDEX}: has no weight_map")
             names = weight_map
         elif (self.folder / SINGLE).is_file():
             with _open(self.folder / SINGLE) as file:
@@ -86,7 +86,7 @@ class HFSource:
         for key, name in names.items():
             if not re.fullmatch(r"[\w.-]+\.safetensors", str(name)) or not (self.folder / name).is_file():
                 raise InputError(
-                    f"{self.folder / INDEX}: {key} is in {str(name)[:99]!r}, which is no file here"
+                    f"{self.folder / INDEX}: {key} is in {str(name)[:99]!r}, which is not a file here"
                 )
         return {key: self.folder / name for key, name in names.items()}
 

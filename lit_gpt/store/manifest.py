@@ -129,7 +129,7 @@ class DocumentEnds(NamedTuple):
         return 2 * self.with_bos > self.documents
 
     def warnings(self, store: Path) -> list[str]:
-        """What a model trained on the documents of `store` will lack, and the remedy."""
+        """Warn of what a model trained on `store` will lack, with the remedy."""
         lines = []
         if self.with_bos < self.documents:
             puts = "BOS" if self.begin_with_bos else "no BOS"

@@ -93,7 +93,7 @@ def _read_arrays(path: Path) -> tuple[np.dtype, np.ndarray, np.ndarray, np.ndarr
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); it belongs beside its .bin") from None
     if len(header) < _HEADER.size or not header.startswith(_MAGIC):
-        raise InputError(f"{path} is no index in Megatron-LM's IndexedDataset format")
+        raise InputError(f"{path} is not an index in Megatron-LM's IndexedDataset format")
     _, version, code, n_sequences, n_bounds = _HEADER.unpack(header)
     if version != _VERSION or code not in _DTYPE_OF_CODE:
         known = "version 1 with tokens of uint16 (8) or int32 (4) is read"

@@ -178,7 +178,7 @@ class _DocumentJournal:
     """Documents of the shard that is being written: columns in memory, the same as JSON lines on disk."""
 
     def __init__(self, path: Path, size: int) -> None:
-        """Open the journal as it was when it had `size` bytes."""
+        """Open the journal, cut back to `size` bytes."""
         self._ids: list[str] = []
         self._sources: list[str] = []
         self._source_lines: list[int] = []

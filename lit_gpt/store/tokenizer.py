@@ -121,7 +121,7 @@ class Tokenizer:
             return cls(folder, {key: definition.get(key) for key in _DEFINING}, special, cache_words)
         except InputError:
             raise
-        except Exception as error:  # the library raises a bare Exception for whatever it cannot read
+        except Exception as error:  # the library raises a bare Exception for anything it cannot read
             raise InputError(f"{folder / 'tokenizer.json'} does not load: {str(error)[:200]}") from error
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
@@ -138,7 +138,7 @@ class Tokenizer:
         return files_in(self.folder)
 
     def write_for_transformers(self, folder: Path, max_length: int, bos: bool | None) -> None:
-        """Copy the files so that `AutoTokenizer`, of whatever version, gives these ids.
+        """Copy the files so that `AutoTokenizer` of any version gives these ids.
 
         `tokenizer.json` as it is used here, and the class that takes it at its word: others add rules of
         their own, which differ between versions.
@@ -146,7 +146,7 @@ class Tokenizer:
         Args:
             folder: is there.
             max_length: the model's longest sequence in tokens, to which transformers truncates when asked.
-            bos: whether BOS, and nothing else, goes around a text unless told otherwise; None: as it was.
+            bos: whether BOS, and nothing else, is added to a text by default; None: as in the files.
         """
         for path in self.files():
             shutil.copyfile(path, folder / path.name)
@@ -190,7 +190,7 @@ class Tokenizer:
         token_id = None if token is None else self._backend.token_to_id(token)
         if token_id is None:
             raise InputError(
-                f"{self.folder}: tokenizer_config.json names no {name} of the vocabulary; add it"
+                f"{self.folder}: tokenizer_config.json names no {name} that is in the vocabulary; add it"
             )
         return token_id
 

@@ -119,7 +119,7 @@ def germanbench() -> list[Spec]:
 
     from scripts.evaluation.harness_03_task import Harness03Task
 
-    # Subjects count alike, whatever their size.
+    # Subjects count alike, regardless of their size.
     mmlu = Group("germanbench_mmlu", aggregate_metric_list=[AggMetricConfig("acc", weight_by_size=False)])
     for subject in _mmlu_subjects():
         mmlu.add(Harness03Task(config=subject))

@@ -76,7 +76,7 @@ class TaskLoader:
         self._loaded: dict[str, Any] = {}
 
     def load(self, name: str) -> Any:
-        """What the harness evaluates for a preset, task, group or tag.
+        """Load what the harness evaluates for a preset, task, group or tag.
 
         Raises:
             InputError: there is no such name, or its data cannot be had.

@@ -33,7 +33,7 @@ class Harness03Task(ConfigurableTask):
         return super().eval_docs.select(self._shuffle()[0])
 
     def set_fewshot_seed(self, seed: int | None = None) -> None:
-        """The seed is that of version 0.3, whatever is asked for."""
+        """Use the seed of version 0.3 in place of the argument."""
         self.sampler.rnd = self._shuffle()[1]
 
     def fewshot_context(self, doc: dict[str, Any], *arguments: Any, **options: Any) -> str | list[str]:

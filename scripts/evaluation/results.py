@@ -49,7 +49,7 @@ class ModelResults:
     weights: str
     """Hash of the weights that were evaluated."""
     settings: dict[str, Any]
-    """What changes a result beside the weights and the tasks."""
+    """Settings that change a result, besides weights and tasks."""
     versions: dict[str, str]
     """Of the programs, by name; of the latest evaluation."""
     tasks: dict[str, dict[str, TaskResult]] = field(default_factory=dict)

@@ -86,7 +86,7 @@ def test_what_does_not_fit_is_one_line(options: Options, tmp_path: Path):
         (lambda: data.write_bytes(b"\xff\xff" + tokens[2:]), "holds token 65535, not one of the 512"),
         (lambda: index.write_bytes(index.read_bytes()[:-8]), "truncated"),
         (lambda: write_shard(tmp_path / "a_text_document", [[], [[]]]), "no document with a token"),
-        (lambda: index.write_text("x"), "no index"),
+        (lambda: index.write_text("x"), "not an index"),
     ]
     for damage, says in cases:
         damage()

@@ -39,7 +39,7 @@ def test_packs_ahead_of_training(train_store_dir: Path, tmp_path: Path):
 def test_mistakes_end_in_one_line(tmp_path: Path, train_store_dir: Path):
     for flags, message in (
         (["--store", str(tmp_path)], "is not a token store"),
-        (["--store", str(train_store_dir), "--strategy", "tight"], "--strategy: 'tight' is no choice"),
+        (["--store", str(train_store_dir), "--strategy", "tight"], "--strategy: 'tight' is not a choice"),
         (["--store", str(train_store_dir), "--block_size", "0"], "--block_size"),
     ):
         run = pack(*flags)

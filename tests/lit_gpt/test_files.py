@@ -91,7 +91,7 @@ def test_a_new_folder_has_its_name_only_when_complete(tmp_path):
         (folder / "file").touch()
         assert not (tmp_path / "a/b").exists()
     assert [path.name for path in (tmp_path / "a").rglob("*")] == ["b", "file"]
-    with pytest.raises(InputError, match="is there already"), new_folder(tmp_path / "a/b"):
+    with pytest.raises(InputError, match="already exists"), new_folder(tmp_path / "a/b"):
         pass
 
 

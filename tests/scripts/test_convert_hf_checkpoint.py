@@ -346,10 +346,10 @@ def test_folders_that_are_none(folder, tmp_path):
     outside["weight_map"]["model.norm.weight"] = "../elsewhere.safetensors"
     save_file({"model.norm.weight": torch.ones(64)}, tmp_path / "elsewhere.safetensors")
     index.write_text(json.dumps(outside))
-    with pytest.raises(InputError, match=r"elsewhere.safetensors', which is no file here"):
+    with pytest.raises(InputError, match=r"elsewhere.safetensors', which is not a file here"):
         main(ConvertHFOptions(folder, tmp_path / "lit"))
     index.write_text("{}")
-    with pytest.raises(InputError, match="names no weight_map"):
+    with pytest.raises(InputError, match="has no weight_map"):
         main(ConvertHFOptions(folder, tmp_path / "lit"))
     (folder / "config.json").write_text("{")
     with pytest.raises(InputError, match=r"config.json is not readable JSON"):
@@ -391,7 +391,7 @@ def test_nothing_in_the_folder_is_run(folder, tmp_path):
 
 def test_an_existing_output_is_left_alone(folder, tmp_path):
     (tmp_path / "lit").mkdir()
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="already exists"):
         main(ConvertHFOptions(folder, tmp_path / "lit"))
     assert not list((tmp_path / "lit").iterdir())
 

@@ -157,7 +157,7 @@ FAULTS = {
     "a missing shard": "rank-00001-000.safetensors: missing",
     "a missing tensor": "norm_1.weight is missing",
     "no checkpoint": "no such folder",
-    "an existing output": "is there already",
+    "an existing output": "already exists",
 }
 
 

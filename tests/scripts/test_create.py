@@ -30,7 +30,7 @@ def test_all_of_a_run_but_what_is_done_or_damaged(tmp_path, tokenizer_dir):
     done = create("--all", run, tmp_path / "hf", tokenizer_dir, "--dtype", "bfloat16")
     assert done.returncode == 2
     assert "rank-00000-000.safetensors: missing" in done.stderr
-    assert "hf/iter-00000020 is there already" in done.stdout
+    assert "hf/iter-00000020 already exists" in done.stdout
     assert sorted(path.name for path in (tmp_path / "hf").iterdir()) == ["iter-00000020", "iter-00000030"]
     assert '"torch_dtype": "bfloat16"' in (tmp_path / "hf/iter-00000030/config.json").read_text()
 

@@ -183,7 +183,7 @@ def test_help_is_no_error(arguments):
         (["doc", "--run", "RUN", "--id", "nie gesehen"], "'nie gesehen' is in no store"),
         (["verify", "--run", "/nowhere"], "/nowhere has no datapoints/data.json"),
         (["verify", "--run", "RUN", "--wrong", "1"], "wrong"),
-        (["eat", "--run", "RUN"], "'eat' is no command; known: step, doc"),
+        (["eat", "--run", "RUN"], "'eat' is not a command; known: step, doc"),
         (["verfy", "--run", "RUN"], "did you mean verify?"),
         ([], "name a command: step, doc, verify, export, stats; --help says"),
         (["export", "--run", "RUN", "--output", "/proc/none/x.parquet"], "cannot write there"),

@@ -110,7 +110,7 @@ def test_what_is_done_is_not_done_again(tmp_path, evaluated, trained_run, own_ta
     (output / "iter-00000020.json").unlink()
     first = (output / "iter-00000040.json").stat().st_mtime_ns
     main(options(trained_run, output, own_tasks, tasks=["eigene"]))
-    assert "iter-00000040: evaluated already" in capsys.readouterr().out
+    assert "iter-00000040: already evaluated" in capsys.readouterr().out
     assert (output / "iter-00000040.json").stat().st_mtime_ns == first
     assert ModelResults.load(output / "iter-00000020.json") == load_all(evaluated[0])[0]
 
@@ -198,7 +198,7 @@ def test_tasks_that_cannot_be_had_are_named(tmp_path, converted_run):
 
 def test_folders_that_hold_nothing_to_evaluate(tmp_path):
     for folder in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(InputError, match=r"no Hugging Face folder .* no run .* and no folder of"):
+        with pytest.raises(InputError, match=r"not a Hugging Face folder .* a run .* or a folder of"):
             find_models(folder)
 
 
@@ -396,7 +396,7 @@ def test_germanbench_counts_every_item_and_subjects_alike(tmp_path, converted_ru
     assert "has results of an earlier version of germanbench" in capsys.readouterr().out
     assert load_all(output) == [results]
     main(settings)
-    assert "iter-00000040: evaluated already" in capsys.readouterr().out
+    assert "iter-00000040: already evaluated" in capsys.readouterr().out
 
 
 @given(st.lists(st.floats(-800, 0), min_size=2), st.data())

@@ -219,7 +219,7 @@ def test_a_folder_that_is_not_whole_or_holds_more(hf_folder, name, message):
     [
         ({}, "nothing to publish"),
         ({"model": "missing"}, "missing: no such folder"),
-        ({"checkpoints": "empty"}, "holds no folder iter-N"),
+        ({"checkpoints": "empty"}, "has no folder iter-N"),
         ({"datapoints": "empty"}, "empty is empty"),
         ({"datapoints": "log"}, r"notes\.txt is none of"),
     ],

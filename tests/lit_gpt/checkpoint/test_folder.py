@@ -117,9 +117,9 @@ def _sparse(path: Path) -> None:
 
 
 KINDS_OF_FILES: dict[str, tuple[Callable[[Path], None], str]] = {
-    "a folder": (Path.mkdir, "(cannot be read: not a regular file|a link, or of another kind)"),
-    "a FIFO": (os.mkfifo, "(cannot be read: not a regular file|a link, or of another kind)"),
-    "a loop of links": (lambda path: path.symlink_to(path), "(cannot be read: Too many|a link, or of)"),
+    "a folder": (Path.mkdir, "(cannot be read: not a regular file|a link, or not a regular file)"),
+    "a FIFO": (os.mkfifo, "(cannot be read: not a regular file|a link, or not a regular file)"),
+    "a loop of links": (lambda path: path.symlink_to(path), "(cannot be read: Too many|a link, or not)"),
     "6 GB of nothing": (_sparse, "(cannot be read: larger than|6442450944 bytes, should be)"),
 }
 
@@ -155,8 +155,8 @@ FAULTS = {
         lambda f: _forge_manifest(f, "../x.safetensors"),
         r"which no checkpoint holds",
     ),
-    "link in place of a shard": (_link, rf"{SHARD}: a link, or of another kind"),
-    "link in place of a part": (_link_part, r"model: a link, or of another kind"),
+    "link in place of a shard": (_link, rf"{SHARD}: a link, or not a regular file"),
+    "link in place of a part": (_link_part, r"model: a link, or not a regular file"),
     **{
         f"{kind} as {name}": (lambda f, make=make, name=name: _replace(f / name, make), rf"{name}: {message}")
         for name in (SHARD, "state.json", "MANIFEST.json")

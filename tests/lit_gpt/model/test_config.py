@@ -108,9 +108,9 @@ def test_mistakes_are_named(overrides, message):
     [
         (None, "neither a file nor a checkpoint folder nor one of LLaMmlein_120M"),
         ("n_layer: 2\n", "n_query_groups is missing; n_embd is missing"),
-        ("- a\n", "holds no table"),
+        ("- a\n", "is not a table"),
         ("n_layer: [\n", "not readable as YAML"),
-        ("!!python/object/apply:os.system ['true']\n", "holds no table"),
+        ("!!python/object/apply:os.system ['true']\n", "is not a table"),
     ],
 )
 def test_files_that_are_no_shapes(content, message, tmp_path):

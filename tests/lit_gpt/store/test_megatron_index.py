@@ -98,9 +98,9 @@ POINTERS_AT = 34 + 2 * 4
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "no index"),
-        (b"NOTANIDX" + GOOD[8:], "no index"),
-        (GOOD[:20], "no index"),
+        (b"", "not an index"),
+        (b"NOTANIDX" + GOOD[8:], "not an index"),
+        (GOOD[:20], "not an index"),
         *[(GOOD[:size], "truncated") for size in range(34, len(GOOD), 5)],
         (GOOD + b"\0\0", "multimodal"),
         (GOOD[:9] + struct.pack("<Q", 2) + GOOD[17:], "version 2"),

@@ -109,7 +109,7 @@ def test_an_index_of_other_documents_is_refused(store_dir: Path):
     [
         (None, "not a token store"),
         ("", "not readable JSON"),
-        ("[1, 2]", "holds no JSON object"),
+        ("[1, 2]", "is not a JSON object"),
         ("[" * 100_000, "not readable JSON"),
         ('{"format_version": 99}', "this program reads"),
         ('{"format_version": 1, "shards": [{}]}', "not the manifest"),
@@ -132,7 +132,7 @@ def test_no_manifest_no_store(store_dir: Path, content: str | None, says: str):
         (lambda m: m.update(vocab_size=10**30), "vocab_size: does not fit"),
         (lambda m: m.update(vocab_size=True), "vocab_size: true is not a whole number"),
         (lambda m: m.update(vocab_size=1), "bos, eos must be null or below vocab_size 1"),
-        (lambda m: m.update(dtype="float64"), "dtype: 'float64' is no choice"),
+        (lambda m: m.update(dtype="float64"), "dtype: 'float64' is not a choice"),
         (lambda m: m.update(dtype="int32"), "tokens do not fit into its .bin"),
         (lambda m: m.update(special_tokens={}), "bos, eos"),
         (lambda m: m.update(special_tokens=[1, 2]), "special_tokens: .* is not of the form"),

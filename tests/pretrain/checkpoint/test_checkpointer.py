@@ -409,7 +409,9 @@ def test_what_has_a_checkpoints_name_and_is_none_is_refused_at_the_start(tmp_pat
     checkpoint_writer.refuse_foreign(tmp_path)
     FOREIGN[kind](path := tmp_path / (folder_name(9) + suffix))
     before = seen(tmp_path)
-    with pytest.raises(InputError, match=rf"{path.name} has a checkpoint's name but is no folder: move it"):
+    with pytest.raises(
+        InputError, match=rf"{path.name} has a checkpoint's name but is not a folder: move it"
+    ):
         run_folder.prepare(TrainOptions(train_data_dir=["x"], out_dir=str(tmp_path), resume="auto"))
     assert seen(tmp_path) == before
 
