@@ -170,7 +170,8 @@ def sync_folder(folder: Path) -> None:
     """fsync a folder, so that its names are on disk, or a file."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming(folder):
+            os.fsync(descriptor)
     except OSError as error:
         if error.errno != errno.EINVAL:  # some network file systems can do this for files only
             raise

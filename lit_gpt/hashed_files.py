@@ -12,7 +12,7 @@ from typing import Any
 
 import xxhash
 
-from lit_gpt.files import naming, open_regular, sync
+from lit_gpt.files import naming, open_regular, sync, sync_folder
 from lit_gpt.option_types import NonNegativeInt
 
 # Large enough that hashing and writing release the interpreter's lock for most of the time.
@@ -87,9 +87,9 @@ def hash_files(*paths: Path, durable: bool = False, follow_symlinks: bool = True
     digest, size = xxhash.xxh3_128(), 0
     buffer = memoryview(bytearray(_READ_BYTES))
     for path in paths:
+        if durable:
+            sync_folder(path)
         with open_regular(path, follow_symlinks) as file:
-            if durable:
-                sync(file)
             while n_bytes := file.readinto(buffer):
                 digest.update(buffer[:n_bytes])
                 size += n_bytes

@@ -175,7 +175,6 @@ def model_card(
         losses: by name, from metrics.csv; those that are None are left out.
         bos: whether documents began with BOS; None: not known.
     """
-    options = state.get("options", {})
     lines = [
         "---",
         "library_name: transformers",
@@ -190,13 +189,7 @@ def model_card(
         "",
         "## Training",
         "",
-        f"{state.get('step', 0):,} optimizer steps, {state.get('tokens', 0):,} predicted tokens. Documents "
-        "were packed without padding and attended to themselves only.",
-        "",
-        "| setting | value |",
-        "|---|---|",
-        *(f"| {name} | {options[name]} |" for name in _HYPERPARAMETERS if name in options),
-        *(f"| {name} | {value:.4f} |" for name, value in losses.items() if value is not None),
+        *_training_lines(state, losses),
         "",
         "## Data",
         "",
@@ -211,6 +204,19 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
+
+
+def _training_lines(state: Mapping[str, Any], losses: Mapping[str, float | None]) -> list[str]:
+    options = state.get("options", {})
+    return [
+        f"{state.get('step', 0):,} optimizer steps, {state.get('tokens', 0):,} predicted tokens. Documents "
+        "were packed without padding and attended to themselves only.",
+        "",
+        "| setting | value |",
+        "|---|---|",
+        *(f"| {name} | {options[name]} |" for name in _HYPERPARAMETERS if name in options),
+        *(f"| {name} | {value:.4f} |" for name, value in losses.items() if value is not None),
+    ]
 
 
 def _data_lines(data: Mapping[str, Any]) -> list[str]:
