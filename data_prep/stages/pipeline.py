@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import resource
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -113,7 +114,7 @@ def run_stages(stages: list[Stage], options: ExecutionOptions, folder: Path, com
     if options.stage is not None:
         [stage] = [stage for stage in stages if stage.name == options.stage]
         with naming(stage.folder):
-            _slurm_executor(stage, options, "").run()
+            _SlurmExecutor(stage, options).run()
         return False
     with claimed(folder):
         write_json(folder / "options.json", dataclasses.asdict(options))
@@ -186,7 +187,21 @@ def _run_task(executor: PipelineExecutor, rank: int) -> None:
 class _SlurmExecutor(SlurmPipelineExecutor):
     """datatrove's job arrays, but a job runs our command again instead of unpickling its work."""
 
-    task_command = ""
+    def __init__(self, stage: Stage, options: ExecutionOptions, task_command: str = "") -> None:
+        super().__init__(
+            [*stage.pipeline, MeasureUse()],
+            stage.tasks,
+            options.slurm_time,
+            options.slurm_partition,
+            cpus_per_task=stage.cpus,
+            mem_per_cpu_gb=options.slurm_memory_gb,
+            workers=options.workers or -1,
+            job_name=stage.name,
+            qos="",
+            sbatch_args=options.slurm_args,
+            logging_dir=str(stage.logs),
+        )
+        self.task_command = task_command
 
     def get_launch_file_contents(self, sbatch_args: dict, run_script: str) -> str:
         return super().get_launch_file_contents(sbatch_args, f"srun -n 1 {self.task_command}")
@@ -195,41 +210,25 @@ class _SlurmExecutor(SlurmPipelineExecutor):
         """Do nothing: the last stage of each command sums up the counts."""
 
 
-def _slurm_executor(stage: Stage, options: ExecutionOptions, task_command: str) -> _SlurmExecutor:
-    executor = _SlurmExecutor(
-        [*stage.pipeline, MeasureUse()],
-        stage.tasks,
-        options.slurm_time,
-        options.slurm_partition,
-        cpus_per_task=stage.cpus,
-        mem_per_cpu_gb=options.slurm_memory_gb,
-        workers=options.workers or -1,
-        job_name=stage.name,
-        qos="",
-        sbatch_args=options.slurm_args,
-        logging_dir=str(stage.logs),
-    )
-    executor.task_command = task_command
-    return executor
-
-
 def _submit(stages: list[Stage], options: ExecutionOptions, folder: Path, command: Path) -> bool:
     """Submit each stage as a job array that waits for the one before. True if nothing was left to submit."""
     if not options.slurm_partition:
         raise InputError("--executor slurm needs --slurm_partition (`sinfo` lists them)")
+    if shutil.which("sbatch") is None:
+        raise InputError("--executor slurm: sbatch is not in PATH; run this on a login node of the cluster")
     _refuse_while_queued(folder)
     loguru.logger.disable("datatrove")
     python = options.slurm_python or shlex.quote(sys.executable)
     again = f"{python} {shlex.quote(str(command.resolve()))} --config {shlex.quote(str(folder.resolve()))}"
     previous, jobs = None, []
     for stage in stages:
-        executor = _slurm_executor(stage, options, f"{again}/options.json --stage {stage.name}")
+        executor = _SlurmExecutor(stage, options, f"{again}/options.json --stage {stage.name}")
         executor.depends = previous
         try:
             executor.run()
-        except (subprocess.CalledProcessError, FileNotFoundError) as error:
-            reason = "is not here" if isinstance(error, FileNotFoundError) else "refuses, as it says above"
-            raise InputError(f"sbatch {reason}: fix what stops stage {stage.name} and run again") from error
+        except subprocess.CalledProcessError as error:
+            hint = f"fix what stops stage {stage.name} and run again"
+            raise InputError(f"sbatch refuses, as it says above: {hint}") from error
         previous = executor
         if executor.job_id != -1:
             jobs.append(executor.job_id)

@@ -64,6 +64,14 @@ def test_bad_input_in_a_task_is_bad_input_of_the_command(tmp_path, workers):
         run(tmp_path, "bad input", workers)
 
 
+def test_slurm_is_refused_where_there_is_none(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "slurm_jobs.json").write_text('["7"]')  # of an earlier run on a cluster
+    options = ExecutionOptions(executor="slurm", slurm_partition="main")
+    with pytest.raises(InputError, match="sbatch is not in PATH"):
+        run_stages([Stage("x", [], 1, tmp_path)], options, tmp_path, tmp_path / "command.py")
+
+
 def test_a_folder_keeps_its_settings(tmp_path):
     check_settings(tmp_path / "a", {"limit": 1, "files": [tmp_path / "x"]})
     check_settings(tmp_path / "a", {"limit": 1, "files": [tmp_path / "x"]})
