@@ -103,7 +103,8 @@ def in_short(folder: Path) -> str:
     ]
     lines += [f"  {count['documents']:>12,}  {reason}" for reason, count in _by_size(stats["excluded"])]
     lines += _rejected(stats)
-    return "\n".join([*lines, f"counts: {folder / 'stats.json'}, examples: {folder / 'report.md'}"])
+    [page] = folder.glob("report.*")  # earlier revisions wrote report.html
+    return "\n".join([*lines, f"counts: {folder / 'stats.json'}, examples: {page}"])
 
 
 def _by_size(excluded: dict[str, dict[str, int]]) -> list[tuple[str, dict[str, int]]]:

@@ -46,7 +46,7 @@ class Options:
     id_fields: list[str] = field(default_factory=lambda: list(ID_FIELDS))
     """Field that holds the id: the first of these that a document has; without one the id is file:line."""
     max_shard_tokens: PositiveInt = MAX_SHARD_TOKENS
-    """Most tokens in a shard."""
+    """Most tokens in a shard; a longer document gets a shard of its own."""
     max_bad_lines: NonNegativeInt = 1000
     """Stop if there are more unusable lines; the lost rest of a broken file is counted by an estimate."""
     snapshot_seconds: NonNegativeFloat = 30.0

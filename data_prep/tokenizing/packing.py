@@ -18,9 +18,10 @@ class Options:
     block_size: PositiveInt = 2048
     """Targets per row; the block_size of the training."""
     strategy: Literal["best_fit", "concat", "one_per_row"] = "best_fit"
-    """How to place documents in rows."""
+    """`best_fit` cuts only documents longer than a row, `concat` cuts wherever a row ends, `one_per_row`
+    never joins documents."""
     packing_dir: Path | None = None
-    """Where to write the packing; by default into the store."""
+    """Where to write the packing (default: into the store)."""
 
 
 def pack(options: Options) -> None:

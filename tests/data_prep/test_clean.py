@@ -138,9 +138,11 @@ def test_what_only_parquet_knows_becomes_text(tmp_path):
     assert found == ["2020-01-02T00:00:00", "0:00:03", "ff00", "1.50", [["x", 1]]]
 
 
-def test_a_folder_of_an_earlier_revision_is_summed_up_too(tmp_path):
+def test_a_folder_of_an_earlier_revision_is_summed_up_too(tmp_path, capsys):
     output = run([write_jsonl(tmp_path / "a.jsonl", [{"text": GOOD}])], tmp_path / "out")
     counts = stats(output)
     del counts["losses"]
     (output / "stats.json").write_text(json.dumps(counts))
+    (output / "report.md").rename(output / "report.html")
     run([tmp_path / "a.jsonl"], output)
+    assert capsys.readouterr().out.endswith(f"examples: {output / 'report.html'}\n")
