@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from scripts.bench.step_variants import OTHERS, SWITCHES
 from scripts.check_gpu import PARTS, ROOT, CheckOptions
+
+OTHER_BENCHES = ("lengths", "float8", "experiments", "autotune")
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "check_gpu.py"
 
@@ -45,11 +48,24 @@ def test_every_kind_of_part_runs_and_what_has_passed_does_not_run_again(tmp_path
     assert "resumed from" in (tmp_path / "train.txt").read_text()
 
 
-def test_the_files_that_the_parts_run_are_there(tmp_path):
-    [tests] = PARTS["tests"](CheckOptions(output=tmp_path))
-    files = [word for word in tests if word.endswith(".py")]
-    assert len(files) == 4
-    assert [file for file in files if not (ROOT / file).is_file()] == []
+def test_the_tests_that_a_gpu_is_to_pass_are_found_and_need_no_conftest(tmp_path):
+    [command] = PARTS["tests"](CheckOptions(output=tmp_path))
+    result = subprocess.run(
+        [sys.executable, *command, "--setup-plan"], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stdout
+
+
+def test_the_variants_that_parts_name_exist(tmp_path):
+    options = CheckOptions(output=tmp_path, train_data_dir=str(tmp_path))
+    benches = {
+        name: next(part(options)) for name, part in PARTS.items() if "-" in name or name in OTHER_BENCHES
+    }
+    assert len(benches) == 11
+    for command in benches.values():
+        variants = command[command.index("--variants") + 1 :]
+        ends = [at for at, word in enumerate(variants) if word.startswith("--")]
+        assert set(variants[: ends[0] if ends else None]) <= {*SWITCHES, *OTHERS}
 
 
 def test_a_part_that_fails_is_named_and_the_next_one_runs(tmp_path):
