@@ -26,7 +26,6 @@ UNDETECTED = ("bash", "interactive")  # jobs of these names are not taken for SL
 LAUNCHER = "LLAMMLEIN_LAUNCHER"  # process id of the one that started this one
 PLACE = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 PR_SET_PDEATHSIG = 1
-CONNECT_TIMEOUT = timedelta(seconds=30)  # to a server that has answered
 
 
 @dataclass
@@ -123,12 +122,15 @@ class Launch:
             address, port = self._address()
             of_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
             is_master = self.rank == 0 and not of_torchrun
-            if not is_master:
-                _wait_for_server(address, port, timeout, poll)
+            # torch's own wait for the server hears no signal: it gets one second where there is none.
+            is_there = is_master or _wait_for_server(address, port, timeout, poll)
             self.store = dist.TCPStore(
-                address, port, is_master=is_master, timeout=CONNECT_TIMEOUT, wait_for_workers=False
+                address,
+                port,
+                is_master=is_master,
+                timeout=timeout if is_there else timedelta(seconds=1),
+                wait_for_workers=False,
             )
-            self.store.set_timeout(timeout)
             os.environ["MASTER_PORT"] = str(self.store.port)
         return self.store
 
@@ -142,14 +144,15 @@ class Launch:
         return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
 
 
-def _wait_for_server(address: str, port: int, timeout: timedelta, poll: Callable[[], None]) -> None:
-    """Return once something listens there, or the time is over; torch's own wait hears no signal."""
+def _wait_for_server(address: str, port: int, timeout: timedelta, poll: Callable[[], None]) -> bool:
+    """Wait until something listens there; False if the time is over before."""
     deadline = time.monotonic() + timeout.total_seconds()
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError), socket.create_connection((address, port), timeout=5):
-            return
+            return True
         poll()
         time.sleep(0.5)
+    return False
 
 
 def expand_hosts(node_list: str) -> list[str]:
