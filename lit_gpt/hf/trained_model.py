@@ -10,7 +10,7 @@ from lit_gpt.cli import InputError
 from lit_gpt.model.config import ModelConfig
 from lit_gpt.store.manifest import DocumentEnds, Manifest
 from lit_gpt.store.token_store import TokenStore
-from lit_gpt.store.tokenizer import REQUIRED_FILES, Tokenizer
+from lit_gpt.store.tokenizer import REQUIRED_FILES, Tokenizer, same_ids
 
 
 class TrainedModel(NamedTuple):
@@ -74,10 +74,8 @@ def check_tokenizer(folder: Path, store: TokenStore) -> None:
     if fingerprint is None:
         if not all((carried / name).is_file() for name in REQUIRED_FILES):
             return
-        tokenizers = (
-            Tokenizer.load(place, cache_words=False) for place in (carried, store.path / "tokenizer")
-        )
-        if len({tokenizer.ids_fingerprint for tokenizer in tokenizers}) == 1:
+        places = (carried, store.path / "tokenizer")
+        if same_ids(*(Tokenizer.load(place, cache_words=False) for place in places)):
             return
         where = str(carried)
     raise InputError(

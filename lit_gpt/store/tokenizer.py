@@ -97,10 +97,8 @@ class Tokenizer:
         # A pad token outside the vocabulary would be an id that the model has no row for.
         pad_id = self._backend.token_to_id(special["pad_token"] or "")
         self.pad_id: int = self.eos_id if pad_id is None else pad_id
-        self.fingerprint = _sha256([definition, self.bos_id, self.eos_id])
-        ids_only = [definition[name] for name in _DEFINING if name not in ("post_processor", "decoder")]
-        self.ids_fingerprint = _sha256([ids_only, self.bos_id, self.eos_id])
-        """Of what decides ids: post-processor and decoder do not."""
+        defining = [definition, self.bos_id, self.eos_id]
+        self.fingerprint = hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()
 
     @classmethod
     def load(cls, folder: Path | str, cache_words: bool = True) -> "Tokenizer":
@@ -198,8 +196,13 @@ class Tokenizer:
 _DEFINING = ("version", "added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder", "model")
 
 
-def _sha256(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+def same_ids(one: Tokenizer, other: Tokenizer) -> bool:
+    """Whether two tokenizers encode alike: post-processor and decoder may differ."""
+    definitions = [_read_definition(tokenizer.folder)[0] for tokenizer in (one, other)]
+    deciding = [name for name in _DEFINING if name not in ("post_processor", "decoder")]
+    return (one.bos_id, one.eos_id) == (other.bos_id, other.eos_id) and all(
+        definitions[0].get(name) == definitions[1].get(name) for name in deciding
+    )
 
 
 def _read_definition(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -212,7 +212,7 @@ def test_ids_past_uint16_are_int32(tokenizer_dir: Path, tmp_path: Path):
         ("tokenizer.json", None, "tokenizer.json is missing"),
         ("tokenizer_config.json", None, "tokenizer_config.json is missing"),
         ("tokenizer.json", "{", "not readable JSON"),
-        ("tokenizer.json", "[]", "no JSON object"),
+        ("tokenizer.json", "[]", "not a JSON object"),
         ("tokenizer.json", '{"model": {"type": "Strange"}}', "does not load"),
         ("tokenizer.json", "[" * 100_000, "not readable JSON"),
         ("tokenizer_config.json", '{"eos_token": "</s>"}', "bos_token"),
