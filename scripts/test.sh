@@ -30,7 +30,7 @@ fi
 # Without them the tests that use them are skipped.
 [ $# -gt 0 ] || check 'client environments' "$PYTHON" scripts/client_environments.py
 # At most four workers: many tests start several processes of their own.
-check pytest "$PYTHON" -m pytest -n logical --maxprocesses 4 --dist loadgroup "$@"
+check pytest "$PYTHON" -m pytest -n logical --maxprocesses 4 "$@"
 
 if [ ${#failed[@]} -gt 0 ]; then
     printf '\nFAILED: %s\n' "${failed[*]}"

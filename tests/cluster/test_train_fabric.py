@@ -118,7 +118,7 @@ def test_bad_input_on_one_node_is_not_requeued(slurm, tmp_path, train_store_dir,
     job = train(slurm, tmp_path / "run", train_store_dir, site_settings={"VENV": venv})
     assert slurm.wait(job.id, 600)["ExitCode"] == "2:0", job.output
     assert job.starts == ["nothing"]
-    assert job.output.count("error: this rank has met bad input: mend it (rank 3 on ") == 1
+    assert job.output.count("error: this rank has met bad input: fix it (rank 3 on ") == 1
     assert "bad input, named above" in job.output
 
 

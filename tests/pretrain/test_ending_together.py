@@ -123,7 +123,7 @@ def test_bad_input_on_one_rank_ends_all_with_one_line(tmp_path, train_store_dir,
         assert code == (2 if launcher == "own" else 1), job.output  # torchrun has a code of its own
         lines = [line for line in job.output.splitlines() if "bad input" in line and "error:" in line]
         assert len(lines) == 1, job.output
-        assert "error: this rank has met bad input: mend it (rank 1 on " in lines[0]
+        assert "error: this rank has met bad input: fix it (rank 1 on " in lines[0]
         ours = job.output.partition(" torch/distributed/elastic/")[
             0
         ]  # then torchrun speaks, with a traceback
@@ -145,7 +145,7 @@ def test_bad_input_on_the_first_rank_ends_all(tmp_path, train_store_dir):
         job.wait_for("fault before")
         other = job.ranks()[1]
         assert job.wait() == 2
-        assert "error: this rank has met bad input: mend it\n" in job.output
+        assert "error: this rank has met bad input: fix it\n" in job.output
         assert ended([other], 5)
 
 

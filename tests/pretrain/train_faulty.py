@@ -34,7 +34,7 @@ def inject(kind: str, point: str, fault_rank: int) -> None:
         if watchdog.launch.rank == fault_rank:
             print(f"fault before {point}", flush=True)
             if kind == "refuse":
-                raise InputError("this rank has met bad input: mend it")
+                raise InputError("this rank has met bad input: fix it")
             if kind == "raise":
                 raise RuntimeError("a bug")
             time.sleep(600)
