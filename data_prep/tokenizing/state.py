@@ -2,19 +2,21 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from data_prep.reading.rejects import Rejects
 from data_prep.tokenizing.encode import EncodedBatch, Share
 from lit_gpt.cli import InputError
-from lit_gpt.files import read_json, write_atomically
+from lit_gpt.files import read_bounded, write_atomically
 from lit_gpt.store import manifest as store_manifest
 from lit_gpt.store.manifest import Manifest
 from lit_gpt.store.store_writer import UNFINISHED, TokenStoreWriter
 
 SNAPSHOT = UNFINISHED + "json"
+
+RecordT = TypeVar("RecordT")
 
 
 def is_finished(folder: Path) -> bool:
@@ -142,9 +144,26 @@ class State:
 
 
 def _load(path: Path) -> State | None:
+    """
+    Raises:
+        InputError: the file is damaged, or an earlier revision with other fields wrote it.
+    """
     if not path.exists():
         return None
-    values = read_json(path, "run again", limit=path.stat().st_size)  # names every rejected line
-    values["set_aside"] = Rejects(**values["set_aside"])
-    values["counts"] = [Counts(**counts) for counts in values["counts"]]
-    return State(**values)
+    content = read_bounded(path, path.stat().st_size)  # names every rejected line
+    try:
+        values = json.loads(content)
+        values["set_aside"] = _record(Rejects, values["set_aside"])
+        values["counts"] = [_record(Counts, counts) for counts in values["counts"]]
+        return _record(State, values)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is damaged or of another revision: remove {path.parent} and start again"
+        ) from error
+
+
+def _record(record_class: type[RecordT], values: dict[str, Any]) -> RecordT:
+    """The record of exactly these fields: a default would lose progress."""
+    if set(values) != {field.name for field in fields(cast(type, record_class))}:
+        raise ValueError(f"other fields than those of {record_class.__name__}")
+    return record_class(**values)

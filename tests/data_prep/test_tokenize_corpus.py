@@ -204,6 +204,33 @@ def test_other_settings_or_input_are_refused_by_name(
             tokenize(replace(options, input=options.input[:1]))
 
 
+def test_a_damaged_or_older_snapshot_is_one_line(options: Options):
+    sys.setprofile(at_event(150, interrupt))
+    with pytest.raises(KeyboardInterrupt):
+        tokenize(options)
+    sys.setprofile(None)
+    snapshot = options.output / "unfinished.json"
+    text = snapshot.read_text()
+    state = json.loads(text)
+    without_file = {name: value for name, value in state.items() if name != "file"}
+    others = [
+        {},
+        state | {"page": 1},
+        without_file,
+        state | {"counts": [{}, {}]},
+        state | {"set_aside": 3},
+        [],
+    ]
+    for broken in [text[:-20], "", *map(json.dumps, others)]:
+        snapshot.write_text(broken)
+        with pytest.raises(
+            InputError, match=r"unfinished\.json is damaged .* remove .*train and start again"
+        ):
+            tokenize(options)
+    snapshot.write_text(text)
+    tokenize(options)
+
+
 def test_validation_is_chosen_by_id_alone(options: Options, tmp_path: Path):
     tokenize(options)
     tokenize(elsewhere(options, tmp_path / "one file", input=options.input[:1]))
