@@ -103,7 +103,9 @@ def in_short(folder: Path) -> str:
     ]
     lines += [f"  {count['documents']:>12,}  {reason}" for reason, count in _by_size(stats["excluded"])]
     lines += _rejected(stats)
-    [page] = folder.glob("report.*")  # earlier revisions wrote report.html
+    page = folder / "report.md"
+    if not page.exists():
+        page = folder / "report.html"  # of an earlier revision
     return "\n".join([*lines, f"counts: {folder / 'stats.json'}, examples: {page}"])
 
 

@@ -146,3 +146,7 @@ def test_a_folder_of_an_earlier_revision_is_summed_up_too(tmp_path, capsys):
     (output / "report.md").rename(output / "report.html")
     run([tmp_path / "a.jsonl"], output)
     assert capsys.readouterr().out.endswith(f"examples: {output / 'report.html'}\n")
+    (output / "report.md").touch()
+    (output / "report.pdf").touch()
+    run([tmp_path / "a.jsonl"], output)
+    assert capsys.readouterr().out.endswith(f"examples: {output / 'report.md'}\n")
