@@ -190,7 +190,7 @@ def _rename_unless_there(building: Path, folder: Path) -> None:
     try:
         rename(building, folder)
     except OSError:
-        if not folder.exists():
+        if not (building.exists() and folder.exists()):  # renamed, but not known to be on disk; or not at all
             raise
 
 

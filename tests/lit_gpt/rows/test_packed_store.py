@@ -1,5 +1,6 @@
 """Packings on disk: built once, whole or not at all, and never used when damaged."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -235,6 +236,19 @@ def test_a_folder_that_cannot_be_written_is_named(store: TokenStore, tmp_path: P
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"file/packings.*another folder as packing_dir"):
         PackedStore.open(store, BLOCK, packing_dir=tmp_path / "file" / "packings")
+
+
+def test_a_rename_that_is_not_on_disk_is_an_error(store: TokenStore, monkeypatch):
+    fsync = os.fsync
+
+    def full(descriptor: int) -> None:
+        fsync(descriptor)
+        if os.path.samestat(os.fstat(descriptor), store.path.stat()):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        PackedStore.open(store, BLOCK)
 
 
 def in_processes(count: int, function) -> list[int]:
