@@ -185,7 +185,7 @@ class ExportOptions(RunOptions):
     """File to write. NAME.parquet: a line a segment. NAME.jsonl: a line a step and rank, with time, iter_num,
     data_id, file_id, process_rank."""
     format: Literal["parquet", "jsonl"] | None = None
-    """Refuse another suffix of --output."""
+    """Require this suffix of --output."""
 
 
 def export(options: ExportOptions) -> None:
