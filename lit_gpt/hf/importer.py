@@ -88,7 +88,19 @@ class HFSource:
                 raise InputError(
                     f"{self.folder / INDEX}: {key} is in {str(name)[:99]!r}, which is not a file here"
                 )
+        for name in sorted(set(names.values())):
+            self._check_names(name, {key for key, where in names.items() if where == name})
         return {key: self.folder / name for key, name in names.items()}
+
+    def _check_names(self, name: str, keys: set[str]) -> None:
+        """Whether a weight file holds exactly the tensors that the index names for it."""
+        path = self.folder / name
+        with _open(path) as file:
+            found = set(file.keys())
+        if missing := keys - found:
+            raise InputError(f"{path}: {min(missing)} is not in it, though {INDEX} says so")
+        if extra := found - keys:
+            raise InputError(f"{path}: {min(extra)} is a tensor that {INDEX} does not name for it")
 
     def _check(self) -> None:
         unknown = {key for key in self._files if not _DERIVED.fullmatch(key)}
@@ -109,8 +121,6 @@ class HFSource:
             raise InputError(f"{self.folder}: {key} is missing from the weights")
         path = self._files[key]
         with _open(path) as file:
-            if key not in file.keys():  # noqa: SIM118
-                raise InputError(f"{path}: {key} is not in it, though {INDEX} says so")
             header = file.get_slice(key)
             found, found_dtype = tuple(header.get_shape()), DTYPES.get(header.get_dtype())
         if found != shape:

@@ -359,6 +359,23 @@ def test_folders_that_are_none(folder, tmp_path):
         main(ConvertHFOptions(folder, tmp_path / "lit"))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.update({"secret": torch.ones(3)}), r"secret is a tensor that .* does not name for it"),
+        (lambda w: w.pop("model.norm.weight"), r"model\.norm\.weight is not in it, though"),
+    ],
+)
+def test_a_weight_file_has_the_tensors_that_the_index_names_for_it(folder, change, message, tmp_path):
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    file = folder / index["weight_map"]["model.norm.weight"]
+    weights = load_file(file)
+    change(weights)
+    save_file(weights, file)
+    with pytest.raises(InputError, match=f"{file.name}: {message}"):
+        main(ConvertHFOptions(folder, tmp_path / "lit"))
+
+
 def test_a_cut_file_is_named(folder, tmp_path):
     first = min(folder.glob("*.safetensors"))
     os.truncate(first, first.stat().st_size - 10)

@@ -181,6 +181,11 @@ def spoil(name: str, folder: Path) -> None:
         case "an index of other tensors":
             index = {"weight_map": {"lm_head.weight": "model.safetensors"}}
             (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+        case "a tensor that the index leaves out":
+            weights = load_file(folder / "model.safetensors")
+            index = {"weight_map": dict.fromkeys(weights, "model.safetensors")}
+            (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+            save_file(weights | {"secret": torch.ones(3)}, folder / "model.safetensors")
 
 
 @pytest.mark.slow
@@ -198,7 +203,8 @@ def spoil(name: str, folder: Path) -> None:
         ("cut weights", r"model\.safetensors: no readable safetensors file"),
         ("other weights", r"model-00001-of-00002\.safetensors is not part of the model"),
         ("a torn configuration", r"config\.json is not readable JSON"),
-        ("an index of other tensors", r"model\.embed_tokens\.weight is missing from the weights"),
+        ("an index of other tensors", r"model\.embed_tokens\.weight is a tensor that .* not name"),
+        ("a tensor that the index leaves out", r"model\.safetensors: secret is a tensor that .* not name"),
     ],
 )
 def test_a_folder_that_is_not_whole_or_holds_more(hf_folder, name, message):
