@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeVar, cast
 from tqdm import tqdm
 
 from lit_gpt.errors import InputError, machine_error
-from lit_gpt.option_parser import option_parser
+from lit_gpt.option_parser import option_parser, unpacked
 from lit_gpt.option_types import convert_fields, hints_of, required, suggestion
 
 OptionsT = TypeVar("OptionsT")
@@ -39,7 +39,12 @@ def parse_options(
     values: dict[str, Any] = {}
     mistakes = _unknown(strangers, hints)
     for name, (value, label) in vars(given).items():
-        converted, wrong = convert_fields(options_class, {name: value}, label)
+        try:
+            plain = unpacked(value, hints.get(name))
+        except ValueError as error:
+            mistakes.append(f"{label}{name}: {error}")
+            continue
+        converted, wrong = convert_fields(options_class, {name: plain}, label)
         values |= converted
         mistakes += wrong
     mistakes += [f"--{name} is missing" for name in required(options_class) if name not in vars(given)]

@@ -74,6 +74,28 @@ def read_config(path: Path) -> dict[str, Any]:
     return table
 
 
+def unpacked(value: Any, hint: Any) -> Any:
+    """The list or table that one text holds, `[a, b]` or `{a: 1}`, for an option of that type; else `value`.
+
+    A list of text may begin with a bracket: what is no YAML, such as the glob `[ab]*.jsonl`, stays as it is.
+
+    Raises:
+        ValueError: the text is no YAML.
+    """
+    bare = _bare(hint)
+    kind = typing.get_origin(bare)
+    text = value[0] if kind is list and isinstance(value, list) and len(value) == 1 else value
+    openings = {list: ("[",), tuple: ("[", "{"), dict: ("[", "{")}.get(kind, ())
+    if not isinstance(text, str) or not text.startswith(openings):
+        return value
+    try:
+        return read_yaml(text)
+    except ValueError:
+        if kind is list and _bare(typing.get_args(bare)[0]) in (str, Path):
+            return value
+        raise
+
+
 def option_parser(options_class: type, program: str | None) -> argparse.ArgumentParser:
     """A parser that puts (text, label for messages) into the namespace, and nothing for what is not given."""
     needed = [f"--{name} {_placeholder(hints_of(options_class)[name])}" for name in required(options_class)]
@@ -95,11 +117,10 @@ def option_parser(options_class: type, program: str | None) -> argparse.Argument
         group = parser.add_argument_group(title) if title else parser
         for name, text in helps.items():
             hint = hints_of(options_class)[name]
-            kind = typing.get_origin(_bare(hint))
             group.add_argument(
                 f"--{name}",
-                action=_Collection if kind in (list, tuple, dict) else _Flag,
-                nargs="+" if kind is list else "?" if _bare(hint) is bool else None,
+                action=_Flag,
+                nargs="+" if typing.get_origin(_bare(hint)) is list else "?" if _bare(hint) is bool else None,
                 const="true",
                 metavar=_placeholder(hint),
                 help=text.replace("%", "%%"),
@@ -117,20 +138,6 @@ class _Flag(argparse.Action):
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         vars(namespace)[self.dest] = (values, "--")
-
-
-class _Collection(_Flag):
-    """Keep a list or table, which may stand in one flag: `[a, b]`, `{a: 1}`."""
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        text = values[0] if isinstance(values, list) and len(values) == 1 else values
-        opening = "[" if isinstance(values, list) else ("[", "{")
-        if isinstance(text, str) and text.startswith(opening):
-            try:
-                values = read_yaml(text)
-            except ValueError as error:
-                raise argparse.ArgumentError(self, str(error)) from error
-        super().__call__(parser, namespace, values)
 
 
 class _Config(argparse.Action):

@@ -1,3 +1,4 @@
+import json
 import mmap
 import re
 import subprocess
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+import yaml
 
 from lit_gpt.cli import InputError, parse_options, run_command
 from lit_gpt.option_types import PositiveInt
@@ -30,6 +32,7 @@ class Options:
     """Names."""
     kind: Literal["small", "large"] = "small"
     shares: dict[str, float] = field(default_factory=dict)
+    limits: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
 
 
 def test_lists_booleans_and_dashes_are_written_as_users_write_them():
@@ -56,6 +59,25 @@ def test_yaml_means_what_the_same_words_mean_as_flags(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("input", "[x, y]", ["x", "y"]),
+        ("input", '["a","b"]', ["a", "b"]),
+        ("input", "[ab]*.jsonl", ["[ab]*.jsonl"]),
+        ("input", "[ab].jsonl", ["[ab].jsonl"]),
+        ("input", "{a,b}.jsonl", ["{a,b}.jsonl"]),
+        ("limits", '{"a": [null, 1]}', {"a": (None, 1.0)}),
+    ],
+)
+def test_a_list_or_table_in_one_text_is_the_same_as_a_flag_and_in_a_file(name, text, value, tmp_path):
+    (tmp_path / "options.json").write_text(json.dumps({"input": ["a"], name: text}))
+    (tmp_path / "options.yaml").write_text(yaml.safe_dump({"input": ["a"], name: text}))
+    assert getattr(parse_options(Options, ["--input", "a", f"--{name}", text]), name) == value
+    for file in ("options.json", "options.yaml"):
+        assert getattr(parse_options(Options, ["--config", str(tmp_path / file)]), name) == value
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"max_lnes: 1", ": max_lnes: no such option; did you mean max_lines"),
@@ -63,6 +85,7 @@ def test_yaml_means_what_the_same_words_mean_as_flags(tmp_path):
         (b"max_lines: " + b"9" * 5000, ": max_lines: '9+[.]{3}9+' is not a whole number"),
         (b"output: {a: b}", ": output: {'a': 'b'} is not text"),
         (b"__class__: 1", ": __class__: no such option"),
+        (b"shares: '{a: 1'", ": shares: not readable as YAML: expected ',' or '}'"),
         (b"dry_run: maybe", ": dry_run: 'maybe' is neither true nor false"),
         (b"max_lines: \xff", "codec can't decode"),
         (b"[1, 2]", "is not a table"),
@@ -95,6 +118,10 @@ def test_a_file_that_is_none_is_named(content, message, tmp_path):
         (["--output", "a\0b"], "--output: 'a\\x00b' has a NUL character"),
         (["--shares", "{a: .inf}"], "--shares: '.inf' is not a number"),
         (["--shares", "{a: 1e999}"], "--shares: '1e999' is not a finite number"),
+        (
+            ["--shares", "{a: 1"],
+            "--shares: not readable as YAML: expected ',' or '}', but got '<stream end>' in line 1, column 6",
+        ),
         (["--shares", "3"], "--shares: '3' is not of the form {name: value}"),
     ],
 )
