@@ -79,6 +79,7 @@ def main(options: SubmitOptions) -> None:
     has_slurm = shutil.which("sbatch") is not None
     missing = missing_environment() if has_slurm or not options.dry_run else None
     if missing and not options.dry_run:
+        options.check()  # mistakes in the options are named before what the machine lacks
         raise InputError(missing)
     plan = examine(options)
     for name, text in plan.lines(options.device_memory):

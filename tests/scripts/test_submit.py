@@ -130,6 +130,8 @@ def test_a_missing_environment_is_named(options, monkeypatch, place, message):
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=message):
         submit.main(submission(options))
+    with pytest.raises(InputError, match=r"--train_data_dir is missing.* --out_dir is missing"):
+        submit.main(submission(dataclasses.replace(options, train_data_dir=[], out_dir="")))
 
 
 def test_a_dry_run_on_a_login_node_needs_no_image(tmp_path, train_store_dir):
