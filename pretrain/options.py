@@ -18,7 +18,7 @@ from lit_gpt.option_types import (
     convert_fields,
     parse_duration,
 )
-from pretrain.schedules import make_schedule
+from pretrain.schedules import ScheduleName, make_schedule
 
 ProcessCount = Annotated[int, Range(at_least=1, at_most=100_000)]
 
@@ -85,7 +85,7 @@ class TrainOptions(DataOptions):
     """Learning rate at the end of the decay; a tenth of learning_rate when not given."""
     warmup_steps: NonNegativeInt | None = None
     """Steps of linear warm-up; a tenth of the run, at most 2000, when not given or longer than the run."""
-    lr_schedule: Literal["cosine", "wsd", "linear", "constant"] = "cosine"
+    lr_schedule: ScheduleName = "cosine"
     """Shape after the warm-up; wsd stays at the peak and decays over the last `decay_steps`."""
     decay_steps: PositiveInt | None = None
     """wsd only: steps of the final decay to min_lr, a tenth of max_steps when not given."""
