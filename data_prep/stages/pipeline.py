@@ -28,7 +28,7 @@ from datatrove.executor.local import LocalPipelineExecutor
 from datatrove.executor.slurm import SlurmPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 
-from data_prep.tokenizing.processes import claimed, n_cores, ordered_map
+from data_prep.processes import claimed, n_cores, ordered_map
 from lit_gpt.cli import InputError, progress
 from lit_gpt.files import naming, write_atomically
 from lit_gpt.option_types import Duration, PositiveInt

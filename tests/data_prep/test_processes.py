@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from data_prep.tokenizing.processes import ordered_map
+from data_prep.processes import ordered_map
 
 
 def slow_first(item: int) -> tuple[int, int]:

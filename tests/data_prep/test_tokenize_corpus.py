@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from data_prep.processes import claimed
 from data_prep.reading import batches
 from data_prep.tokenizing.encode import is_validation
 from data_prep.tokenizing.job import Options, tokenize
-from data_prep.tokenizing.processes import claimed
 from lit_gpt.cli import InputError
 from lit_gpt.store.token_store import TokenStore
 from lit_gpt.store.tokenizer import Tokenizer
