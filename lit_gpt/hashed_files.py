@@ -1,7 +1,8 @@
 """Sizes and hashes of files, taken while they are written or read.
 
 XXH3 (128 bits) runs at the speed of memory, so that a file can be hashed whenever it is copied. It finds
-every accident; it does not protect against forgery.
+every accident; it does not protect against forgery. The table "What is hashed" in docs/formats.md lists every
+hash and its algorithm.
 """
 
 import hashlib
