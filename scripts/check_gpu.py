@@ -37,7 +37,7 @@ UNDONE = [*(f"without-{name}" for name in OPTIMIZATIONS), "ours"]
 
 @dataclass
 class CheckOptions:
-    """Check versions and kernels, tests, training and resuming, and the sharded path on a GPU; then speed."""
+    """Check a GPU: versions, kernels, tests, training and resuming, the sharded path; then measure speed."""
 
     output: Path
     """Folder for the results; given again, a later call continues where an earlier one stopped."""

@@ -14,10 +14,10 @@ from lit_gpt.store.tokenizer import files_in
 
 @dataclass
 class ConvertHFOptions:
-    """Turn a Hugging Face folder (safetensors) into a checkpoint of ours, which carries its tokenizer along.
+    """Turn a Hugging Face folder (safetensors) into a checkpoint in this project's format.
 
-    The weights keep their dtype. Nothing in the folder is executed: no pickle is opened, code that it names
-    (auto_map) is not run.
+    The checkpoint carries the folder's tokenizer along. The weights keep their dtype.
+    Nothing in the folder is executed: no pickle is opened, code that it names (auto_map) is not run.
     """
 
     hf_dir: Path

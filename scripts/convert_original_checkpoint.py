@@ -31,7 +31,7 @@ _OTHER_NAMES = {
 
 @dataclass
 class ConvertOriginalOptions:
-    """Turn a state dict in lit-gpt's names into a checkpoint of ours.
+    """Turn a state dict in lit-gpt's names into a checkpoint in this project's format.
 
     The file may be a bare state dict or a trainer's full state, of which only the weights are used. It is
     read with torch's restricted unpickler, which makes tensors and plain values and runs nothing.
