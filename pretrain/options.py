@@ -118,7 +118,8 @@ class TrainOptions(DataOptions):
     attention: Literal["auto", "fa3", "fa2", "sdpa"] = "auto"
     """Attention kernel; a choice that cannot work here is refused with the reason."""
     compile: Literal["auto", "true", "false"] = "auto"
-    """Compile each block with torch.compile; auto: on CUDA."""
+    """Compile each block with torch.compile; auto: on CUDA. With SDPA graphs break at attention, and a
+    recomputed block is not compiled."""
     float8: bool = False
     """Matrix products of the blocks in float8 (torchao, tensorwise); needs compute capability 8.9."""
     deterministic: bool = False

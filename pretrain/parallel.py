@@ -9,6 +9,7 @@ ModelParallelStrategy, on GPUs over NCCL and on CPUs over gloo alike:
     NO_SHARD       every rank holds a copy
 """
 
+import importlib.util
 import logging
 import os
 import socket
@@ -130,7 +131,7 @@ def build_model(
     with torch.device("meta"):
         model = GPT(config)
     if options.float8:
-        _use_float8(model, fabric.device)
+        _use_float8(model)
     _checkpoint_activations(model, options.activation_checkpointing)
     if is_compiled(options, fabric.device.type):
         model.transformer.compile_blocks()
@@ -246,16 +247,20 @@ def _checkpoint_activations(model: GPT, which: str) -> None:
         blocks[index] = checkpoint_wrapper(blocks[index])
 
 
-def _use_float8(model: GPT, device: torch.device) -> None:
-    """Replace the blocks' linear layers by torchao's float8 ones; lm_head keeps its precision.
+def check_float8(device: torch.device) -> None:
+    """Check that float8 can be used.
 
     Raises:
         InputError: torchao is missing or the device has no float8 matrix products.
     """
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 9):
         raise InputError("--float8 needs a CUDA device of compute capability 8.9 or later; leave it out here")
-    try:
-        from torchao.float8 import Float8LinearConfig, convert_to_float8_training
-    except ImportError as error:
-        raise InputError("--float8 needs the package torchao: pip install torchao==0.18.0") from error
+    if importlib.util.find_spec("torchao") is None:
+        raise InputError("--float8 needs the package torchao: pip install torchao==0.18.0")
+
+
+def _use_float8(model: GPT) -> None:
+    """Replace the blocks' linear layers by torchao's float8 ones; lm_head keeps its precision."""
+    from torchao.float8 import Float8LinearConfig, convert_to_float8_training
+
     convert_to_float8_training(model.transformer.h, config=Float8LinearConfig.from_recipe_name(FLOAT8_RECIPE))

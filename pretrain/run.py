@@ -1,6 +1,6 @@
 """A run, opened step by step: everything that the training loop works with.
 
-join -> read data -> connect -> find checkpoint -> build model -> resume -> open logs
+join -> read data -> connect -> choose kernels -> find checkpoint -> build model -> resume -> open logs
 """
 
 from pathlib import Path
@@ -46,6 +46,7 @@ class Run:
         roll_call = join(options, watchdog)
         self._read_data()
         self._connect(roll_call)
+        self._choose_kernels()
         self._find_checkpoint()
         self._build_model()
         self._resume()
@@ -85,6 +86,23 @@ class Run:
             self.startup_lines += sample.describe()
         return sample
 
+    def _choose_kernels(self) -> None:
+        """Before a checkpoint is verified, which takes minutes for 7B: what cannot work here is refused."""
+        options, device_type = self.options, self.device.type
+        precision = parallel.resolve_precision(options.precision, device_type)
+        dtype = torch.float32 if precision == "32-true" else torch.bfloat16
+        attention, reason = choose_attention(options.attention, self.device, dtype, self.config.head_dim)
+        if options.float8:
+            parallel.check_float8(self.device)
+        self.kernel_lines = [
+            f"{self.world_size} process(es) on {device_type}, {precision}, "
+            f"{options.sharding_strategy if options.sharded else 'not sharded'}, "
+            f"{'compiled' if parallel.is_compiled(options, device_type) else 'not compiled'}",
+            f"attention: {attention} ({reason})",
+        ]
+        if precision == "bf16-true":
+            self.kernel_lines.append("warning: bf16-true keeps weights and Adam's moments in bf16")
+
     def _find_checkpoint(self) -> None:
         """Before weights are drawn: that takes minutes for 7B, and resuming would throw them away."""
         self.watchdog.phase("verifying and loading a checkpoint")
@@ -95,11 +113,8 @@ class Run:
 
     def _build_model(self) -> None:
         """With drawn weights, unless others are loaded into it next."""
-        options, device_type = self.options, self.device.type
+        options = self.options
         self.watchdog.phase("building the model")
-        precision = parallel.resolve_precision(options.precision, device_type)
-        dtype = torch.float32 if precision == "32-true" else torch.bfloat16
-        attention, reason = choose_attention(options.attention, self.device, dtype, self.config.head_dim)
         draw_weights = self.found is None and options.initial_checkpoint_dir is None
         self.model = parallel.build_model(self.fabric, options, self.config, draw_weights)
         self.optimizer = build_optimizer(
@@ -109,13 +124,8 @@ class Run:
         self.startup_lines += [
             f"model {self.config.name}: {self.config.n_parameters:,} parameters, vocabulary "
             f"{self.config.vocab_size}, rows of {self.config.block_size}",
-            f"{self.world_size} process(es) on {device_type}, {precision}, "
-            f"{options.sharding_strategy if options.sharded else 'not sharded'}, "
-            f"{'compiled' if parallel.is_compiled(options, device_type) else 'not compiled'}",
-            f"attention: {attention} ({reason})",
+            *self.kernel_lines,
         ]
-        if precision == "bf16-true":
-            self.startup_lines.append("warning: bf16-true keeps weights and Adam's moments in bf16")
 
     def _resume(self) -> None:
         """Load the checkpoint that was found, or the weights to start from, if any."""

@@ -36,11 +36,16 @@ class Trainer(Run):
         if self.step >= self.schedule.max_steps:
             self.progress.message(f"already complete: step {self.step} of {self.schedule.max_steps}")
         try:
-            with no_automatic_collection():
-                self._train()
-        finally:
-            self._stop_threads()
-        self._leave("done" if self.step >= self.schedule.max_steps else "requeue")
+            try:
+                with no_automatic_collection():
+                    self._train()
+            finally:
+                self._stop_threads()
+            self._leave("done" if self.step >= self.schedule.max_steps else "requeue")
+        finally:  # nothing depends on it: an upload may hang
+            in_time = self.metrics is None or self.metrics.close_boards()
+        if not in_time:
+            os._exit(0)  # at interpreter shutdown wandb would wait again
 
     def _stop_threads(self) -> None:
         """Always do so: a live thread can crash interpreter shutdown."""
@@ -182,9 +187,6 @@ class Trainer(Run):
                 f"stopped at step {self.step} ({self.stop_request.reason or 'another rank was asked to'}); "
                 "continue with --resume auto"
             )
-        # Last, since nothing depends on it: an upload may hang.
-        if self.metrics is not None and not self.metrics.close_boards():
-            os._exit(0)  # at interpreter shutdown wandb would wait again
 
 
 @contextmanager

@@ -122,7 +122,7 @@ class Transformer(nn.Module):
         self._compiled = False
 
     def compile_blocks(self, **options: Any) -> None:
-        """Compile each block (one graph serves all) and the last norm.
+        """Compile each block (one graph serves all; it breaks at SDPA) and the last norm.
 
         All is static but the number of documents. Without the marking in `forward` a new one would compile
         again, and a smaller last batch would make every shape dynamic, which costs speed from then on.

@@ -7,6 +7,7 @@ collective that waits for a rank that is gone.
 
 import contextlib
 import json
+import math
 import subprocess
 import threading
 import time
@@ -19,7 +20,7 @@ from pretrain.launch.processes import Launch
 EXIT_HANG = 86
 BEAT_SECONDS = 2.0
 SILENCE_LIMIT = 45.0
-GATHER_SECONDS = 60.0  # for an end that all ranks share: the slowest may still be importing
+GATHER_SECONDS = 60.0  # for bad input or a stop: the slowest rank may still be importing
 
 
 class Ending(NamedTuple):
@@ -142,9 +143,13 @@ class EndAgreement:
         verdict = max((Ending(*json.loads(store.get(key))) for key in keys), key=lambda wish: wish.urgency)
         self._show(verdict)
         store.set("verdict", json.dumps(verdict))
-        # The store may be this process's: it must not go before the others have read it.
-        deadline = time.monotonic() + (4 * BEAT_SECONDS if verdict.exit_code == EXIT_HANG else GATHER_SECONDS)
+        self._last_exchange = math.inf  # from now on this thread waits for the others, not for the store
+        # The store may be this process's: it must not go before the others have read it. Dead ones never do.
+        shared = verdict.exit_code in (0, EXIT_BAD_INPUT)
+        deadline = time.monotonic() + (GATHER_SECONDS if shared else 4 * BEAT_SECONDS)
         while store.add("obeyed", 0) < len(ranks) - 1 and time.monotonic() < deadline:
+            if self._launch.others_have_ended:
+                break
             time.sleep(0.05)
         for other in self._launch.others:
             with contextlib.suppress(subprocess.TimeoutExpired):

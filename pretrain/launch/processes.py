@@ -79,6 +79,12 @@ class Launch:
         """Whether the launcher has ended."""
         return self.launcher is not None and os.getppid() != self.launcher
 
+    @property
+    def others_have_ended(self) -> bool:
+        """Whether this process has started every other rank, and all of them have ended."""
+        started_all = len(self.others) == self.world_size - 1
+        return started_all and all(other.poll() is not None for other in self.others)
+
     def name(self, rank: int) -> str:
         """A rank and its node, for a message."""
         return f"rank {rank} on {self.hosts[rank]}" if self.hosts[rank] else f"rank {rank}"

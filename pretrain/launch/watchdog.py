@@ -129,6 +129,8 @@ class Watchdog:
         if self._agreement is not None and not alone:
             # A rank that obeys a verdict breaks the others' collectives: they are to obey it too, silently.
             self._agreement.complete_exchange()
+            # A rank that died breaks them as well: leave rank 0's thread the time to see and name it.
+            time.sleep(3 * BEAT_SECONDS)
         traceback.print_exception(error)
         if alone:
             sys.exit(1)

@@ -36,6 +36,21 @@ SMALL = {
 }
 
 
+WANDB_STAND_IN = """
+from pathlib import Path
+
+class init:
+    def __init__(self, project, name, dir, resume):
+        self.folder = Path(dir)
+
+    def log(self, values, step):
+        pass
+
+    def finish(self):
+        print("wandb ends, done is there:", (self.folder / "done").exists())
+"""
+
+
 def command(out_dir: Path, store: Path, **flags: object) -> list[str]:
     """The training command for a small run; a flag of None is left out."""
     settings = SMALL | {"train_data_dir": store, "out_dir": out_dir} | flags

@@ -13,6 +13,7 @@ from pretrain.launch.agreement import EXIT_HANG, SILENCE_LIMIT
 from pretrain.monitor.metrics import read_metrics
 from tests.pretrain.running import (
     ROOT,
+    WANDB_STAND_IN,
     command,
     environment,
     losses,
@@ -44,12 +45,15 @@ def test_nan_on_one_rank_is_skipped_by_all_and_named(tmp_path, train_store_dir):
 
 
 @pytest.mark.slow
-def test_too_many_skipped_steps_stop_the_run_after_the_save_under_way(tmp_path, train_store_dir):
-    flags = {"max_skipped_steps": 3, "last_poisoned_step": 1000}
+def test_too_many_skipped_steps_stop_the_run_after_the_save_under_way(tmp_path, train_store_dir, monkeypatch):
+    (tmp_path / "wandb.py").write_text(WANDB_STAND_IN)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    flags = {"max_skipped_steps": 3, "last_poisoned_step": 1000, "wandb_project": "test"}
     flags |= {"save_step_interval": 8, "slow_save_seconds": 5}
     result = train_poisoned(tmp_path, train_store_dir, **flags)
     assert result.returncode == 1
     assert "4 steps in a row" in result.stderr
+    assert "wandb ends, done is there: False" in result.stdout
     assert steps_logged(tmp_path) == 10
     assert [step for step, _ in list_checkpoints(tmp_path)] == [8]
 
@@ -81,7 +85,10 @@ def test_a_dead_rank_ends_the_others_within_a_minute(tmp_path, train_store_dir):
     wait_until(lambda: steps_logged(tmp_path) >= 5, process)
     os.kill(ranks(process)[1], signal.SIGKILL)
     try:
-        assert process.wait(timeout=60) not in (0, 2)
+        assert process.wait(timeout=60) == 1
+        output = (tmp_path / "output.txt").read_text()
+        assert output.count("error: ") == output.count("error: rank 1 has ended with code -9") == 1, output
+        assert "Traceback" not in output
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

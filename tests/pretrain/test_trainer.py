@@ -10,6 +10,7 @@ import pytest
 from lit_gpt.checkpoint.folder import list_checkpoints
 from lit_gpt.cli import InputError
 from tests.pretrain.running import (
+    WANDB_STAND_IN,
     assert_same_checkpoint,
     losses,
     open_run,
@@ -19,26 +20,12 @@ from tests.pretrain.running import (
     wait_until,
 )
 
-WANDB = """
-from pathlib import Path
-
-class init:
-    def __init__(self, project, name, dir, resume):
-        self.folder = Path(dir)
-
-    def log(self, values, step):
-        pass
-
-    def finish(self):
-        print("wandb ends, done is there:", (self.folder / "done").exists())
-"""
-
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory, train_store_dir, val_store_dir):
     """40 steps without a break. The end does not wait for Weights & Biases, whose upload may hang."""
     out_dir, package = tmp_path_factory.mktemp("straight"), tmp_path_factory.mktemp("package")
-    (package / "wandb.py").write_text(WANDB)
+    (package / "wandb.py").write_text(WANDB_STAND_IN)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(package))
         result = train(out_dir, train_store_dir, val_data_dir=val_store_dir, wandb_project="test")
