@@ -75,7 +75,7 @@ def run_steps(options: TrainOptions, *flags: str, show_errors: bool = False) -> 
         return Measurement(**json.loads(done.stdout.strip().splitlines()[-1]))
     lines = (done.stderr or "").strip().splitlines()
     reason = lines[-1].removeprefix("error: ") if lines else "see above" if show_errors else "no message"
-    if done.returncode == EXIT_BAD_INPUT:
+    if done.returncode == EXIT_BAD_INPUT and not reason.startswith("out of memory"):
         raise InputError(reason)
     raise NotMeasured(f"the training step did not run here: {reason}")
 

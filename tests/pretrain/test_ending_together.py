@@ -124,10 +124,7 @@ def test_bad_input_on_one_rank_ends_all_with_one_line(tmp_path, train_store_dir,
         lines = [line for line in job.output.splitlines() if "bad input" in line and "error:" in line]
         assert len(lines) == 1, job.output
         assert "error: this rank has met bad input: fix it (rank 1 on " in lines[0]
-        ours = job.output.partition(" torch/distributed/elastic/")[
-            0
-        ]  # then torchrun speaks, with a traceback
-        assert "Traceback" not in ours
+        assert 'train_faulty.py", line' not in job.output  # no traceback of ours; torchrun prints its own
         if launcher == "torchrun":
             assert job.output.count("exitcode  : 2 ") == 2, job.output
 

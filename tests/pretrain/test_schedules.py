@@ -100,11 +100,11 @@ def test_parts_that_do_not_fit_are_refused(given):
     ],
 )
 def test_a_resumed_run_keeps_what_is_not_given(given, before, expected):
-    options = TrainOptions(["store"], "out", global_batch_size=40, learning_rate=1e-3, **given)
+    options = TrainOptions(["store"], out_dir="out", global_batch_size=40, learning_rate=1e-3, **given)
     schedule = make_schedule(keep_schedule(options, before), rows_per_epoch=1000)
     assert (schedule.max_steps, schedule.warmup_steps, schedule.final) == pytest.approx(expected)
 
 
 def test_a_checkpoints_nonsense_is_refused():
     with pytest.raises(InputError, match="max_steps"):
-        keep_schedule(TrainOptions(["store"], "out"), {"max_steps": "../../x"})
+        keep_schedule(TrainOptions(["store"], out_dir="out"), {"max_steps": "../../x"})
