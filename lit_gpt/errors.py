@@ -4,6 +4,8 @@ import errno
 import traceback
 from pathlib import Path
 
+OUT_OF_MEMORY = "out of memory"
+"""How the line of a lack of memory begins."""
 _OF_THE_MACHINE = {
     errno.ENOSPC,
     errno.EDQUOT,
@@ -31,7 +33,9 @@ def machine_error(error: OSError | MemoryError) -> str | None:
     """One line for what a disk, a permission or the memory refuses; None for possible faults of ours."""
     if isinstance(error, MemoryError) or error.errno == errno.ENOMEM:
         what = " ".join(str(error).splitlines()) or "an allocation failed"
-        return f"out of memory{_place(error)}: {what}; give the job more (SLURM: --mem) or do less at a time"
+        return (
+            f"{OUT_OF_MEMORY}{_place(error)}: {what}; give the job more (SLURM: --mem) or do less at once"
+        )
     path = error.filename2 or error.filename
     if error.errno not in _OF_THE_MACHINE or path is None:
         return None

@@ -137,7 +137,7 @@ class TrainOptions(DataOptions):
     keep_last: NonNegativeInt = 3
     """Checkpoints to keep; 0 keeps all."""
     keep_every: NonNegativeInt = 0
-    """Keep the checkpoints of every n-th step for ever; 0: none."""
+    """Keep the checkpoints of every n-th step permanently; 0: none."""
     async_save: bool = True
     """Write checkpoints while training continues."""
     on_save_error: Literal["stop", "continue"] = "stop"

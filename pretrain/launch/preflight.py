@@ -108,7 +108,7 @@ def launch_mistake(
     if "SLURM_STEP_ID" not in environment:
         return (
             f"the job is for {max(tasks, world_size)} processes, but this one was started without srun and "
-            "would wait for the others for ever: write `srun python ...`"
+            "would wait for the others indefinitely: write `srun python ...`"
         )
     if "SLURM_NTASKS_PER_NODE" not in environment:
         return f"SLURM was given --ntasks={tasks} alone: give --nodes and --ntasks-per-node"

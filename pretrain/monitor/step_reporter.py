@@ -171,10 +171,6 @@ class StepReporter:
         """Remember a step's figures, scalars on the device, and what it was fed, but not the batch itself."""
         self._unread.append((rows, tokens, torch.stack([loss, norm, skipped])))
 
-    def newest_loss(self) -> float:
-        """Loss of the step added last. Waits for the device."""
-        return self._unread[-1][2][0].item()
-
     def take_skipped(self) -> set[int]:
         """The steps that were skipped since the last call, as far as they are reported."""
         skipped, self._skipped = self._skipped, set()

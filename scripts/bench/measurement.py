@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 
 from lit_gpt.cli import EXIT_BAD_INPUT, InputError
+from lit_gpt.errors import OUT_OF_MEMORY
 from pretrain.options import TrainOptions
 
 COMMAND = Path(__file__).with_name("measure_step.py")
@@ -75,7 +76,7 @@ def run_steps(options: TrainOptions, *flags: str, show_errors: bool = False) -> 
         return Measurement(**json.loads(done.stdout.strip().splitlines()[-1]))
     lines = (done.stderr or "").strip().splitlines()
     reason = lines[-1].removeprefix("error: ") if lines else "see above" if show_errors else "no message"
-    if done.returncode == EXIT_BAD_INPUT and not reason.startswith("out of memory"):
+    if done.returncode == EXIT_BAD_INPUT and not reason.startswith(OUT_OF_MEMORY):
         raise InputError(reason)
     raise NotMeasured(f"the training step did not run here: {reason}")
 

@@ -79,7 +79,7 @@ class ComparedTrainer(Trainer):
         self.adamw.step()
         self.adamw.zero_grad()
         complete = super().train_step(batch, waited)
-        self.apart.append(abs(self.reporter.newest_loss() - their_loss))
+        self.apart.append(abs(self.reporter._unread[-1][2][0].item() - their_loss))
         return complete
 
     def copy_as_llama(self):
