@@ -33,9 +33,7 @@ def machine_error(error: OSError | MemoryError) -> str | None:
     """One line for what a disk, a permission or the memory refuses; None for possible faults of ours."""
     if isinstance(error, MemoryError) or error.errno == errno.ENOMEM:
         what = " ".join(str(error).splitlines()) or "an allocation failed"
-        return (
-            f"{OUT_OF_MEMORY}{_place(error)}: {what}; give the job more (SLURM: --mem) or do less at once"
-        )
+        return f"{OUT_OF_MEMORY}{_place(error)}: {what}; give the job more (SLURM: --mem) or do less at once"
     path = error.filename2 or error.filename
     if error.errno not in _OF_THE_MACHINE or path is None:
         return None
