@@ -14,6 +14,7 @@ from pretrain.checkpoint.checkpointer import Checkpointer
 from pretrain.checkpoint.collective import Ranks
 from pretrain.data.dataloader import DataLoader, check_resumable
 from pretrain.data.inputs import open_inputs
+from pretrain.data.numbering import Numbering
 from pretrain.data.validation import ValidationSample
 from pretrain.datapoints import files as datapoint_files
 from pretrain.datapoints.log import DatapointLog
@@ -190,7 +191,7 @@ class Run:
         log = DatapointLog(
             self.out_dir,
             self.data.describe(),
-            global_batch_size=options.global_batch_size,
+            numbering=Numbering(options.global_batch_size),
             rank=self.rank,
             local_rank=self.fabric.local_rank,
             node_rank=node_rank,

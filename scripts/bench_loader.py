@@ -26,6 +26,7 @@ from lit_gpt.option_types import PositiveFloat, PositiveInt
 from lit_gpt.rows.packed_store import PackedStore
 from lit_gpt.store.token_store import TokenStore
 from pretrain.data.dataloader import DataLoader
+from pretrain.data.numbering import Numbering
 from pretrain.data.training_data import TrainingData
 from pretrain.datapoints.log import DatapointLog
 from pretrain.options import DataOptions
@@ -152,7 +153,7 @@ def _ours(
     log_seconds = log_seconds or [0.0]
     log = None
     if run_dir is not None:
-        log = DatapointLog(run_dir, data.describe(), global_batch_size=options.global_batch_size)
+        log = DatapointLog(run_dir, data.describe(), numbering=Numbering(options.global_batch_size))
         log.discard_after(0)
     for batch in loader:
         if log is not None:

@@ -1,6 +1,6 @@
 """The files of a datapoint log: which rows, and which segments of documents in them, every step was fed.
 
-    OUT/datapoints/data.json                         the data (stores, seed, packing) of the steps from N on
+    OUT/datapoints/data.json                         stage and data (stores, seed, packing) from each step on
     OUT/datapoints/part-00000001-node-000.parquet    rows of that step and later ones, fed to one node's ranks
     OUT/datapoints/discarded/                        rows of steps after the one a run resumed from
 
@@ -24,8 +24,9 @@ import pyarrow.parquet as pq
 from lit_gpt.cli import InputError
 from lit_gpt.files import read_json, rename, replacing, sync_folder, unused_path, write_atomically
 from lit_gpt.rows.rows import Rows, offsets_of
+from pretrain.data.numbering import Numbering
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 ROW_GROUP = 1 << 16
 SEGMENTS = ("document", "start", "length")
 _LIST = pa.list_(pa.field("element", pa.int32(), nullable=False))
@@ -53,11 +54,24 @@ _ENCODINGS = (
 
 @dataclass(frozen=True)
 class DataPeriod:
-    """What data was read from `first_step` on, until the next period begins; on disk a "segment"."""
+    """What was read from `first_step` on, until the next period begins; on disk a "segment".
 
+    A stage of the run is one period, or several where it was resumed on changed data.
+    """
+
+    name: str
+    """Of the stage; empty in a run without stages."""
     first_step: int
+    steps_before: int
+    """Steps of the stages before."""
+    global_batch_size: int
     data: dict[str, Any]
     """`TrainingData.describe()`."""
+
+    @property
+    def numbering(self) -> Numbering:
+        """Which samples its steps take."""
+        return Numbering(self.global_batch_size, self.steps_before, self.data.get("first_sample", 0))
 
 
 @dataclass(frozen=True)
@@ -76,7 +90,6 @@ class Gap:
 class DataFile(NamedTuple):
     """What data.json holds."""
 
-    global_batch_size: int
     periods: list[DataPeriod]
     gaps: list[Gap]
     """Disjoint and ascending."""
@@ -93,16 +106,25 @@ class RunLog:
         self.folder = Path(run_dir) / "datapoints"
         if not (self.folder / "data.json").is_file():
             raise InputError(f"{run_dir} has no datapoints/data.json: give the out_dir of a run that logs")
-        self.global_batch_size, self.periods, self.gaps = read_data(self.folder)
+        self.periods, self.gaps = read_data(self.folder)
         self.parts = part_files(self.folder)
         newest = [part for part in self.parts if first_step(part) == first_step(self.parts[-1])]
         self.last_step = max((last_step(part) for part in newest), default=0)
 
+    def period_of(self, step: np.ndarray) -> np.ndarray:
+        """The number of each step's period, integers (n,)."""
+        first_steps = [period.first_step for period in self.periods]
+        return np.maximum(np.searchsorted(first_steps, step, side="right") - 1, 0)
+
     def by_period(self, table: pa.Table) -> list[tuple[DataPeriod, pa.Table]]:
         """Split a table of the log by the period that its steps belong to."""
-        first_steps = [period.first_step for period in self.periods]
-        which = np.searchsorted(first_steps, table["step"].to_numpy(), side="right") - 1
+        which = self.period_of(table["step"].to_numpy())
         return [(self.periods[number], table.filter(which == number)) for number in np.unique(which)]
+
+    def spans(self) -> list[tuple[DataPeriod, int]]:
+        """The periods, each with its last step; of the one that has not ended a huge number."""
+        ends = [following.first_step - 1 for following in self.periods[1:]] + [sys.maxsize]
+        return list(zip(self.periods, ends, strict=True))
 
     def in_gap(self, step: int) -> bool:
         """Whether rows of a step may be missing."""
@@ -258,12 +280,13 @@ def read_data(folder: Path) -> DataFile:
     path, hint = folder / "data.json", "restore it from a copy of the run"
     content = read_json(path, hint)
     try:
-        if content["format_version"] != FORMAT_VERSION:
-            raise ValueError(f"format {content['format_version']}, this program reads {FORMAT_VERSION}")
-        periods = [DataPeriod(**period) for period in content["segments"]]
-        return DataFile(
-            content["global_batch_size"], periods, [Gap(**gap) for gap in content.get("gaps", [])]
-        )
+        if content["format_version"] not in (1, FORMAT_VERSION):
+            raise ValueError(f"format {content['format_version']}, this program reads 1 and {FORMAT_VERSION}")
+        of_run: dict[str, Any] = {}
+        if content["format_version"] == 1:  # a run was one stage
+            of_run = {"name": "", "steps_before": 0, "global_batch_size": content["global_batch_size"]}
+        periods = [DataPeriod(**of_run, **period) for period in content["segments"]]
+        return DataFile(periods, [Gap(**gap) for gap in content.get("gaps", [])])
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} cannot be read ({error}): {hint}") from error
 
@@ -272,7 +295,6 @@ def write_data(folder: Path, data: DataFile) -> None:
     """Write data.json durably."""
     content: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
-        "global_batch_size": data.global_batch_size,
         "segments": [asdict(period) for period in data.periods],
     }
     if data.gaps:

@@ -7,6 +7,7 @@ on however many ranks the run continues.
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import replace
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ import pyarrow as pa
 
 from lit_gpt.cli import InputError
 from lit_gpt.rows.rows import Rows
+from pretrain.data.numbering import Numbering
 from pretrain.data.row_reader import RowTable, StepRows
 from pretrain.datapoints import files as datapoint_files
 from pretrain.datapoints.files import SCHEMA, DataFile, DataPeriod, Gap
@@ -38,43 +40,53 @@ class DatapointLog:
         out_dir: Path,
         data: dict[str, Any],
         *,
-        global_batch_size: int,
+        stage: str = "",
+        numbering: Numbering,
         rank: int = 0,
         local_rank: int = 0,
         node_rank: int = 0,
         node_group: "ProcessGroup | None" = None,
     ) -> None:
-        """`data`: see `TrainingData.describe`; `node_group`: gloo over the node's ranks, None for one."""
+        """
+        Args:
+            data: see `TrainingData.describe`.
+            stage: the name of the run's stage.
+            numbering: of the stage.
+            node_group: gloo over the node's ranks, None for one.
+        """
+        assert numbering.first_sample == data.get("first_sample", 0)
         self._folder = Path(out_dir) / "datapoints"
-        self._data = data
-        self._global_batch_size = global_batch_size
+        self._stage, self._numbering, self._data = stage, numbering, data
         self._rank, self._local_rank, self._node_rank = rank, local_rank, node_rank
         self._node_group = node_group
         self._steps: list[tuple[StepRows, float]] = []
         self._waiting = SCHEMA.empty_table()
 
     def discard_after(self, step: int, was_logged: bool = False, accept_gap: bool = False) -> None:
-        """Begin, or continue, after `step`: discard later steps, and note the data from there on.
+        """Begin, or continue, after `step`: discard later steps, and note stage and data from there on.
 
         For one process of the job, before any commits. The last two arguments: see `check_log`.
 
         Raises:
-            InputError: the log up to the step is not complete, or of another batch size; nothing was changed.
+            InputError: the log up to the step is not complete, or this stage had another batch size in it;
+                nothing was changed.
             OSError: it cannot be written.
         """
-        size, periods, gaps = check_log(self._folder, step, was_logged, accept_gap)
-        if periods and size != self._global_batch_size:
+        periods, gaps = check_log(self._folder, step, was_logged, accept_gap)
+        steps_before, size = self._numbering.steps_before, self._numbering.global_batch_size
+        if periods and periods[-1].steps_before == steps_before and periods[-1].global_batch_size != size:
             raise InputError(
-                f"{self._folder} was written with global_batch_size {size}, not "
-                f"{self._global_batch_size}: use the same or another out_dir"
+                f"{self._folder} was written with global_batch_size {periods[-1].global_batch_size}, not "
+                f"{size}: use the same or another out_dir"
             )
         self._folder.mkdir(parents=True, exist_ok=True)
         for unfinished in self._folder.rglob("*.tmp"):
             unfinished.unlink()
         datapoint_files.discard_after(self._folder, step)
-        if not periods or periods[-1].data != self._data:
-            periods.append(DataPeriod(step + 1, self._data))
-        datapoint_files.write_data(self._folder, DataFile(self._global_batch_size, periods, gaps))
+        period = DataPeriod(self._stage, step + 1, steps_before, size, self._data)
+        if not periods or replace(periods[-1], first_step=step + 1) != period:
+            periods.append(period)
+        datapoint_files.write_data(self._folder, DataFile(periods, gaps))
 
     def record(self, rows: StepRows, seconds: float) -> None:
         """Remember what this rank was fed, and when (Unix time). Nothing is copied."""
@@ -171,21 +183,20 @@ def check_log(folder: Path, step: int, was_logged: bool, accept_gap: bool) -> Da
     """
     path, parts = folder / "data.json", datapoint_files.part_files(folder)
     if step == 0 or not (was_logged or parts or path.exists()):
-        return DataFile(0, [], [])
+        return DataFile([], [])
     try:
-        size, periods, gaps = datapoint_files.read_data(folder)
+        periods, gaps = datapoint_files.read_data(folder)
     except InputError as error:
         if not accept_gap:
             raise InputError(f"{error}, {_OR_ACCEPT} what is logged so far") from error
         for file in [*parts, *([path] if path.exists() else [])]:
             datapoint_files.discard(file)
-        return DataFile(0, [], [Gap(1, step, "log lost")])
+        return DataFile([], [Gap(1, step, "log lost")])
     periods = [period for period in periods if period.first_step <= step]
     gaps = [
         Gap(gap.first_step, min(gap.last_step, step), gap.reason) for gap in gaps if gap.first_step <= step
     ]
-    covered = [*_readable(parts, accept_gap), *((gap.first_step, gap.last_step, size) for gap in gaps)]
-    missing = _missing(covered, size, periods[0].first_step, step) if periods else []
+    missing = _missing(periods, gaps, _readable(parts, accept_gap), step) if periods else []
     if missing and not was_logged and missing[-1][1] == step:
         gaps.append(Gap(*missing.pop(), "not logged"))
     if missing and not accept_gap:
@@ -195,7 +206,7 @@ def check_log(folder: Path, step: int, was_logged: bool, accept_gap: bool) -> Da
             f"{_OR_ACCEPT} them"
         )
     gaps += [Gap(first, last, "log lost") for first, last in missing]
-    return DataFile(size, periods, sorted(gaps, key=lambda gap: gap.first_step))
+    return DataFile(periods, sorted(gaps, key=lambda gap: gap.first_step))
 
 
 def _readable(parts: list[Path], accept_gap: bool) -> Iterable[tuple[int, int, int]]:
@@ -212,18 +223,20 @@ def _readable(parts: list[Path], accept_gap: bool) -> Iterable[tuple[int, int, i
 
 
 def _missing(
-    covered: list[tuple[int, int, int]], size: int, first_step: int, last_step: int
+    periods: list[DataPeriod], gaps: list[Gap], parts: Iterable[tuple[int, int, int]], last_step: int
 ) -> list[tuple[int, int]]:
-    """First and last of the steps that have fewer than `size` rows."""
+    """First and last of the steps, in no gap, that have fewer rows than their period's batch."""
+    sizes = {period.first_step: period.global_batch_size for period in periods}
+    in_gap = max(sizes.values(), default=0)
     change: defaultdict[int, int] = defaultdict(int)
-    for first, last, rows in covered:
+    for first, last, rows in [*parts, *((gap.first_step, gap.last_step, in_gap) for gap in gaps)]:
         change[first] += rows
         change[last + 1] -= rows
     missing: list[tuple[int, int]] = []
-    rows = 0
-    for begin, end in pairwise(sorted({*change, first_step, last_step + 1})):
-        rows += change[begin]
-        if rows < size and first_step <= begin <= last_step:
+    rows = size = 0
+    for begin, end in pairwise(sorted({*change, *sizes, last_step + 1})):
+        rows, size = rows + change[begin], sizes.get(begin, size)
+        if rows < size and begin <= last_step:
             if missing and missing[-1][1] == begin - 1:
                 begin = missing.pop()[0]
             missing.append((begin, end - 1))

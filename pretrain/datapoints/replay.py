@@ -1,5 +1,6 @@
 """Compare the datapoint log with the data: rebuild what was fed, find the steps that saw a document."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ import pyarrow as pa
 
 from lit_gpt.rows.rows import row_checksum
 from lit_gpt.rows.sample_order import RowAddresses
+from pretrain.data.numbering import Numbering
 from pretrain.data.row_reader import RowReader, RowTable
 from pretrain.data.training_data import TrainingData
 from pretrain.datapoints.files import (
@@ -77,46 +79,62 @@ class Replay:
             The one report, after each group of rows.
         """
         report = Report()
-        next_sample = (self.log.periods[0].first_step - 1) * self.log.global_batch_size
+        next_step = self.log.periods[0].first_step
         for parts in _overlapping(self.log.parts):
-            next_sample = self._check_samples(parts, next_sample, report)
+            next_step = self._check_samples(parts, next_step, report)
             for part in parts:
                 for table in read_row_groups(part):
                     self._check_rows(table, report)
                     yield report
 
-    def _check_samples(self, parts: list[Path], next_sample: int, report: Report) -> int:
-        """Each sample in its step, none twice, none missing; returns the sample after the last."""
+    def _check_samples(self, parts: list[Path], next_step: int, report: Report) -> int:
+        """Each sample in its step, none twice, none missing; returns the step after the last."""
         tables = [table for part in parts for table in read_row_groups(part, ["step", "sample"])]
         step = np.concatenate([table["step"].to_numpy() for table in tables])
         sample = np.concatenate([table["sample"].to_numpy() for table in tables])
-        size = self.log.global_batch_size
-        of_its_step = sample // size + 1 == step
-        end = max(int(step[of_its_step].max(initial=0)) * size, next_sample)
-        report.steps += self._outside_gaps(next_sample, end)[0] // size
-        found, times = np.unique(sample[of_its_step], return_counts=True)
-        repeated = found[(times > 1) | (found < next_sample)]
-        once = found[found >= next_sample]
-        bounds = np.concatenate([[next_sample - 1], once, [end]])
-        holes = [(int(bounds[at]) + 1, int(bounds[at + 1])) for at in np.flatnonzero(np.diff(bounds) > 1)]
-        missing = [found for found in (self._outside_gaps(*hole) for hole in holes) if found[0]]
+        which, of_its_step = self.log.period_of(step), np.zeros(step.size, bool)
+        for number, period in enumerate(self.log.periods):
+            mine = which == number
+            of_its_step[mine] = period.numbering.step_of(sample[mine]) == step[mine]
         if not of_its_step.all():
             at = int(np.argmin(of_its_step))
             wrong = int((~of_its_step).sum())
             report.add(wrong, f"step {step[at]}: sample {sample[at]} is not one of this step's")
-        if len(repeated):
-            first = int(repeated[0])
-            report.add(len(repeated), f"step {first // size + 1}: sample {first} is logged more than once")
-        if missing:
-            first = missing[0][1]
-            report.add(sum(n for n, _ in missing), f"step {first // size + 1}: sample {first} is not logged")
+        end = max(int(step[of_its_step].max(initial=0)) + 1, next_step)
+        for number, (period, last) in enumerate(self.log.spans()):
+            of_period = sample[of_its_step & (which == number)]
+            begin = min(max(next_step, period.first_step), last + 1)
+            self._check_complete(period.numbering, of_period, begin, max(min(end, last + 1), begin), report)
         return end
 
-    def _outside_gaps(self, first: int, end: int) -> tuple[int, int]:
-        """How many of the samples [first, end) are in no gap of the log, and the first of them."""
-        size, n_samples, at = self.log.global_batch_size, end - first, first
+    def _check_complete(
+        self, numbering: Numbering, sample: np.ndarray, first_step: int, end_step: int, report: Report
+    ) -> None:
+        """The samples of the steps [first_step, end_step) of one period are logged, each once."""
+        first, end = numbering.first_sample_of(first_step), numbering.first_sample_of(end_step)
+        report.steps += self._outside_gaps(numbering, first, end)[0] // numbering.global_batch_size
+        found, times = np.unique(sample, return_counts=True)
+        repeated = found[(times > 1) | (found < first)]
+        bounds = np.concatenate([[first - 1], found[found >= first], [end]])
+        holes = [(int(bounds[at]) + 1, int(bounds[at + 1])) for at in np.flatnonzero(np.diff(bounds) > 1)]
+        outside = [self._outside_gaps(numbering, *hole) for hole in holes]
+        missing = [(count, sample) for count, sample in outside if count]
+        if len(repeated):
+            at = int(repeated[0])
+            report.add(len(repeated), f"step {numbering.step_of(at)}: sample {at} is logged more than once")
+        if missing:
+            at = missing[0][1]
+            report.add(
+                sum(count for count, _ in missing),
+                f"step {numbering.step_of(at)}: sample {at} is not logged",
+            )
+
+    def _outside_gaps(self, numbering: Numbering, first: int, end: int) -> tuple[int, int]:
+        """How many of the samples [first, end) of a period are in no gap, and the first of them."""
+        n_samples, at = end - first, first
         for gap in self.log.gaps:
-            gap_first, gap_end = (gap.first_step - 1) * size, gap.last_step * size
+            gap_first = numbering.first_sample_of(gap.first_step)
+            gap_end = numbering.first_sample_of(gap.last_step + 1)
             n_samples -= max(0, min(end, gap_end) - max(first, gap_first))
             at = gap_end if gap_first <= at < gap_end else at
         return n_samples, at
@@ -191,6 +209,7 @@ class Found(NamedTuple):
     """A document in one of the stores that a run read in some steps."""
 
     data: TrainingData
+    numbering: Numbering
     first_step: int
     last_step: int
     """The last one that is logged."""
@@ -211,10 +230,9 @@ class Occurrence(NamedTuple):
 def find_document(replay: Replay, document_id: str) -> list[Found]:
     """All documents that have an id, in each period of the run's data."""
     log = replay.log
-    ends = [following.first_step - 1 for following in log.periods[1:]] + [log.last_step]
     return [
-        Found(data, period.first_step, min(end, log.last_step), store, shard, document)
-        for period, end in zip(log.periods, ends, strict=True)
+        Found(data, period.numbering, period.first_step, min(end, log.last_step), store, shard, document)
+        for period, end in log.spans()
         for data in [replay.data(period)]
         for store, packed in enumerate(data.stores)
         for shard, document in packed.store.find(document_id)
@@ -223,13 +241,13 @@ def find_document(replay: Replay, document_id: str) -> list[Found]:
 
 def occurrences_by_order(log: RunLog, documents: list[Found]) -> list[Occurrence]:
     """All segments of the documents in the logged steps outside gaps, by the order's inverse."""
-    occurrences, size = [], log.global_batch_size
+    occurrences = []
     for found in documents:
         rows = found.data.stores[found.store].rows(found.shard)
         segments = np.flatnonzero(rows.document == found.document)
-        for samples in _epochs(found, rows.row_of_segment[segments], found.last_step * size):
+        for samples in _epochs(found, rows.row_of_segment[segments]):
             for segment, sample in zip(segments.tolist(), samples.tolist(), strict=True):
-                step = sample // size + 1
+                step = found.numbering.step_of(sample)
                 if found.first_step <= step <= found.last_step and not log.in_gap(step):
                     start, length = int(rows.start[segment]), int(rows.length[segment])
                     occurrences.append(Occurrence(step, sample, start, length))
@@ -249,9 +267,13 @@ def occurrences_by_log(log: RunLog, documents: list[Found]) -> list[Occurrence]:
     return sorted(occurrences)
 
 
-def _epochs(found: Found, rows: np.ndarray, end: int) -> Iterator[np.ndarray]:
-    """The samples that rows of the document's shard are in each epoch, until none is before `end`."""
-    for epoch in range(end + 1):
+def _epochs(found: Found, rows: np.ndarray) -> Iterator[np.ndarray]:
+    """The samples that rows of the document's shard are in each epoch, until all are of later steps.
+
+    Those dealt before a stage began are samples below its first one.
+    """
+    end = found.numbering.first_sample_of(found.last_step + 1)
+    for epoch in itertools.count():
         store, of_epoch, shard = (np.full_like(rows, number) for number in (found.store, epoch, found.shard))
         samples = found.data.order.inverse(RowAddresses(store, of_epoch, shard, rows))
         if len(samples) == 0 or samples.min() >= end:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.data.dataloader import DataLoader
+from pretrain.data.numbering import Numbering
 from pretrain.data.training_data import TrainingData
 from pretrain.datapoints.log import DatapointLog
 from pretrain.options import DataOptions
@@ -35,7 +36,7 @@ def log_steps(
     skipped: Collection[int] = (),
 ) -> None:
     """Feed and log the steps after `after` to `last`; what is recorded after the last commit is lost."""
-    log = DatapointLog(out_dir, data.describe(), global_batch_size=GLOBAL_BATCH)
+    log = DatapointLog(out_dir, data.describe(), numbering=Numbering(GLOBAL_BATCH))
     log.discard_after(after)
     loader = feed(data, first_step=after + 1)
     for step in range(after + 1, last + 1):

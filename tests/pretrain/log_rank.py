@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch.distributed as dist
 
+from pretrain.data.numbering import Numbering
 from pretrain.datapoints.log import DatapointLog
 from tests.pretrain.feeding import GLOBAL_BATCH, feed, open_data
 
@@ -22,7 +23,7 @@ if __name__ == "__main__":
     log = DatapointLog(
         Path(out_dir),
         data.describe(),
-        global_batch_size=GLOBAL_BATCH,
+        numbering=Numbering(GLOBAL_BATCH),
         rank=rank,
         local_rank=rank % per_node,
         node_rank=rank // per_node,

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lit_gpt.cli import InputError
+from pretrain.data.numbering import Numbering
 from pretrain.datapoints import log as datapoint_log
 from pretrain.datapoints.files import RunLog, part_files, read_row_groups, write_part
 from pretrain.datapoints.log import DatapointLog
@@ -73,7 +74,7 @@ def test_killed_and_resumed_anywhere_no_step_is_twice_and_none_missing(data, tmp
 def test_a_part_is_cut_exactly_and_nothing_is_thrown_away(tmp_path, data):
     log_steps(tmp_path, data, 0, 20, commits={10, 20})
     before = whole(tmp_path)
-    log = DatapointLog(tmp_path, data.describe(), global_batch_size=GLOBAL_BATCH)
+    log = DatapointLog(tmp_path, data.describe(), numbering=Numbering(GLOBAL_BATCH))
     log.discard_after(6)
     log.discard_after(6)
     folder = tmp_path / "datapoints"
@@ -115,7 +116,7 @@ def test_data_that_changed_at_a_resume_is_another_period(tmp_path, data, train_s
 
 def test_another_global_batch_size_is_refused(tmp_path, data):
     log_steps(tmp_path, data, 0, 5, commits={5})
-    log = DatapointLog(tmp_path, data.describe(), global_batch_size=8)
+    log = DatapointLog(tmp_path, data.describe(), numbering=Numbering(8))
     with pytest.raises(InputError, match="global_batch_size 6, not 8"):
         log.discard_after(5)
     log.discard_after(0)
@@ -202,7 +203,7 @@ def test_missing_and_repeated_steps_are_named(run_dir, data):
 
 
 def test_what_the_disk_refuses_is_kept_and_written_with_the_next_steps(tmp_path, data, monkeypatch):
-    log = DatapointLog(tmp_path, data.describe(), global_batch_size=GLOBAL_BATCH)
+    log = DatapointLog(tmp_path, data.describe(), numbering=Numbering(GLOBAL_BATCH))
     log.discard_after(0)
     loader = feed(data)
 
@@ -235,7 +236,7 @@ def test_what_the_disk_refuses_is_kept_and_written_with_the_next_steps(tmp_path,
 
 def test_it_takes_at_most_eight_bytes_a_segment(tmp_path, train_store_dir):
     data = open_data(train_store_dir, block_size=1024)
-    log = DatapointLog(tmp_path, data.describe(), global_batch_size=64)
+    log = DatapointLog(tmp_path, data.describe(), numbering=Numbering(64))
     log.discard_after(0)
     loader = feed(data, global_batch_size=64)
     for step in range(1, 51):

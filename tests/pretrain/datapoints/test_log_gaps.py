@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lit_gpt.cli import InputError
+from pretrain.data.numbering import Numbering
 from pretrain.datapoints.files import Gap, RunLog, part_files, part_name, write_part
 from pretrain.datapoints.log import DatapointLog
 from pretrain.datapoints.replay import (
@@ -43,7 +44,7 @@ def verify(run_dir) -> Report:
 
 
 def resume(run_dir, data, step: int, was_logged: bool = True, accept_gap: bool = False) -> DatapointLog:
-    log = DatapointLog(run_dir, data.describe(), global_batch_size=GLOBAL_BATCH)
+    log = DatapointLog(run_dir, data.describe(), numbering=Numbering(GLOBAL_BATCH))
     log.discard_after(step, was_logged, accept_gap)
     return log
 
