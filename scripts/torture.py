@@ -15,10 +15,11 @@ import os
 import random
 import sys
 import time
-from collections import defaultdict
-from dataclasses import astuple, dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from statistics import fmean
+from typing import Literal, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -60,23 +61,14 @@ class TortureOptions:
     """As in the trainer."""
 
 
-@dataclass
-class Row:
-    """A line of the table: a kind of fault."""
+class Scored(NamedTuple):
+    """A fault after which a start has resumed."""
 
-    times: int = 0
-    resumed: int = 0
-    equal: int = 0
-    lost: list[int] = field(default_factory=list)
-
-    def __add__(self, other: "Row") -> "Row":
-        return Row(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
-
-    def print(self, name: str) -> None:
-        """Print the line."""
-        mean = sum(self.lost) / max(len(self.lost), 1)
-        most = max(self.lost, default=0)
-        print(f"| {name} | {self.times} | {self.resumed} | {self.equal} | {mean:.1f} | {most} |")
+    kind: str
+    equal: bool
+    """Whether that start was bitwise equal to the undisturbed run."""
+    lost: int
+    """Steps done before the fault and repeated after it."""
 
 
 class Torture:
@@ -85,7 +77,10 @@ class Torture:
     def __init__(self, options: TortureOptions, train: TrainOptions) -> None:
         self.options = options
         self.train = train
-        self.rows: dict[str, Row] = defaultdict(Row)
+        self.times: Counter[str] = Counter()
+        """Faults that struck, by kind."""
+        self.scored: list[Scored] = []
+        self.startup_seconds = 0.0
         self.slowest_exit = 0.0
         self.run = 1
         self.problems: list[str] = []
@@ -99,16 +94,14 @@ class Torture:
     def job(self, record: bool = False) -> Job:
         out_dir = self.options.work_dir / "undisturbed" if record else self.out_dir
         self.train.out_dir = str(out_dir)
-        return Job(self.train, self.options.work_dir, record)
+        return Job(self.train, self.options.work_dir, record, self.startup_seconds)
 
     def note(self, outcome: Outcome, kind: str | None) -> None:
         """Score the faults that waited for this start, and add the new one to those waiting."""
         if outcome.resumed is not None:
             for waiting, reached in self._open:
-                row = self.rows[waiting]
-                row.resumed += 1
-                row.equal += outcome.different == 0
-                row.lost.append(max(0, reached - outcome.resumed))
+                lost = max(0, reached - outcome.resumed)
+                self.scored.append(Scored(waiting, outcome.different == 0, lost))
             self._open = []
         if outcome.different:
             self.problems.append(f"{self.out_dir}: step {outcome.different} differs from the undisturbed run")
@@ -118,7 +111,7 @@ class Torture:
             self._compare_run()
             self.run += 1
         elif kind is not None and outcome.struck:
-            self.rows[kind].times += 1
+            self.times[kind] += 1
             self._open.append((kind, outcome.reached))
             self.slowest_exit = max(self.slowest_exit, outcome.exit_seconds)
 
@@ -165,18 +158,18 @@ def main(options: TortureOptions) -> None:
     undisturbed = torture.job(record=True)
     undisturbed.start()
     undisturbed.until(lambda: undisturbed.resumed >= 0)
-    startup_seconds = time.monotonic() - begun
+    torture.startup_seconds = time.monotonic() - begun
     undisturbed.wait()
     if error := undisturbed.outcome().error:
         raise InputError(f"the run without faults failed: {error}")
     rng = random.Random(options.seed)
     waiting: list[str] = []
     bar = progress(total=options.faults, description="faults", unit="fault")
-    while (done := sum(row.times for row in torture.rows.values())) < options.faults and not torture.problems:
+    while (done := torture.times.total()) < options.faults and not torture.problems:
         bar.update(done - bar.n)
         waiting = waiting or rng.sample(kinds, len(kinds))
         kind = waiting.pop()
-        torture.note(suffer(torture.job(), kind, rng, startup_seconds), kind)
+        torture.note(suffer(torture.job(), kind, rng), kind)
     bar.update(options.faults - bar.n)
     bar.close()
     torture.finish()
@@ -219,9 +212,11 @@ def _print(torture: Torture) -> None:
         f"{options.save_step_interval} steps, {torture.run - 1} complete runs\n"
     )
     print("| fault | times | resumed | bitwise equal | lost steps: mean | most |\n|---|---|---|---|---|---|")
-    for kind in filter(torture.rows.__contains__, KINDS):
-        torture.rows[kind].print(kind)
-    sum(torture.rows.values(), Row()).print("**all**")
+    for name, kinds in [*((kind, [kind]) for kind in KINDS if torture.times[kind]), ("**all**", KINDS)]:
+        scored = [fault for fault in torture.scored if fault.kind in kinds]
+        times, equal = sum(torture.times[kind] for kind in kinds), sum(fault.equal for fault in scored)
+        lost = [fault.lost for fault in scored] or [0]
+        print(f"| {name} | {times} | {len(scored)} | {equal} | {fmean(lost):.1f} | {max(lost)} |")
     print(f"\nlongest from a rank's death to the last rank's exit: {torture.slowest_exit:.1f} s")
     for problem in torture.problems:
         print(f"PROBLEM {problem}")

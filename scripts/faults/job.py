@@ -1,12 +1,13 @@
 """The job that scripts/torture.py starts repeatedly, and the outcome of one start."""
 
-import multiprocessing as mp
 import os
 import signal
 import socket
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing import Process
+from multiprocessing.sharedctypes import RawValue
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,12 +41,13 @@ class Outcome(NamedTuple):
 class Job:
     """The ranks of a run, each a process on this machine."""
 
-    def __init__(self, options: TrainOptions, work_dir: Path, record: bool) -> None:
+    def __init__(self, options: TrainOptions, work_dir: Path, record: bool, startup_seconds: float) -> None:
         self.options = replace(options)
         self.n_ranks = options.devices
+        self.startup_seconds = startup_seconds
         self._common = (work_dir, record)
-        self._processes: list[mp.process.BaseProcess] = []
-        self._reports = [Report.empty() for _ in range(self.n_ranks)]
+        self._processes: list[Process] = []
+        self._reports = [RawValue(Report, -1, -1) for _ in range(self.n_ranks)]
         self._first_death: float | None = None
 
     def start(self, victim: int = 0, fault: Fault | None = None) -> None:
@@ -54,19 +56,19 @@ class Job:
             port = free.getsockname()[1]
         for rank, report in enumerate(self._reports):
             own = fault if fault and rank == victim else Fault()
-            process = mp.Process(target=run_rank, args=(self.options, rank, port, own, report, *self._common))
+            process = Process(target=run_rank, args=(self.options, rank, port, own, report, *self._common))
             process.start()
             self._processes.append(process)
 
     @property
     def resumed(self) -> int:
         """The step from which all ranks resumed, -1 before they have."""
-        return min(report.resumed[0] for report in self._reports)
+        return min(report.resumed for report in self._reports)
 
     @property
     def reached(self) -> int:
         """The last step completed by all ranks, -1 before they have resumed."""
-        return min(report.reached[0] for report in self._reports)
+        return min(report.reached for report in self._reports)
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Wait for the condition, the first death, or the end of all ranks."""
@@ -76,7 +78,7 @@ class Job:
     @property
     def fired(self) -> bool:
         """Whether the fault given to `start` occurred."""
-        return any(report.fired[0] for report in self._reports)
+        return any(report.fired for report in self._reports)
 
     def signal(self, rank: int, number: signal.Signals) -> None:
         """Send a signal if the rank is still alive."""
@@ -113,7 +115,7 @@ class Job:
             struck=self.killed or refused,
             resumed=self.resumed if self.resumed >= 0 else None,
             reached=self.reached,
-            different=max(report.different[0] for report in self._reports),
+            different=max(report.different for report in self._reports),
             complete=not any(codes) and self.reached == self.options.max_steps,
             exit_seconds=exit_seconds,
             error=error,

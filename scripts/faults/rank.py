@@ -4,16 +4,16 @@ Faults are injected from outside the training code: the interpreter's audit hook
 before it happens.
 """
 
+import ctypes
 import errno
-import multiprocessing as mp
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, MutableSequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import xxhash
 
@@ -71,22 +71,18 @@ class Fault(NamedTuple):
     """Seconds from the match to the kill, so that it strikes within the operation too."""
 
 
-class Report(NamedTuple):
+class Report(ctypes.Structure):
     """What a rank reports to the parent process, in shared memory."""
 
-    resumed: MutableSequence[int]
-    """One number: the step resumed from, -1 before that."""
-    reached: MutableSequence[int]
-    """The last completed step."""
-    fired: MutableSequence[int]
+    _fields_ = tuple((name, ctypes.c_int64) for name in ("resumed", "reached", "fired", "different"))
+    resumed: int
+    """The step resumed from, -1 before that."""
+    reached: int
+    """The last completed step, -1 before any."""
+    fired: int
     """Whether the fault struck."""
-    different: MutableSequence[int]
+    different: int
     """First step whose state differs bitwise from that of the undisturbed run; 0 for none."""
-
-    @classmethod
-    def empty(cls) -> "Report":
-        """The report of a rank that has not started."""
-        return cls(*(cast(MutableSequence[int], mp.Array("q", [start])) for start in (-1, -1, 0, 0)))
 
 
 class WatchedTrainer(Trainer):
@@ -100,13 +96,13 @@ class WatchedTrainer(Trainer):
         self._path = fingerprints
         self._record = record
         self._expected = [] if record else fingerprints.read_text().split()
-        report.resumed[0] = report.reached[0] = self.step
+        report.resumed = report.reached = self.step
         self._compare()
 
     def train_step(self, *arguments: object) -> bool:
         done = super().train_step(*arguments)  # type: ignore[arg-type]
         self._compare()
-        self._report.reached[0] = self.step
+        self._report.reached = self.step
         return done
 
     def _compare(self) -> None:
@@ -116,8 +112,8 @@ class WatchedTrainer(Trainer):
         if self._record:
             with self._path.open("a") as file:
                 file.write(fingerprint + "\n")
-        elif fingerprint != self._expected[self.step - 1] and not self._report.different[0]:
-            self._report.different[0] = self.step
+        elif fingerprint != self._expected[self.step - 1] and not self._report.different:
+            self._report.different = self.step
 
     def _fingerprint(self) -> str:
         moments, scalars = optimizer_tensors(self.model, self.optimizer)
@@ -165,7 +161,7 @@ def _arm(fault: Fault, report: Report) -> None:
         seen += 1
         if seen != fault.occurrence:
             return
-        report.fired[0] = 1
+        report.fired = 1
         if not fault.kill:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
         if fault.delay:
