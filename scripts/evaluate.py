@@ -2,13 +2,14 @@
 """lm-evaluation-harness on a Hugging Face folder, or on every checkpoint of a run."""
 
 import contextlib
+import functools
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -19,7 +20,7 @@ from lit_gpt.hashed_files import hash_files
 from lit_gpt.hf.exporter import write_hf_folder
 from lit_gpt.hf.trained_model import open_checkpoint
 from lit_gpt.option_types import NonNegativeInt, PositiveInt
-from scripts.evaluation.harness import TaskLoader, is_current, load_model, run_tasks, versions
+from scripts.evaluation.harness import is_current, load_model, load_tasks, run_tasks, versions
 from scripts.evaluation.results import ModelResults, draw, load_all, table, write_tensorboard
 
 
@@ -68,11 +69,12 @@ def main(options: EvaluateOptions) -> None:
         options.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--output {options.output}: {error.strerror}") from error
-    loader = TaskLoader(options.include_path, options.num_fewshot)
+    include_path, num_fewshot = options.include_path, options.num_fewshot
+    load = functools.cache(lambda name: load_tasks(name, include_path, num_fewshot))
     failures = []
     for model in models:
         try:
-            evaluate_model(model, loader, options)
+            evaluate_model(model, load, options)
         except InputError as error:
             if len(models) == 1:
                 raise
@@ -111,7 +113,7 @@ def find_models(folder: Path) -> list[Model]:
     return sorted(models, key=lambda model: model.step or 0)
 
 
-def evaluate_model(model: Model, loader: TaskLoader, options: EvaluateOptions) -> None:
+def evaluate_model(model: Model, load: Callable[[str], Any], options: EvaluateOptions) -> None:
     """Evaluate one model on the tasks that its results lack; each task's results are saved when it is done.
 
     Raises:
@@ -122,7 +124,7 @@ def evaluate_model(model: Model, loader: TaskLoader, options: EvaluateOptions) -
     if not todo:
         print(f"{model.name}: already evaluated", flush=True)
         return
-    tasks = {name: loader.load(name) for name in todo}
+    tasks = {name: load(name) for name in todo}
     with _hugging_face_folder(model, options) as folder:
         loaded = load_model(folder, dtype=options.dtype, device=options.device, batch_size=options.batch_size)
         for name in todo:

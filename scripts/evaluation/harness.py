@@ -62,68 +62,51 @@ def load_model(folder: Path, *, dtype: str, device: str, batch_size: int) -> Any
     return model
 
 
-class TaskLoader:
-    """Loads tasks by the names that users give, each once for all models."""
+def load_tasks(name: str, include_path: Path | None, num_fewshot: int | None) -> Any:
+    """Load what the harness evaluates for a preset, task, group or tag.
 
-    def __init__(self, include_path: Path | None, num_fewshot: int | None) -> None:
-        """
-        Args:
-            include_path: folder of the user's own task files.
-            num_fewshot: instead of what presets and tasks say; a task that says 0 keeps it.
-        """
-        self._include_path = include_path
-        self._num_fewshot = num_fewshot
-        self._loaded: dict[str, Any] = {}
+    Args:
+        include_path: Folder of the user's own task files.
+        num_fewshot: Instead of what presets and tasks say; a task that says 0 keeps it.
 
-    def load(self, name: str) -> Any:
-        """Load what the harness evaluates for a preset, task, group or tag.
-
-        Raises:
-            InputError: there is no such name, or its data cannot be had.
-        """
-        if name not in self._loaded:
-            self._loaded[name] = self._load(name)
-        return self._loaded[name]
-
-    def _load(self, name: str) -> Any:
-        try:
-            specs = PRESETS[name]() if name in PRESETS else [Spec(name)]
-            manager = self._manager([spec.task for spec in specs if isinstance(spec.task, str)])
-            parts = [manager.load([spec.task]) for spec in specs]
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"--tasks {name} does not load ({_one_line(error)}): its data must be on the network, in the "
-                "cache of `datasets` on this machine, or local to a task file of your own (--include_path)"
-            ) from error
-        for spec, part in zip(specs, parts, strict=True):
-            for task in part["tasks"].values():
-                self._set_examples(task, spec.num_fewshot)
-        return {kind: {k: v for part in parts for k, v in part[kind].items()} for kind in parts[0]}
-
-    def _manager(self, names: list[str]) -> Any:
-        """Knows the names. The harness's own, thousands of files, are read only when one of them is meant."""
-        from lm_eval.tasks import TaskManager
-
-        for with_its_own in (False, True):
-            manager = TaskManager(include_path=self._include_path, include_defaults=with_its_own)
-            unknown = [name for name in names if name not in manager.task_index]
-            if not unknown:
-                return manager
-        own = f", and none of --include_path {self._include_path}" if self._include_path else ""
+    Raises:
+        InputError: there is no such name, or its data cannot be had.
+    """
+    try:
+        specs = PRESETS[name]() if name in PRESETS else [Spec(name)]
+        manager = _task_manager([spec.task for spec in specs if isinstance(spec.task, str)], include_path)
+        parts = [manager.load([spec.task]) for spec in specs]
+    except (OSError, ValueError) as error:
         raise InputError(
-            f"--tasks {unknown[0]}: no preset ({', '.join(PRESETS)}), no task, group or tag of the "
-            f"harness{own}"
-        )
+            f"--tasks {name} does not load ({_one_line(error)}): its data must be on the network, in the "
+            "cache of `datasets` on this machine, or local to a task file of your own (--include_path)"
+        ) from error
+    for spec, part in zip(specs, parts, strict=True):
+        for task in part["tasks"].values():
+            of_task = task.get_config("num_fewshot")
+            if of_task != 0:
+                chosen = (num_fewshot, spec.num_fewshot, of_task, 0)
+                task.set_config("num_fewshot", next(number for number in chosen if number is not None))
+    return {kind: {k: v for part in parts for k, v in part[kind].items()} for kind in parts[0]}
 
-    def _set_examples(self, task: Any, of_preset: int | None) -> None:
-        of_task = task.get_config("num_fewshot")
-        if of_task != 0:
-            chosen = (self._num_fewshot, of_preset, of_task, 0)
-            task.set_config("num_fewshot", next(number for number in chosen if number is not None))
+
+def _task_manager(names: list[str], include_path: Path | None) -> Any:
+    """Knows the names. The harness's own, thousands of files, are read only when one of them is meant."""
+    from lm_eval.tasks import TaskManager
+
+    for with_its_own in (False, True):
+        manager = TaskManager(include_path=include_path, include_defaults=with_its_own)
+        unknown = [name for name in names if name not in manager.task_index]
+        if not unknown:
+            return manager
+    own = f", and none of --include_path {include_path}" if include_path else ""
+    raise InputError(
+        f"--tasks {unknown[0]}: no preset ({', '.join(PRESETS)}), no task, group or tag of the harness{own}"
+    )
 
 
 def run_tasks(model: Any, tasks: Any, limit: int | None) -> dict[str, TaskResult]:
-    """Results of what `TaskLoader.load` gave, by task; for a group also the group's.
+    """Results of what `load_tasks` gave, by task; for a group also the group's.
 
     Raises:
         InputError: the harness refuses a task.

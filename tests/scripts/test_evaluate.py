@@ -19,7 +19,7 @@ from lit_gpt.cli import InputError
 from lit_gpt.store.tokenizer import Tokenizer
 from scripts.evaluate import EvaluateOptions, find_models, main
 from scripts.evaluation import german_tasks
-from scripts.evaluation.harness import TaskLoader, load_model, run_tasks, seed_examples
+from scripts.evaluation.harness import load_model, load_tasks, run_tasks, seed_examples
 from scripts.evaluation.results import ModelResults, Score, TaskResult, draw, load_all, write_tensorboard
 from tests.pretrain.running import ROOT
 from tests.scripts import our_model
@@ -308,7 +308,7 @@ def drawn_as_in_version_03(items: list[dict], pool: list[dict], n_examples: int,
 @pytest.mark.slow
 def test_germanbench_asks_as_leolm_did(germanbench_data):
     """Every prompt and every scored answer. What is expected was compared with the fork's own code once."""
-    tasks = TaskLoader(None, None).load("germanbench")
+    tasks = load_tasks("germanbench", None, None)
     seed_examples(tasks)
     for task in tasks["tasks"].values():
         task.build_all_requests()
@@ -360,7 +360,7 @@ def test_germanbench_asks_as_leolm_did(germanbench_data):
 @pytest.mark.slow
 @pytest.mark.usefixtures("germanbench_data")
 def test_all_models_are_asked_the_same(converted_run):
-    tasks = TaskLoader(None, None).load("germanbench")
+    tasks = load_tasks("germanbench", None, None)
     asked = []
     for name in ("iter-00000020", "iter-00000040"):
         run_tasks(load_model(converted_run / name, dtype="auto", device="cpu", batch_size=16), tasks, limit=3)
