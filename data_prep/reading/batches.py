@@ -12,14 +12,29 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from data_prep.reading.rejects import MAX_LINE_BYTES, TOO_LONG, UNREADABLE, Rejected
 from lit_gpt.hashed_files import HashingReader
 
+MAX_LINE_BYTES = 32 << 20
+TOO_LONG = f"longer than {MAX_LINE_BYTES >> 20} MiB"
+UNREADABLE = "unreadable"
+"""Prefix of the reason if the rest of a file, or of a row group, is lost."""
 BATCH_BYTES = 1 << 20
 BATCH_ROWS = 64
 _CODECS = {".gz": "gzip", ".zst": "zstd"}
 _STEP = 1 << 16
 _LINE_BYTES = 1000  # assumed length of a line if none was read
+
+
+class Rejected(NamedTuple):
+    """A line, or the rest of a file, that cannot be used."""
+
+    line: int
+    reason: str
+    """The same text for all of its kind, so that they can be counted."""
+    lines: int = 1
+    """Number of lines lost; an estimate if the rest of a file is lost."""
+    detail: str = ""
+    """How much was read, and how much is missing."""
 
 
 class Batch(NamedTuple):

@@ -6,6 +6,7 @@ place and the reason, and the rest is read.
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,12 +14,12 @@ from typing import Any, NamedTuple
 import orjson
 import pyarrow as pa
 
-from data_prep.reading.batches import Batch, read_batches
-from data_prep.reading.rejects import MAX_LINE_BYTES, TOO_LONG, Rejected, Rejects
+from data_prep.reading.batches import MAX_LINE_BYTES, TOO_LONG, UNREADABLE, Batch, Rejected, read_batches
 from lit_gpt.cli import InputError
 
 TEXT_FIELDS = ("text", "raw_content", "content")
 ID_FIELDS = ("id", "doc_id", "document_id")
+_LOSSES_SHOWN = 10
 _MAX_DEPTH = 200
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -35,6 +36,43 @@ class Document(NamedTuple):
     """From 1; the row of a Parquet file."""
     metadata: dict[str, Any]
     """The other fields."""
+
+
+@dataclass
+class Rejects:
+    """Unusable lines: their places, and counts by reason."""
+
+    limit: int = 1000
+    """Most lines that may be rejected."""
+    places: list[tuple[str, str]] = field(default_factory=list)
+    """(file:line, reason)"""
+    counts: dict[str, int] = field(default_factory=dict)
+    """Lines by reason; more than `places` if the rest of a file cannot be read."""
+
+    def add(self, file: Path | str, rejected: Rejected) -> None:
+        """Record one place.
+
+        Raises:
+            InputError: the limit is exceeded.
+        """
+        reason = f"{rejected.reason} ({rejected.detail})" if rejected.detail else rejected.reason
+        place = f"{file}:{rejected.line}"
+        self.places.append((place, reason))
+        self.counts[rejected.reason] = self.counts.get(rejected.reason, 0) + rejected.lines
+        if sum(self.counts.values()) > self.limit:
+            hint = "fix the input or raise --max_bad_lines"
+            raise InputError(f"more than {self.limit} unusable lines, the last {place}: {reason}; {hint}")
+
+    def losses(self) -> list[str]:
+        """Places where the rest of a file is lost, and how much of it."""
+        return [f"{place}: {reason}" for place, reason in self.places if reason.startswith(UNREADABLE)]
+
+
+def losses_in_short(losses: list[str]) -> list[str]:
+    """A line for each loss, up to a limit."""
+    shown, more = losses[:_LOSSES_SHOWN], len(losses) - _LOSSES_SHOWN
+    lines = [f"lost: {loss}" for loss in shown]
+    return lines if more <= 0 else [*lines, f"lost: parts of {more:,} more files"]
 
 
 def read_documents(

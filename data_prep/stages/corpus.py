@@ -24,9 +24,8 @@ import zstandard
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
-from data_prep.reading.inputs import find_inputs, look_into
-from data_prep.reading.rejects import Rejects
-from data_prep.reading.sources import SOURCES, Source, read_source
+from data_prep.reading.documents import Rejects
+from data_prep.reading.inputs import SOURCES, Source, find_inputs, look_into, read_source
 from data_prep.stages.pipeline import check_settings, write_json
 from lit_gpt.files import replacing
 from lit_gpt.option_types import NonNegativeInt

@@ -8,8 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data_prep.reading.documents import read_documents
-from data_prep.reading.rejects import Rejects, losses_in_short
+from data_prep.reading.documents import Rejects, losses_in_short, read_documents
 from data_prep.stages.corpus import KEPT, Call, input_files
 from data_prep.stages.pipeline import Stage, run_stages, write_json
 from lit_gpt.files import write_atomically

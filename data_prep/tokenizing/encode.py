@@ -8,9 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import xxhash
 
-from data_prep.reading.batches import Batch
+from data_prep.reading.batches import Batch, Rejected
 from data_prep.reading.documents import Document, parse_batch
-from data_prep.reading.rejects import Rejected
 from lit_gpt.store.tokenizer import Tokenizer
 
 _VALIDATION_SEED = 1  # another hash than the one that looks ids up

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from data_prep.processes import claimed, n_cores, ordered_map
 from data_prep.reading.batches import Batch, read_batches
-from data_prep.reading.documents import ID_FIELDS, TEXT_FIELDS
+from data_prep.reading.documents import ID_FIELDS, TEXT_FIELDS, losses_in_short
 from data_prep.reading.inputs import find_files, look_into
-from data_prep.reading.rejects import losses_in_short
 from data_prep.tokenizing.encode import encode_batch
 from data_prep.tokenizing.state import SNAPSHOT, State, is_finished
 from lit_gpt.cli import InputError, progress

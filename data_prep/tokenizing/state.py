@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from data_prep.reading.rejects import Rejects
+from data_prep.reading.documents import Rejects
 from data_prep.tokenizing.encode import EncodedBatch, Share
 from lit_gpt.cli import InputError
 from lit_gpt.files import read_bounded, write_atomically

@@ -17,9 +17,8 @@ import pytest
 import zstandard
 
 from data_prep.reading import batches
-from data_prep.reading.batches import read_batches
-from data_prep.reading.documents import parse_batch, read_documents
-from data_prep.reading.rejects import MAX_LINE_BYTES, Rejects
+from data_prep.reading.batches import MAX_LINE_BYTES, read_batches
+from data_prep.reading.documents import Rejects, parse_batch, read_documents
 from lit_gpt.cli import InputError
 
 GOOD = [b'{"id": "a", "text": "eins"}', '{"id": "ß", "text": "zwei\\nZeilen ☃"}'.encode()]
