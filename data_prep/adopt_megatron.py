@@ -13,8 +13,7 @@ import numpy as np
 
 from data_prep.reading.inputs import find_files
 from lit_gpt.cli import InputError, progress, run_command
-from lit_gpt.store.document_table import ROW_GROUP, DocumentColumns, write_documents
-from lit_gpt.store.megatron_index import ShardIndex, read_index
+from lit_gpt.store.shard_files import ROW_GROUP, DocumentColumns, ShardIndex, read_index, write_documents
 from lit_gpt.store.store_writer import shard_entry, write_manifest
 from lit_gpt.store.token_store import TokenStore
 from lit_gpt.store.tokenizer import Tokenizer

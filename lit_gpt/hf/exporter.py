@@ -16,8 +16,7 @@ from torch import Tensor
 
 from lit_gpt.checkpoint.tensor_files import TensorReader, TensorSpec, split_into_files, write_tensors
 from lit_gpt.cli import InputError, progress
-from lit_gpt.hf.config import to_hf_config
-from lit_gpt.hf.mapping import hf_parts
+from lit_gpt.hf.mapping import hf_parts, to_hf_config
 from lit_gpt.hf.trained_model import TrainedModel
 from lit_gpt.model.config import ModelConfig
 from lit_gpt.model.gpt import parameter_shapes

@@ -24,8 +24,7 @@ from lit_gpt.checkpoint.tensor_files import (
 from lit_gpt.cli import InputError, progress
 from lit_gpt.files import new_folder, read_bounded, read_json
 from lit_gpt.hashed_files import FileEntry, write_hashed
-from lit_gpt.hf.config import from_hf_config
-from lit_gpt.hf.mapping import hf_parts
+from lit_gpt.hf.mapping import from_hf_config, hf_parts
 from lit_gpt.model.config import ModelConfig
 from lit_gpt.model.gpt import parameter_shapes
 

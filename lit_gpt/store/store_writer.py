@@ -13,9 +13,8 @@ from lit_gpt.files import cut_back, sync, write_atomically
 from lit_gpt.hashed_files import hash_files
 from lit_gpt.option_types import build
 from lit_gpt.store import manifest as store_manifest
-from lit_gpt.store.document_table import DocumentColumns, write_documents
 from lit_gpt.store.manifest import SUFFIXES, Dtype, Manifest, ShardEntry
-from lit_gpt.store.megatron_index import read_index, write_index
+from lit_gpt.store.shard_files import DocumentColumns, read_index, write_documents, write_index
 from lit_gpt.store.token_store import TokenStore
 from lit_gpt.store.tokenizer import Tokenizer
 

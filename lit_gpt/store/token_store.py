@@ -19,16 +19,16 @@ import pyarrow as pa
 from lit_gpt.cli import InputError
 from lit_gpt.hashed_files import hash_files
 from lit_gpt.store import manifest as store_manifest
-from lit_gpt.store.document_table import (
+from lit_gpt.store.manifest import DocumentEnds, Manifest
+from lit_gpt.store.shard_files import (
     DocumentInfo,
     count_repeats,
     find_id,
     read_documents,
+    read_index,
     read_sources,
     read_sources_of,
 )
-from lit_gpt.store.manifest import DocumentEnds, Manifest
-from lit_gpt.store.megatron_index import read_index
 from lit_gpt.store.tokenizer import Tokenizer
 
 _OPEN_SHARDS = 64

@@ -25,9 +25,8 @@ from lightning_fabric import Fabric
 
 from lit_gpt.cli import InputError
 from lit_gpt.rows.packed_store import PackedStore
-from pretrain.launch.network_check import check_network
 from pretrain.launch.processes import UNDETECTED, is_torchrun
-from pretrain.launch.roll_call import EXIT_UNSOUND, RollCall, name_all
+from pretrain.launch.roll_call import EXIT_UNSOUND, RollCall, check_network, name_all
 from pretrain.launch.watchdog import Watchdog
 from pretrain.options import TrainOptions
 from pretrain.parallel import PROCESS_GROUP_TIMEOUT, gpus_unseen, resolve_accelerator

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 
 from lit_gpt.cli import InputError
-from lit_gpt.hf.config import to_hf_config
+from lit_gpt.hf.mapping import to_hf_config
 from lit_gpt.model import gpt as model
 from lit_gpt.model import loss
 from lit_gpt.model.attention import Documents

@@ -11,7 +11,7 @@ import pytest
 
 from data_prep.adopt_megatron import Options, main
 from lit_gpt.cli import InputError
-from lit_gpt.store.document_table import ROW_GROUP
+from lit_gpt.store.shard_files import ROW_GROUP
 from lit_gpt.store.token_store import TokenStore
 from lit_gpt.store.tokenizer import Tokenizer
 

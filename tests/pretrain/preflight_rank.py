@@ -13,7 +13,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from pretrain import parallel
-from pretrain.launch import network_check, preflight, roll_call
+from pretrain.launch import preflight, roll_call
 from pretrain.launch.stop import StopRequest
 from pretrain.launch.watchdog import Watchdog
 from pretrain.options import TrainOptions
@@ -31,7 +31,7 @@ def run(rank: int, port: int, folder: Path, fault: str) -> None:
     enter_job(rank, N_RANKS, port)
     os.environ["SLURMD_NODENAME"] = f"node{rank // 2}"
     roll_call.ANSWER_SECONDS = 2 * LIMIT
-    network_check.COLLECTIVE_SECONDS = {"cpu": LIMIT}
+    roll_call.COLLECTIVE_SECONDS = {"cpu": LIMIT}
     preflight.CONNECT_SECONDS = {"cpu": 3 * LIMIT}
     watchdog = Watchdog(StopRequest())
     options = TrainOptions(accelerator="cpu", devices=N_RANKS)

@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lit_gpt.hf.config import to_hf_config
-from lit_gpt.hf.mapping import hf_parts
+from lit_gpt.hf.mapping import hf_parts, to_hf_config
 from pretrain.checkpoint.snapshot import model_tensors
 from pretrain.launch.stop import StopRequest
 from pretrain.launch.watchdog import Watchdog

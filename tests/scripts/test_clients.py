@@ -14,7 +14,7 @@ import pytest
 
 from data_prep.tokenizing.train import train_sentencepiece
 from lit_gpt.cli import InputError
-from lit_gpt.hf.config import from_hf_config, to_hf_config
+from lit_gpt.hf.mapping import from_hf_config, to_hf_config
 from lit_gpt.model.config import ModelConfig
 from lit_gpt.store.tokenizer import Tokenizer
 from scripts.client_environments import TRANSFORMERS, find_python

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from lit_gpt.checkpoint.folder import STATE, list_checkpoints
 from lit_gpt.hf.trained_model import open_checkpoint
 from lit_gpt.store.manifest import DocumentEnds
-from lit_gpt.store.megatron_index import write_index
+from lit_gpt.store.shard_files import write_index
 from lit_gpt.store.token_store import TokenStore
 from lit_gpt.store.tokenizer import Tokenizer, adds_bos
 from scripts.convert_lit_checkpoint import ConvertOptions, convert

@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from torch._dynamo.testing import CompileCounterWithBackend
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lit_gpt.hf.config import to_hf_config
-from lit_gpt.hf.mapping import hf_parts
+from lit_gpt.hf.mapping import hf_parts, to_hf_config
 from lit_gpt.model.attention import Documents
 from lit_gpt.model.config import ModelConfig
 from lit_gpt.model.gpt import GPT, clean_name

@@ -6,7 +6,7 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
 from lit_gpt.cli import InputError
-from lit_gpt.hf.config import to_hf_config
+from lit_gpt.hf.mapping import to_hf_config
 from lit_gpt.model.config import ModelConfig
 from lit_gpt.model.rope import inverse_frequencies, rotary_tables, rotate
 from tests.lit_gpt.model.rope_scalings import scalings

@@ -1,4 +1,4 @@
-"""The index, read by a parser of the test's own, and indices that Megatron-LM's tools would write."""
+"""A shard's index by a parser of the test's own, Megatron-LM's indices, documents by number and id."""
 
 import os
 import struct
@@ -6,11 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lit_gpt.cli import InputError
-from lit_gpt.store.megatron_index import read_index, write_index
+from lit_gpt.store.shard_files import (
+    ROW_GROUP,
+    DocumentColumns,
+    DocumentInfo,
+    find_id,
+    read_documents,
+    read_index,
+    write_documents,
+    write_index,
+)
 from lit_gpt.store.token_store import TokenStore
 
 
@@ -131,3 +140,36 @@ def test_megatron_reads_our_shards(train_store_dir: Path):
         assert len(theirs) == entry.n_documents
         for document in range(entry.n_documents):
             np.testing.assert_array_equal(theirs[document], store.document_tokens(shard, document))
+
+
+ids = st.one_of(
+    st.text(max_size=8), st.sampled_from(["../../etc/passwd", "a\nb", "'\"; --", "ü" * 10_000, "0"])
+)
+
+
+@settings(max_examples=50)
+@given(st.lists(ids, min_size=1, max_size=30))
+def test_every_id_finds_all_its_documents(tmp_path_factory: pytest.TempPathFactory, names: list[str]):
+    base = tmp_path_factory.mktemp("table") / "shard"
+    lines = list(range(len(names)))
+    write_documents(base, [DocumentColumns(names, ["f"] * len(names), lines, lines)])
+    for name in {*names, "not there"}:
+        expected = [number for number, each in enumerate(names) if each == name]
+        assert find_id(base.with_suffix(".ids"), name).tolist() == expected
+    infos = read_documents(base.with_suffix(".docs.parquet"), np.arange(len(names))[::-1])
+    assert infos == [DocumentInfo(names[line], "f", line, line) for line in reversed(lines)]
+
+
+def test_lookups_over_row_groups(tmp_path: Path):
+    count = 2 * ROW_GROUP + 5
+
+    def columns(numbers: range) -> DocumentColumns:
+        return DocumentColumns([f"d{number}" for number in numbers], ["f"] * len(numbers), numbers, numbers)
+
+    write_documents(tmp_path / "whole", [columns(range(count))])
+    write_documents(tmp_path / "parts", [columns(range(ROW_GROUP)), columns(range(ROW_GROUP, count))])
+    wanted = np.array([count - 1, 0, ROW_GROUP, ROW_GROUP - 1, ROW_GROUP, 2 * ROW_GROUP])
+    for name in ("whole", "parts"):
+        infos = read_documents(tmp_path / f"{name}.docs.parquet", wanted)
+        assert [info.id for info in infos] == [f"d{number}" for number in wanted]
+        assert find_id(tmp_path / f"{name}.ids", f"d{count - 2}").tolist() == [count - 2]
