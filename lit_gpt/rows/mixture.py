@@ -62,6 +62,14 @@ class Mixture:
         """int64 (n_stores,): each store's position where the sample's block begins."""
         return sample // self._size * self._counts
 
+    def positions(self, sample: int) -> np.ndarray:
+        """int64 (n_stores,): each store's position at this sample, that is how many before it are its own."""
+        block, step = divmod(sample, self._size)
+        cut = int(self._cut(np.array([block]))[0])
+        rounds, place = divmod(cut + step, self._size)
+        passed = rounds * self._counts + self._before[:, place] - self._before[:, cut]
+        return block * self._counts + passed
+
     def _cut(self, block: np.ndarray) -> np.ndarray:
         if not self._shuffle:
             return np.zeros_like(block)

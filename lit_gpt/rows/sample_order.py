@@ -29,6 +29,17 @@ class RowAddresses(NamedTuple):
     row: np.ndarray
 
 
+class OrderStart(NamedTuple):
+    """Where a stage of a run begins in the order, so that it continues the stages before it."""
+
+    first_sample: int
+    """Samples of the stages before."""
+    numbers: tuple[int, ...]
+    """Of each store in the run's plan, whatever its place in this stage: the key of its permutations."""
+    positions: tuple[int, ...]
+    """Of each store in its own sequence, over all its epochs: how many rows of it were dealt before."""
+
+
 class SampleOrder:
     """The endless sequence of rows of one or several stores.
 
@@ -36,6 +47,8 @@ class SampleOrder:
     of each window: every row comes once, and only one window's shards are read at a time. Several stores are
     mixed by weight (mixture.py), each with epochs of its own, one after the other. The sequence never ends:
     with fewer rows than a global batch, a batch has some of them more than once.
+
+    Samples are numbered over the whole run: those of a later stage begin at its `OrderStart.first_sample`.
     """
 
     def __init__(
@@ -46,6 +59,7 @@ class SampleOrder:
         shuffle_window: int = 8,
         shuffle: bool = True,
         names: Sequence[str] | None = None,
+        start: OrderStart | None = None,
     ) -> None:
         """
         Args:
@@ -57,6 +71,8 @@ class SampleOrder:
             shuffle: False makes every permutation the identity: shards and rows as they are stored, and in
                 each block one store after the other.
             names: the stores' names in messages.
+            start: of a stage that follows others; None: sample 0, every store at its position 0 and numbered
+                by its place.
 
         Raises:
             InputError: no store, one without rows, a weight that is not positive or too small to get a sample
@@ -75,6 +91,10 @@ class SampleOrder:
                 f"shuffle_window is {shuffle_window}: give the number of shards to mix, at least 1"
             )
         self._seed, self._window, self._shuffle = seed, shuffle_window, shuffle
+        n_stores = self._rows.size
+        self.start = start or OrderStart(0, tuple(range(n_stores)), (0,) * n_stores)
+        assert len(self.start.numbers) == len(self.start.positions) == n_stores
+        self._position = np.array(self.start.positions, dtype=np.int64)
         self._mixture = Mixture(weights or self._rows.tolist(), names, seed, shuffle)
         self._epoch = functools.lru_cache(maxsize=_EPOCHS_REMEMBERED)(self._make_epoch)
 
@@ -83,25 +103,35 @@ class SampleOrder:
         return int(self._rows[store])
 
     def locate(self, samples: np.ndarray) -> RowAddresses:
-        """Samples, integers (k,) from 0 -> their rows."""
-        store, position = self._mixture.locate(np.asarray(samples, dtype=np.int64))
-        epoch, position = np.divmod(position, self._rows[store])
+        """Samples, integers (k,) from `first_sample` on -> their rows."""
+        store, position = self._mixture.locate(np.asarray(samples, dtype=np.int64) - self.start.first_sample)
+        epoch, position = np.divmod(self._position[store] + position, self._rows[store])
         shard, row = np.empty_like(position), np.empty_like(position)
         for number, of_epoch, where in _by_epoch(store, epoch):
             shard[where], row[where] = self._epoch(number, of_epoch).locate(position[where])
         return RowAddresses(store, epoch, shard, row)
 
     def inverse(self, rows: RowAddresses) -> np.ndarray:
-        """Rows -> their samples, int64 (k,): `inverse(locate(samples))` is `samples`."""
+        """Rows -> their samples, int64 (k,): `inverse(locate(samples))` is `samples`.
+
+        A row of an epoch that was dealt before the start, by an earlier stage, has no sample here: -1.
+        """
         store, epoch, shard, row = rows
         position = np.empty_like(row)
         for number, of_epoch, where in _by_epoch(store, epoch):
             position[where] = self._epoch(number, of_epoch).inverse(shard[where], row[where])
-        return self._mixture.inverse(store, epoch * self._rows[store] + position)
+        since_start = epoch * self._rows[store] + position - self._position[store]
+        samples = self.start.first_sample + self._mixture.inverse(store, since_start)
+        return np.where(since_start < 0, -1, samples)
+
+    def positions_after(self, sample: int) -> tuple[int, ...]:
+        """Each store's position in its own sequence once all samples below `sample` are dealt."""
+        positions = self._position + self._mixture.positions(sample - self.start.first_sample)
+        return tuple(positions.tolist())
 
     def shards_ahead(self, sample: int) -> list[tuple[int, int]]:
         """The (store, shard) of the windows around this sample, then of each store's next window."""
-        position = self._mixture.begin_of_block(sample)
+        position = self._position + self._mixture.begin_of_block(sample - self.start.first_sample)
         ahead = []
         for _ in range(2):
             for store, rows in enumerate(self._rows.tolist()):
@@ -112,7 +142,8 @@ class SampleOrder:
         return list(dict.fromkeys(ahead))
 
     def _make_epoch(self, store: int, epoch: int) -> "_Epoch":
-        return _Epoch(self._rows_per_shard[store], (self._seed, store, epoch), self._window, self._shuffle)
+        key = (self._seed, self.start.numbers[store], epoch)
+        return _Epoch(self._rows_per_shard[store], key, self._window, self._shuffle)
 
 
 class _Epoch:

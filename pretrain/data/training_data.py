@@ -15,11 +15,13 @@ import numpy as np
 from lit_gpt.cli import InputError
 from lit_gpt.rows.packed_store import PackedStore
 from lit_gpt.rows.rows import Rows
-from lit_gpt.rows.sample_order import RowAddresses, SampleOrder
+from lit_gpt.rows.sample_order import OrderStart, RowAddresses, SampleOrder
 from lit_gpt.store.manifest import DocumentEnds
 from lit_gpt.store.token_store import TokenStore
 from pretrain.data.row_reader import RowTable, by_shard
 from pretrain.options import DataOptions
+
+_OTHER_DATA = "the data is no longer what the run read: "
 
 
 class TrainingData:
@@ -31,6 +33,7 @@ class TrainingData:
         stores: list[PackedStore],
         weights: list[float] | None,
         shuffle: bool = True,
+        start: OrderStart | None = None,
     ) -> None:
         self.options = options
         self.stores = stores
@@ -42,11 +45,15 @@ class TrainingData:
             shuffle_window=options.shuffle_window,
             shuffle=shuffle,
             names=[str(packed.store.path) for packed in stores],
+            start=start,
         )
 
     @classmethod
-    def open(cls, options: DataOptions) -> "TrainingData":
+    def open(cls, options: DataOptions, start: OrderStart | None = None) -> "TrainingData":
         """Open every store and its packing, which is built if it is missing.
+
+        Args:
+            start: where a later stage of a run begins, with an entry for each of `train_data_dir`.
 
         Raises:
             InputError: a store or packing cannot be used, or stores of different tokenizers are mixed.
@@ -66,7 +73,7 @@ class TrainingData:
                     f"{other.path} was tokenized with another tokenizer than {first.path}: "
                     "one run can only mix stores of one tokenizer"
                 )
-        return cls(options, stores, weights)
+        return cls(options, stores, weights, start=start)
 
     @classmethod
     def reopen(
@@ -96,9 +103,11 @@ class TrainingData:
             options = dataclasses.replace(options, train_data_dir=moved)
         if packing_dir is not None:
             options = dataclasses.replace(options, packing_dir=packing_dir)
-        data = cls.open(options)
+        if (now := len(options.train_data_dir)) != (before := len(description["stores"])):
+            raise InputError(f"{_OTHER_DATA}there were {before} stores and are {now}")
+        data = cls.open(options, _start_of(description))
         if changes := compare_data(description, data.describe()):
-            raise InputError("the data is no longer what the run read: " + "; ".join(changes))
+            raise InputError(_OTHER_DATA + "; ".join(changes))
         return data
 
     @property
@@ -117,7 +126,11 @@ class TrainingData:
         return self.stores[0].store.eos_id or 0
 
     def describe(self) -> dict[str, Any]:
-        """Everything that decides the samples, as JSON: enough to `reopen` and to compare."""
+        """Everything that decides the samples, as JSON: enough to `reopen` and to compare.
+
+        `first_sample`, and the `number` and `position` of a store, are left out where they are those of a run
+        without stages: 0, its index and 0.
+        """
         names = [field.name for field in dataclasses.fields(DataOptions)]
         options = {name: getattr(self.options, name) for name in names}
         options |= {"cache_dir": None, "shuffle": True}  # only validation is in stored order
@@ -125,7 +138,7 @@ class TrainingData:
             str(packed.store.path.resolve()) + ("" if self.weights is None else f":{self.weights[index]}")
             for index, packed in enumerate(self.stores)
         ]
-        stores = [
+        stores: list[dict[str, Any]] = [
             {
                 "store": packed.store.fingerprint,
                 "packing": packed.fingerprint,
@@ -133,7 +146,16 @@ class TrainingData:
             }
             for packed in self.stores
         ]
-        return {"options": options, "weights": self.weights, "stores": stores}
+        description: dict[str, Any] = {"options": options, "weights": self.weights, "stores": stores}
+        first_sample, numbers, positions = self.order.start
+        if first_sample:
+            description["first_sample"] = first_sample
+        for index, (store, number, position) in enumerate(zip(stores, numbers, positions, strict=True)):
+            if number != index:
+                store["number"] = number
+            if position:
+                store["position"] = position
+        return description
 
     def rows(self, samples: np.ndarray) -> RowAddresses:
         """The rows of samples, integers (n,)."""
@@ -170,6 +192,9 @@ def compare_data(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         changes.append(f"there were {len(before['stores'])} stores and are {len(now['stores'])}")
     elif before["weights"] != now["weights"]:
         changes.append(f"weights were {before['weights']} and are {now['weights']}")
+    first, first_now = before.get("first_sample", 0), now.get("first_sample", 0)
+    if first != first_now:
+        changes.append(f"the first sample was {first} and is {first_now}")
     for index, (old, new) in enumerate(zip(before["stores"], now["stores"], strict=False)):
         path = now["options"]["train_data_dir"][index]
         if old["store"] != new["store"]:
@@ -178,7 +203,21 @@ def compare_data(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
             changes.append(
                 f"the packing of {path} has fingerprint {new['packing'][:12]}, not {old['packing'][:12]}"
             )
+        for name, plain in (("number", index), ("position", 0)):
+            if old.get(name, plain) != new.get(name, plain):
+                was, is_now = old.get(name, plain), new.get(name, plain)
+                changes.append(f"the {name} of {path} was {was} and is {is_now}")
     return changes
+
+
+def _start_of(description: dict[str, Any]) -> OrderStart:
+    """What `describe` said of it, or left out because it is that of a run without stages."""
+    stores = description["stores"]
+    return OrderStart(
+        description.get("first_sample", 0),
+        tuple(store.get("number", index) for index, store in enumerate(stores)),
+        tuple(store.get("position", 0) for store in stores),
+    )
 
 
 def split_weights(train_data_dir: Sequence[str]) -> tuple[list[Path], list[float] | None]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lit_gpt.cli import InputError
+from lit_gpt.rows.sample_order import OrderStart
 from pretrain.data.training_data import TrainingData, compare_data
 from tests.pretrain.feeding import open_data
 
@@ -55,6 +56,32 @@ def test_a_description_opens_the_same_data(data):
     samples = np.arange(1000)
     for one, other in zip(data.rows(samples), reopened.rows(samples), strict=True):
         assert np.array_equal(one, other)
+
+
+def test_a_later_stage_is_described_and_opened_again(train_store_dir, val_store_dir):
+    plain = open_data(train_store_dir, val_store_dir)
+    start = OrderStart(600, (2, 1), (0, 7))
+    later = TrainingData.open(plain.options, start)
+    description = json.loads(json.dumps(later.describe()))
+    assert description["first_sample"] == 600
+    assert [set(store) - {"store", "packing", "rows"} for store in description["stores"]] == [
+        {"number"},
+        {"position"},
+    ]
+    assert (description["stores"][0]["number"], description["stores"][1]["position"]) == (2, 7)
+    reopened = TrainingData.reopen(description)
+    assert reopened.order.start == start
+    samples = np.arange(600, 900)
+    assert np.array_equal(later.rows(samples), reopened.rows(samples))
+    assert compare_data(plain.describe(), description) == [
+        "the first sample was 0 and is 600",
+        f"the number of {train_store_dir} was 0 and is 2",
+        f"the position of {val_store_dir} was 0 and is 7",
+    ]
+    assert set(plain.describe()) == {"options", "weights", "stores"}
+    assert {frozenset(store) for store in plain.describe()["stores"]} == {
+        frozenset({"store", "packing", "rows"})
+    }
 
 
 def test_stores_may_move_but_not_change(data, train_store_dir, val_store_dir, tmp_path):
