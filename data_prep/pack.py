@@ -8,8 +8,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_prep.tokenizing.packing import Options, pack
+from data_prep.tokenizing.job import PackOptions, pack
 from lit_gpt.cli import run_command
 
 if __name__ == "__main__":
-    run_command(Options, pack)
+    run_command(PackOptions, pack)

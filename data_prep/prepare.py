@@ -23,7 +23,7 @@ from data_prep.stages import clean, dedup, minhash
 from data_prep.stages.corpus import Call, call_command, input_files, kept_files
 from data_prep.stages.pipeline import Stage, check_settings, run_stages
 from data_prep.stages.summary import in_short, record_origin
-from data_prep.tokenizing import job, packing, train
+from data_prep.tokenizing import job, train
 from lit_gpt.cli import run_command
 from lit_gpt.option_types import NonNegativeInt, PositiveFloat, PositiveInt, Share
 
@@ -108,8 +108,8 @@ def _store_stages(documents: list[str], options: Options) -> list[Stage]:
     )
     stages.append(_command_stage("tokenize", job.tokenize, tokenizing, output, cpus))
     for name in ("train", "val") if options.val_fraction else ("train",):
-        rows = packing.Options(store=output / name, block_size=options.block_size)
-        stages.append(_command_stage(f"pack-{name}", packing.pack, rows, output))
+        rows = job.PackOptions(store=output / name, block_size=options.block_size)
+        stages.append(_command_stage(f"pack-{name}", job.pack, rows, output))
     return stages
 
 

@@ -1,6 +1,6 @@
 """Limits of the filters, and presets that set them.
 
-A limit is named `min_` or `max_` and a measure of filters.py. Its name is its flag, and the reason recorded
+A limit is named `min_` or `max_` and a measure of clean.py. Its name is its flag, and the reason recorded
 for a document that it drops.
 """
 

@@ -1,5 +1,5 @@
 """Train tokenizers, and turn documents into packed token stores.
 
 In go files of documents, out come a tokenizer's folder and stores that training reads. Open `train`; `job`
-(the tokenizing job), `encode` (the work of one process), `state` (resuming); `packing`.
+(tokenize, pack), `work` (of one process on a batch, and the progress that a killed job resumes from).
 """

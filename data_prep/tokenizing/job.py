@@ -1,4 +1,4 @@
-"""The tokenizing job of tokenize_corpus.py: options, reading, encoding in processes, writing, resuming."""
+"""The jobs of tokenize_corpus.py (read, encode in processes, write, resume) and of pack.py."""
 
 import json
 import time
@@ -7,16 +7,17 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from data_prep.processes import claimed, n_cores, ordered_map
 from data_prep.reading.batches import Batch, read_batches
 from data_prep.reading.documents import ID_FIELDS, TEXT_FIELDS, losses_in_short
 from data_prep.reading.inputs import find_files, look_into
-from data_prep.tokenizing.encode import encode_batch
-from data_prep.tokenizing.state import SNAPSHOT, State, is_finished
+from data_prep.tokenizing.work import SNAPSHOT, State, encode_batch, is_finished
 from lit_gpt.cli import InputError, progress
 from lit_gpt.files import read_json, write_atomically
 from lit_gpt.option_types import NonNegativeFloat, NonNegativeInt, PositiveInt, Share
+from lit_gpt.rows.packed_store import PackedStore
 from lit_gpt.store.store_writer import MAX_SHARD_TOKENS, TokenStoreWriter
 from lit_gpt.store.token_store import TokenStore
 from lit_gpt.store.tokenizer import Tokenizer
@@ -184,3 +185,35 @@ def _summarize(folder: Path) -> None:
             print(line)
         if reasons:
             print(f"each is named in {folder / SET_ASIDE}")
+
+
+@dataclass
+class PackOptions:
+    """Pack a token store's documents into rows, and check the packing against the store."""
+
+    store: Path
+    """Folder of the token store."""
+    block_size: PositiveInt = 2048
+    """Targets per row; the block_size of the training."""
+    strategy: Literal["best_fit", "concat", "one_per_row"] = "best_fit"
+    """`best_fit` cuts only documents longer than a row, `concat` cuts wherever a row ends, `one_per_row`
+    never joins documents."""
+    packing_dir: Path | None = None
+    """Where to write the packing (default: into the store)."""
+
+
+def pack(options: PackOptions) -> None:
+    """Make the packing unless it is there, verify it, and print its figures."""
+    store = TokenStore.open(options.store)
+    packed = PackedStore.open(store, options.block_size, options.strategy, options.packing_dir)
+    packed.verify()
+    rows = int(packed.rows_per_shard.sum())
+    segments = sum(shard.pieces for shard in packed.shards)
+    cut = sum(shard.cut_documents for shard in packed.shards)
+    print(f"packing      {packed.folder}")
+    print(f"rows         {rows:,} of {options.block_size:,} targets")
+    print(f"waste        {packed.waste:.4%} of slots")
+    print(f"segments     {segments:,}, {segments / max(1, rows):.2f} a row")
+    print(f"cut          {cut:,} of {store.n_documents:,} documents")
+    print(f"checks       each of {packed.n_targets:,} targets is in one row; {rows:,} row checksums agree")
+    print(f"fingerprint  {packed.fingerprint}")

@@ -13,14 +13,14 @@ import pytest
 from data_prep import prepare
 from data_prep.prepare import Options
 from data_prep.stages import clean, dedup, minhash
-from data_prep.tokenizing import job, packing, train
+from data_prep.tokenizing import job, train
 from lit_gpt.cli import InputError, parse_options
 from lit_gpt.rows.packed_store import PackedStore
 from lit_gpt.store.token_store import TokenStore
 from tests.conftest import german_texts
 from tests.data_prep.corpus_tools import stats, write_jsonl
 
-OTHERS = (clean, dedup, minhash, job, packing, train)
+OTHERS = (clean.Options, dedup.Options, minhash.Options, job.Options, job.PackOptions, train.Options)
 FLAGS = {"vocab_size": 512, "val_fraction": 0.2, "block_size": 128, "workers": 1}
 
 
@@ -47,7 +47,7 @@ def test_help_speaks_of_this_command_only(capsys):
         parse_options(Options, ["--help"])
     shown = capsys.readouterr().out
     assert Options.__doc__ in shown
-    assert not any(room.Options.__doc__.splitlines()[0].rstrip(".") in shown for room in OTHERS)
+    assert not any(other.__doc__.splitlines()[0].rstrip(".") in shown for other in OTHERS)
 
 
 def test_a_store_can_be_traced_to_its_sources(prepared, files):

@@ -20,8 +20,8 @@ import zstandard
 
 from data_prep.processes import claimed
 from data_prep.reading import batches
-from data_prep.tokenizing.encode import is_validation
 from data_prep.tokenizing.job import Options, tokenize
+from data_prep.tokenizing.work import is_validation
 from lit_gpt.cli import InputError
 from lit_gpt.store.token_store import TokenStore
 from lit_gpt.store.tokenizer import Tokenizer

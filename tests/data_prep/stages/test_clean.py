@@ -11,7 +11,7 @@ from datatrove.pipeline.filters import FineWebQualityFilter, GopherQualityFilter
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from data_prep.stages.filters import Filters, Text
+from data_prep.stages.clean import Filters, Text
 from data_prep.stages.limits import PRESETS, FilterOptions, Limits
 
 
