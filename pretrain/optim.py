@@ -1,6 +1,7 @@
 """AdamW, gradient clipping and the skipping of steps that are not finite, all on the device."""
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -9,13 +10,27 @@ from torch.nn.utils import get_total_norm
 
 
 def build_optimizer(
-    model: nn.Module, learning_rate: float, weight_decay: float, beta1: float, beta2: float
+    model: nn.Module,
+    learning_rate: float,
+    weight_decay: float,
+    beta1: float,
+    beta2: float,
+    undecayed: Iterable[nn.Parameter] = (),
 ) -> torch.optim.AdamW:
-    """Fused AdamW (Loshchilov & Hutter, arXiv:1711.05101) that decays matrices and leaves vectors alone."""
+    """Fused AdamW (Loshchilov & Hutter, arXiv:1711.05101) that decays matrices and leaves vectors alone.
+
+    It holds what has a gradient (`requires_grad`).
+
+    Args:
+        undecayed: Matrices to treat as vectors are.
+    """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    spared = set(undecayed)
+    decayed = [p for p in parameters if p.dim() >= 2 and p not in spared]
+    others = [p for p in parameters if p.dim() < 2 or p in spared]
     groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=learning_rate, betas=(beta1, beta2), fused=True)
 

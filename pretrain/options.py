@@ -90,13 +90,16 @@ class TrainOptions(DataOptions):
     decay_steps: PositiveInt | None = None
     """wsd only: steps of the final decay to min_lr, a tenth of max_steps when not given."""
     weight_decay: NonNegativeFloat = 0.1
-    """On matrices only; norms are not decayed."""
+    """On matrices only; norms are not decayed, nor are matrices of which some rows are frozen."""
     beta1: Share = 0.9
     """AdamW's decay of the first moment."""
     beta2: Share = 0.95
     """AdamW's decay of the second moment."""
     grad_clip: NonNegativeFloat = 1.0
     """Largest norm of the gradient; 0 switches clipping off."""
+    trainable: list[str] | None = None
+    """Train only these parameters: names, parts of the model, shell patterns (`transformer.h.*.mlp lm_head`);
+    of a matrix also rows alone (`transformer.wte[32000:]`). All when not given."""
 
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes CUDA devices if there are any; under SLURM and torchrun there must be."""

@@ -31,6 +31,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from lit_gpt.cli import InputError
 from lit_gpt.model.config import ModelConfig
 from lit_gpt.model.gpt import GPT
+from pretrain import trainable
 from pretrain.launch.processes import is_torchrun
 
 if TYPE_CHECKING:
@@ -130,6 +131,7 @@ def build_model(
     """
     with torch.device("meta"):
         model = GPT(config)
+    trainable.freeze(model, trainable.frozen_rows(options.trainable, config))
     if options.float8:
         _use_float8(model)
     _checkpoint_activations(model, options.activation_checkpointing)

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from lit_gpt.checkpoint.folder import read_state
 from lit_gpt.model.attention import choose_attention
-from pretrain import parallel
+from pretrain import parallel, trainable
 from pretrain.checkpoint.checkpointer import Checkpointer
 from pretrain.checkpoint.collective import Ranks
 from pretrain.data.dataloader import DataLoader, check_resumable
@@ -111,6 +112,9 @@ class Run:
         ranks = Ranks(parallel.new_gloo_group(), self.rank, self.world_size)
         self.checkpointer = Checkpointer(self.options, ranks, self.errors)
         self.found = self.checkpointer.find(self.options.resume) if self.options.resume else None
+        if self.found is not None:
+            saved = read_state(self.found).get("options", {}).get("trainable")
+            trainable.check_unchanged(saved, self.options.trainable, self.config)
 
     def _build_model(self) -> None:
         """With drawn weights, unless others are loaded into it next."""
@@ -118,13 +122,21 @@ class Run:
         self.watchdog.phase("building the model")
         draw_weights = self.found is None and options.initial_checkpoint_dir is None
         self.model = parallel.build_model(self.fabric, options, self.config, draw_weights)
+        frozen = trainable.frozen_rows(options.trainable, self.config)
+        self.partly_frozen = trainable.partly_frozen(self.model, frozen)
         self.optimizer = build_optimizer(
-            self.model, options.learning_rate, options.weight_decay, options.beta1, options.beta2
+            self.model,
+            options.learning_rate,
+            options.weight_decay,
+            options.beta1,
+            options.beta2,
+            undecayed=[parameter for parameter, _ in self.partly_frozen],
         )
         self.checkpointer.reserve(self.model, self.optimizer)
         self.startup_lines += [
             f"model {self.config.name}: {self.config.n_parameters:,} parameters, vocabulary "
             f"{self.config.vocab_size}, rows of {self.config.block_size}",
+            *trainable.describe(frozen, self.config),
             *self.kernel_lines,
         ]
 

@@ -21,6 +21,7 @@ from pretrain.data.dataloader import StepBatch
 from pretrain.launch import run_folder
 from pretrain.optim import guarded_step
 from pretrain.run import Run
+from pretrain.trainable import zero_frozen
 
 GARBAGE_INTERVAL = 50  # steps
 
@@ -112,6 +113,7 @@ class Trainer(Run):
             loss_sum += loss.detach()
         mean_loss = parallel.all_reduce_sum(loss_sum) / batch.n_targets
         self.step = batch.step
+        zero_frozen(self.partly_frozen)
         learning_rate = self.schedule.learning_rate(self.step)
         norm, skipped = guarded_step(self.optimizer, learning_rate, self.options.grad_clip, mean_loss)
         self.optimizer.zero_grad(set_to_none=True)

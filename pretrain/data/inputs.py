@@ -12,6 +12,7 @@ from lit_gpt.rows.packed_store import PackedStore
 from lit_gpt.store.token_store import TokenStore
 from pretrain.data.training_data import TrainingData
 from pretrain.options import TrainOptions
+from pretrain.trainable import frozen_rows
 
 
 class Inputs(NamedTuple):
@@ -38,7 +39,9 @@ def open_inputs(options: TrainOptions) -> Inputs:
     )
     if initial is not None and not resumes:
         check_tokenizer(Path(initial), data.stores[0].store)
-    return Inputs(data, _open_validation(options, data), shape.with_vocab_of(data.vocab_size))
+    config = shape.with_vocab_of(data.vocab_size)
+    frozen_rows(options.trainable, config)  # what is wrong with it shows before processes are connected
+    return Inputs(data, _open_validation(options, data), config)
 
 
 def _open_validation(options: TrainOptions, data: TrainingData) -> PackedStore | None:

@@ -19,6 +19,7 @@ from pretrain.data.training_data import split_weights
 from pretrain.monitor.epochs import Epochs, StoreSize
 from pretrain.options import TrainOptions
 from pretrain.schedules import Schedule, make_schedule
+from pretrain.trainable import frozen_rows, n_trained
 
 GIB = 2**30
 T = TypeVar("T")
@@ -145,6 +146,7 @@ def examine(options: TrainOptions) -> JobPlan:
     if config is not None and stores:
         vocab_size = max(store.vocab_size for store in [*stores, *([validation] if validation else [])])
         config = attempt(partial(config.with_vocab_of, vocab_size))
+        attempt(lambda: config and frozen_rows(options.trainable, config))
     parent = _existing_parent(Path(options.out_dir))
     if not os.access(parent, os.W_OK):
         mistakes.append(f"--out_dir {options.out_dir}: no right to write in {parent}")
@@ -211,6 +213,7 @@ def estimate_memory(
     """
     master_bytes = 2 if options.precision == "bf16-true" else 4
     n_parameters = config.n_parameters
+    trained = n_trained(frozen_rows(options.trainable, config), config)
     block = (matmul_parameters(config) - config.vocab_rows * config.n_embd) // config.n_layer
     head = config.vocab_rows * config.n_embd
     weights_are_in_compute_dtype = not options.sharded and master_bytes == compute_bytes
@@ -218,7 +221,7 @@ def estimate_memory(
     rows = min(options.micro_batch_size, options.global_batch_size // options.world_size)
     tokens = rows * config.block_size
     return MemoryEstimate(
-        state=4 * master_bytes * n_parameters // shards(options),
+        state=master_bytes * (n_parameters + 3 * trained) // shards(options),
         unsharded=0
         if weights_are_in_compute_dtype
         else compute_bytes
@@ -240,8 +243,9 @@ def shards(options: TrainOptions) -> int:
 
 
 def checkpoint_bytes(options: TrainOptions, config: ModelConfig) -> int:
-    """Of one checkpoint: weights and two moments."""
-    return 3 * (2 if options.precision == "bf16-true" else 4) * config.n_parameters
+    """Of one checkpoint: weights, and two moments of what is trained."""
+    numbers = config.n_parameters + 2 * n_trained(frozen_rows(options.trainable, config), config)
+    return (2 if options.precision == "bf16-true" else 4) * numbers
 
 
 def _kept_per_token(options: TrainOptions, config: ModelConfig) -> int:
