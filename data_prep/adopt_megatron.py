@@ -38,7 +38,6 @@ class Options:
 
 
 def main(options: Options) -> None:
-    """Check everything, link, describe."""
     tokenizer = Tokenizer.load(options.tokenizer)
     files = find_files(options.input, (".idx",))
     if options.output.exists() and any(options.output.iterdir()):

@@ -15,7 +15,6 @@ from lit_gpt.cli import run_command
 
 
 def main(options: Options) -> None:
-    """Plan, run or submit."""
     run_and_report(plan, options, Path(__file__))
 
 

@@ -34,8 +34,6 @@ class Options:
 
 @dataclass
 class Measures:
-    """Measures of one tokenizer on a sample."""
-
     name: str
     vocab_size: int
     tokens_per_word: float
@@ -47,7 +45,6 @@ class Measures:
     used_vocabulary: float
     """Share of the ids that occur."""
     unknown_per_million: float
-    """Unknown tokens per million."""
     changed_texts: float
     """Share of the documents that decoding does not restore."""
 

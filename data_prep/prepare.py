@@ -82,7 +82,6 @@ def plan(files: list[Path], options: Options) -> list[Stage]:
 
 
 def _store_stages(documents: list[str], options: Options) -> list[Stage]:
-    """Tokenizer, stores and packing."""
     output = options.output
     tokenizer = options.tokenizer or output / "tokenizer"
     cpus = options.slurm_cpus if options.executor == "slurm" else 1
@@ -126,7 +125,6 @@ def _command_stage(
 
 
 def main(options: Options) -> None:
-    """Plan, run or submit."""
     files = input_files(options, options.stage is not None)
     settings = {
         "files": files,

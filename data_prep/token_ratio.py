@@ -49,13 +49,10 @@ class Proposal(NamedTuple):
     max_tokens_per_word: float
     middle: float
     documents_dropped: float
-    """Share of the documents."""
     bytes_dropped: float
-    """Share of the bytes."""
 
 
 def main(options: Options) -> None:
-    """Measure, propose, plot."""
     tokenizer = Tokenizer.load(options.tokenizer)
     files = find_files(options.input)
     look_into(files, options.text_fields, ())

@@ -23,8 +23,6 @@ _READ_BYTES = 4 << 20  # hashlib.file_digest reads 256 KiB at a time, which is a
 
 @dataclass(frozen=True)
 class FileEntry:
-    """Size and hash of a file."""
-
     bytes: NonNegativeInt
     xxh3_128: str
     """Hexadecimal."""
@@ -98,7 +96,6 @@ def hash_files(*paths: Path, durable: bool = False, follow_symlinks: bool = True
 
 
 def hash_bytes(data: Any) -> str:
-    """Of a buffer, hexadecimal."""
     return xxhash.xxh3_128_hexdigest(data)
 
 

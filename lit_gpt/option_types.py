@@ -26,8 +26,6 @@ MAX_INT = 2**63 - 1
 
 @dataclass(frozen=True)
 class Range:
-    """Limits of a number."""
-
     at_least: float = -math.inf
     above: float = -math.inf
     at_most: float = math.inf
@@ -99,7 +97,6 @@ def hints_of(options_class: type) -> dict[str, Any]:
 
 
 def required(options_class: type) -> list[str]:
-    """The fields without a default."""
     missing = dataclasses.MISSING
     fields = dataclasses.fields(options_class)
     return [field.name for field in fields if field.default is missing and field.default_factory is missing]

@@ -56,7 +56,6 @@ class Batch(NamedTuple):
 
     @property
     def next_line(self) -> int:
-        """The line after this batch."""
         return self.first_line + self.n_lines
 
     @property

@@ -35,7 +35,6 @@ class Document(NamedTuple):
     source_line: int
     """From 1; the row of a Parquet file."""
     metadata: dict[str, Any]
-    """The other fields."""
 
 
 @dataclass

@@ -148,7 +148,6 @@ class Source:
     fields: Mapping[str, str] = field(default_factory=dict)
     """Our name -> its name."""
     all_fields: bool = False
-    """Keep the other fields too."""
     redpajama: bool = False
     """Each shard has a file in `documents`, in `quality_signals` and in `duplicates`."""
 

@@ -109,7 +109,6 @@ class Text:
         return [line for line in self.text.split("\n") if line.strip()]
 
     def ngrams(self, n: int) -> list[tuple[str, ...]]:
-        """All sequences of n units."""
         return list(zip(*(self.units[start:] for start in range(n)), strict=False))
 
     def per_unit(self, number: float) -> float:

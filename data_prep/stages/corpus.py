@@ -52,7 +52,6 @@ class CorpusOptions:
     """Stop if a file has more unusable lines; the lost rest of a broken file is counted by an estimate."""
 
     def read_as(self) -> Source:
-        """The fields of the corpus."""
         source = SOURCES[self.source]
         return dataclasses.replace(
             source, text=tuple(self.text_fields or source.text), id=tuple(self.id_fields or source.id)
@@ -92,7 +91,6 @@ class CorpusDocument(Document):
     """datatrove's document, its place in the input, and what a stage found out about it."""
 
     file: int = 0
-    """Number of the input file."""
     tokens: int = 0
     """Tokens of the text; 0 if not counted."""
     excluded: dict[str, Any] | None = None
@@ -105,7 +103,6 @@ def file_name(file: int) -> str:
 
 
 def kept_files(folder: Path, n_files: int) -> list[Path]:
-    """The files of documents that a stage leaves in `folder`."""
     return [folder / KEPT / file_name(file) for file in range(n_files)]
 
 

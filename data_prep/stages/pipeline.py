@@ -60,7 +60,6 @@ class ExecutionOptions:
     """Internal: job scripts pass it to run one task of this stage."""
 
     def n_tasks(self, n_files: int) -> int:
-        """Number of tasks for so many input files."""
         return self.tasks or min(n_files, 1000)
 
 

@@ -139,7 +139,6 @@ def report(folder: Path, title: str, stats: dict[str, Any]) -> str:
 
 
 def _examples(folder: Path) -> list[str]:
-    """The first documents in a folder."""
     blocks = []
     documents = read_documents(sorted(folder.glob("*.jsonl.zst")), Rejects())
     for document, _ in zip(documents, range(EXAMPLES), strict=False):

@@ -137,7 +137,6 @@ def _tokenize(state: State, writers: list[TokenStoreWriter], options: Options) -
 
 
 def _batches(state: State) -> Iterator[Batch]:
-    """The batches still to be read."""
     first, line = state.file, state.line
     for number in range(first, len(state.inputs)):
         yield from read_batches(Path(state.inputs[number][0]), line if number == first else 1)

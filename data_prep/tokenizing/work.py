@@ -34,12 +34,9 @@ class Share(NamedTuple):
     text_bytes: int
     """Bytes of text in UTF-8."""
     words: int
-    """Words separated by white space."""
 
 
 class EncodedBatch(NamedTuple):
-    """A tokenized batch."""
-
     batch: Batch
     """Without its data."""
     shares: tuple[Share, Share]
@@ -115,7 +112,6 @@ class Counts:
     words: int = 0
 
     def add(self, share: Share) -> None:
-        """Add a batch's share."""
         self.documents += len(share.ids)
         self.tokens += len(share.tokens)
         self.text_bytes += share.text_bytes
@@ -140,7 +136,6 @@ class State:
     inputs: list[list[Any]]
     """[path, bytes, modification time in ns] of every file."""
     val_output: str
-    """Folder of the validation store."""
     file: int = 0
     line: int = 1
     position: int = 0
@@ -153,7 +148,6 @@ class State:
     counts: list[Counts] = field(default_factory=lambda: [Counts(), Counts()])
     """Training, validation."""
     writers: list[dict[str, Any] | None] = field(default_factory=lambda: [None, None])
-    """Snapshots of their writers."""
 
     def or_found_in(self, folder: Path) -> "State | None":
         """The state that a killed run left in `folder`, else this one. None if the folder is finished.
@@ -178,7 +172,6 @@ class State:
         return found
 
     def save(self, folder: Path, writers: Sequence[TokenStoreWriter]) -> None:
-        """Write this state with snapshots of the writers."""
         self.writers = [writer.snapshot() for writer in writers]
         write_atomically(folder / SNAPSHOT, json.dumps(asdict(self)))
 
@@ -215,7 +208,6 @@ class State:
 
     @property
     def total_bytes(self) -> int:
-        """Bytes of all files."""
         return sum(size for _, size, _ in self.inputs)
 
     @property

@@ -96,7 +96,6 @@ def write_hf_folder(
 
 
 def config_json(config: ModelConfig, tokenizer: Tokenizer, dtype: torch.dtype) -> dict[str, Any]:
-    """Content of config.json."""
     return {
         **to_hf_config(config),
         "bos_token_id": tokenizer.bos_id,

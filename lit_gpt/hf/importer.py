@@ -57,7 +57,6 @@ class HFSource:
         return {path.name for path in self._files.values()}
 
     def dtype(self, name: str) -> torch.dtype:
-        """Of one of our parameters."""
         return self._dtypes[name]
 
     def read(self, name: str) -> Iterator[Tensor]:
@@ -69,7 +68,6 @@ class HFSource:
         return (self._read(part.hf_name) for part in hf_parts(name, self.config))
 
     def _find_tensors(self) -> dict[str, Path]:
-        """The file of every tensor."""
         if (self.folder / INDEX).is_file():
             weight_map = read_json(self.folder / INDEX, _HINT).get("weight_map")
             if not isinstance(weight_map, dict):

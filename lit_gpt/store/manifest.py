@@ -23,8 +23,6 @@ SUFFIXES = (".bin", ".idx", ".docs.parquet", ".ids")
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """One shard."""
-
     name: str
     n_documents: NonNegativeInt
     n_tokens: NonNegativeInt
@@ -46,12 +44,9 @@ class ShardEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The contents of manifest.json."""
-
     dtype: Dtype
     vocab_size: Annotated[int, Range(at_least=1, at_most=2**31)]
     tokenizer: str
-    """Fingerprint of the tokenizer."""
     special_tokens: dict[str, NonNegativeInt | None]
     """Ids of bos, eos and unk."""
     shards: list[ShardEntry]

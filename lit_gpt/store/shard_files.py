@@ -33,7 +33,6 @@ class ShardIndex(NamedTuple):
     """Where the documents of a shard lie."""
 
     dtype: np.dtype
-    """Of the tokens."""
     lengths: np.ndarray
     """int32 (n_documents,) tokens."""
     starts: np.ndarray
@@ -126,8 +125,6 @@ _SCHEMA = pa.schema(
 
 
 class DocumentInfo(NamedTuple):
-    """Where a document came from."""
-
     id: str
     source: str
     source_line: int

@@ -60,7 +60,6 @@ class TokenStoreWriter:
 
     @property
     def n_documents(self) -> int:
-        """Documents written so far."""
         n_open = len(self._open.journal.columns.ids) if self._open else 0
         return n_open + sum(shard.n_documents for shard in self._closed)
 
@@ -111,7 +110,6 @@ class TokenStoreWriter:
         return {"closed": [asdict(shard) for shard in self._closed], "open": state}
 
     def close_shard(self) -> None:
-        """End the shard that is being written, if there is one."""
         if self._open is None:
             return
         self._open.finish(self.tokenizer.dtype)
@@ -164,7 +162,6 @@ class _OpenShard:
         return {"bin": sync(self._bin), "journal": self.journal.sync()}
 
     def finish(self, dtype: np.dtype) -> None:
-        """Write the other files of the shard."""
         sync(self._bin)
         self._bin.close()
         self.journal.close()
@@ -189,17 +186,14 @@ class _DocumentJournal:
 
     @property
     def columns(self) -> DocumentColumns:
-        """All documents of the shard so far."""
         return DocumentColumns(self._ids, self._sources, self._source_lines, self._lengths)
 
     def append(self, ids: list[str], source: str, source_lines: list[int], lengths: list[int]) -> None:
-        """Append documents of one source."""
         entry = (ids, source, source_lines, lengths)
         self._file.write(json.dumps(entry).encode() + b"\n")
         self._extend(*entry)
 
     def sync(self) -> int:
-        """Sync the file; returns its size."""
         return sync(self._file)
 
     def close(self) -> None:

@@ -79,7 +79,6 @@ class TokenStore:
         return self._tokens(shard) if folder is None else self._map_tokens(shard, folder)
 
     def document_tokens(self, shard: int, document: int) -> np.ndarray:
-        """(n_tokens,) of one document."""
         start = self.pointers(shard)[document]
         return self.tokens(shard)[start : start + self.lengths(shard)[document]]
 
@@ -92,7 +91,6 @@ class TokenStore:
         return read_sources(self.path / self._file(shard, ".docs.parquet"))
 
     def sources_of(self, shard: int, documents: np.ndarray) -> set[str]:
-        """The sources of documents of one shard."""
         return read_sources_of(self.path / self._file(shard, ".docs.parquet"), documents)
 
     def find(self, document_id: str) -> list[tuple[int, int]]:

@@ -24,8 +24,6 @@ GATHER_SECONDS = 60.0  # for bad input or a stop: the slowest rank may still be 
 
 
 class Ending(NamedTuple):
-    """How all ranks are to end."""
-
     exit_code: int
     message: str
 

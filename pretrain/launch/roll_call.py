@@ -39,7 +39,6 @@ class RollCall:
 
     @property
     def hosts(self) -> list[str]:
-        """Name of each rank's node."""
         return self.launch.hosts
 
     def stage(self, name: str, answer: Any, patience: float = 0.0) -> list[Any]:
@@ -109,7 +108,6 @@ class RollCall:
 
 
 def name_all(hosts: Iterable[str]) -> str:
-    """Each host once, for a message."""
     return ", ".join(sorted(set(hosts)))
 
 

@@ -44,7 +44,6 @@ class StopRequest:
 
     @property
     def is_set(self) -> bool:
-        """Whether this process was asked to stop."""
         if self.reason is None and self._signals is not None:
             with contextlib.suppress(BlockingIOError):  # none has come
                 self.reason = signal.Signals(os.read(self._signals, 1)[0]).name

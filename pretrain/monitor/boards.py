@@ -16,11 +16,9 @@ CLOSE_SECONDS = 300.0
 class Sink(Protocol):
     """Where figures are shown."""
 
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        """Show the figures of a step."""
+    def log(self, values: Mapping[str, float], step: int) -> None: ...
 
-    def finish(self) -> None:
-        """Show all that was logged."""
+    def finish(self) -> None: ...
 
 
 def open_boards(
@@ -70,12 +68,10 @@ class Board:
         self._sink: Sink | None = self._try(start)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Show the figures of a step."""
         if (sink := self._sink) is not None:
             self._try(lambda: sink.log(values, step))
 
     def close(self) -> None:
-        """Show all that was logged."""
         if (sink := self._sink) is not None:
             self._try(sink.finish)
 
@@ -106,13 +102,11 @@ class EventFile:
         self._file.flush()
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Show the figures of a step."""
         value = [self._summary.Value(tag=name, simple_value=number) for name, number in values.items()]
         self._add(self._event(step=step, summary=self._summary(value=value)))
         self._file.flush()
 
     def finish(self) -> None:
-        """Close the file."""
         self._file.close()
 
     def _add(self, event: Any) -> None:

@@ -17,11 +17,9 @@ class StoreSize:
     name: str
     rows: int
     targets: int
-    """Tokens that are predicted in an epoch."""
 
     @classmethod
     def of(cls, packed: PackedStore) -> "StoreSize":
-        """Counted in its packing."""
         return cls(str(packed.store.path), int(packed.rows_per_shard.sum()), packed.n_targets)
 
     @classmethod
@@ -51,7 +49,6 @@ class Epochs:
 
     @classmethod
     def of(cls, data: TrainingData, global_batch_size: int) -> "Epochs":
-        """Of opened data."""
         return cls([StoreSize.of(packed) for packed in data.stores], data.weights, global_batch_size)
 
     def passes(self, step: int) -> list[float]:

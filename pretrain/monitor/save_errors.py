@@ -59,7 +59,6 @@ class SaveErrors:
                 raise InputError("; ".join(self._missing.values()))
 
     def warn(self, message: str) -> None:
-        """Say something on rank 0."""
         if self._rank == 0:
             print(f"warning: {message}", file=sys.stderr, flush=True)
 
