@@ -21,9 +21,8 @@ from typing import Any, NoReturn
 
 from lit_gpt.cli import EXIT_BAD_INPUT, OptionsT, print_error, run_command
 from pretrain.launch.agreement import BEAT_SECONDS, EXIT_HANG, GATHER_SECONDS, EndAgreement, Ending
-from pretrain.launch.phases import Progress
 from pretrain.launch.processes import Launch
-from pretrain.launch.stop import StopRequest
+from pretrain.launch.stop import Progress, StopRequest
 
 
 class Watchdog:
@@ -82,7 +81,7 @@ class Watchdog:
         self._reports = out_dir
 
     def phase(self, name: str) -> None:
-        """What this rank does from now on, one of `phases.PHASES`."""
+        """What this rank does from now on, one of `stop.PHASES`."""
         self._progress.enter(name)
 
     def beat(self, where: str) -> None:
