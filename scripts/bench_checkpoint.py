@@ -35,7 +35,7 @@ from pretrain.checkpoint.collective import Ranks
 from pretrain.monitor.save_errors import SaveErrors
 from pretrain.optim import build_optimizer
 from pretrain.options import TrainOptions
-from scripts.bench.turns import in_turns
+from scripts.bench.measurement import in_turns
 
 BYTES_PER_PARAMETER = 12  # fp32 weight and two moments
 VOCAB_SIZE = 32_000  # of a shape that names none

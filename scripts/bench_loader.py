@@ -30,8 +30,8 @@ from pretrain.data.numbering import Numbering
 from pretrain.data.training_data import TrainingData
 from pretrain.datapoints.log import DatapointLog
 from pretrain.options import DataOptions
+from scripts.bench.measurement import in_turns
 from scripts.bench.other_loaders import OTHERS, Batches
-from scripts.bench.turns import in_turns
 
 
 @dataclass

@@ -28,10 +28,9 @@ from lit_gpt.model.flops import device_peak_flops, flops_per_token
 from lit_gpt.option_types import NonNegativeInt, PositiveInt
 from pretrain.data.inputs import open_inputs
 from pretrain.options import TrainOptions
-from scripts.bench.measurement import Measurement, run_steps
+from scripts.bench.measurement import Measurement, in_turns, run_steps
 from scripts.bench.sample_store import fixed_length_store, sample_store
 from scripts.bench.step_variants import OTHERS, SWITCHES
-from scripts.bench.turns import in_turns
 
 GPU_SHAPES = ["LLaMmlein_120M:64", "LLaMmlein_1B:16", "LLaMmlein_7B:4:bf16-true"]
 GPU_VARIANTS = ["ours", "ours-fa2", "ours-float8", "ours-deterministic", "transformers", "litgpt"]

@@ -23,7 +23,7 @@ from lit_gpt.cli import InputError, run_command
 from lit_gpt.option_types import PositiveInt
 from lit_gpt.store.store_writer import TokenStoreWriter
 from lit_gpt.store.tokenizer import Tokenizer
-from scripts.bench.turns import in_turns
+from scripts.bench.measurement import in_turns
 
 _ROUNDS_BEFORE, _ROUNDS = 2, 5  # passes over the files, the first of them not timed
 

@@ -31,8 +31,7 @@ from lit_gpt.option_types import PositiveInt
 from pretrain.datapoints.replay import Replay
 from pretrain.options import TrainOptions
 from scripts.bench.sample_store import sample_store
-from scripts.faults.faults import KINDS, suffer
-from scripts.faults.job import Job, Outcome
+from scripts.faults.faults import KINDS, Job, Outcome, suffer
 
 SHAPE = {
     "n_layer": 2, "n_head": 2, "n_query_groups": 1, "n_embd": 32, "intermediate_size": 88, "block_size": 64

@@ -1,17 +1,20 @@
-"""Measure how fast this machine trains: some real steps, in a process of their own (measure_step.py)."""
+"""Measure alternatives in turns, and the speed of training by some real steps in a process of their own."""
 
 import dataclasses
 import json
+import random
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import yaml
 
-from lit_gpt.cli import EXIT_BAD_INPUT, InputError
+from lit_gpt.cli import EXIT_BAD_INPUT, InputError, progress
 from lit_gpt.errors import OUT_OF_MEMORY
 from pretrain.options import TrainOptions
 
@@ -19,6 +22,25 @@ COMMAND = Path(__file__).with_name("measure_step.py")
 STEPS = 14
 TIME_LIMIT = "00:01:30"
 MICRO_BATCHES = 4  # a step of more takes as long for each of them
+
+Name = TypeVar("Name")
+Figure = TypeVar("Figure")
+
+
+def in_turns(
+    alternatives: Mapping[Name, Callable[[], Figure]], rounds: int, show_progress: bool = False
+) -> dict[Name, list[Figure]]:
+    """Call every function once per round and collect what each returns; compare the medians.
+
+    Whatever else the machine does then disturbs all of them alike. The order changes from round to round,
+    the same way in every call: in one process, the predecessor changes a turn by several per cent.
+    """
+    draw = random.Random(0)
+    order = [name for _ in range(rounds) for name in draw.sample(list(alternatives), len(alternatives))]
+    figures: dict[Name, list[Figure]] = {name: [] for name in alternatives}
+    for name in progress(order, description="turns", unit="turn") if show_progress else order:
+        figures[name].append(alternatives[name]())
+    return figures
 
 
 @dataclass(frozen=True)

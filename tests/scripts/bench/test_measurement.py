@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from scripts.bench.turns import in_turns
+from scripts.bench.measurement import in_turns
 
 
 def test_each_alternative_has_one_turn_a_round_in_changing_order():
