@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from timeit import repeat, timeit
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -94,7 +95,7 @@ def _measure(
     saver = Checkpointer(settings, Ranks(None, 0, 1), SaveErrors("stop", rank=0))
     waits, writes, losses = [], [], []
     for number in range(options.saves + 1):
-        undisturbed = _time(lambda: _work(500)) / 500
+        undisturbed = timeit(_work, number=500) / 500
         begun = time.perf_counter()
         saver.save(number, model, optimizer, {})
         waits.append(time.perf_counter() - begun)
@@ -112,26 +113,20 @@ def _measure(
     print(f"  meanwhile the main thread lost {loss:.2f} s, {loss / write:.0%} of its time")
     [checkpoint] = folder.glob("iter-*")
     manifest = verify(checkpoint)
-    seconds = statistics.median(_time(lambda: check_hashes(checkpoint, manifest.files)) for _ in range(3))
+    seconds = statistics.median(repeat(lambda: check_hashes(checkpoint, manifest.files), number=1, repeat=3))
     print(f"verified by one core, from the page cache {_rate(seconds, n_bytes)}")
     _compare_hashes()
-    seconds = _time(lambda: saver.load(checkpoint, model, optimizer))
+    seconds = timeit(lambda: saver.load(checkpoint, model, optimizer), number=1)
     print(f"loaded, with verification               {_rate(seconds, n_bytes)}")
     _scale(options, n_bytes, wait, loss)
     shutil.rmtree(checkpoint)
 
 
-def _work(times: int = 1) -> None:
+def _work() -> None:
     """Imitate a training thread on the CPU: many small calls, each of which needs the interpreter."""
     vector = torch.ones(64)
-    for _ in range(1000 * times):
+    for _ in range(1000):
         vector = vector * 0.5 + 0.5
-
-
-def _time(work: Callable[[], object]) -> float:
-    begun = time.perf_counter()
-    work()
-    return time.perf_counter() - begun
 
 
 def _rate(seconds: float, n_bytes: int) -> str:
@@ -145,7 +140,9 @@ def _compare_hashes() -> None:
         "sha256": hashlib.sha256,
         "blake2b": hashlib.blake2b,
     }
-    turns = in_turns({name: partial(_time, partial(make, data)) for name, make in hashes.items()}, rounds=3)
+    turns = in_turns(
+        {name: partial(timeit, partial(make, data), number=1) for name, make in hashes.items()}, rounds=3
+    )
     for name, seconds in turns.items():
         rate = len(data) / statistics.median(seconds) / 1e9
         print(f"  {name:8} in memory, one core: {rate:5.2f} GB/s")

@@ -84,8 +84,8 @@ def plan(options: PublishOptions) -> list[Upload]:
             raise InputError(f"--checkpoints {options.checkpoints} has no folder iter-N")
         uploads += [Upload(options.repo_id, "model", path.name, path, model_files(path)) for path in folders]
     if options.datapoints is not None:
-        repo_id = f"{options.repo_id}-datapoints"
-        uploads.append(Upload(repo_id, "dataset", MAIN, options.datapoints, log_files(options.datapoints)))
+        repo_id, files = f"{options.repo_id}-datapoints", _files(options.datapoints, _LOG_FILES)
+        uploads.append(Upload(repo_id, "dataset", MAIN, options.datapoints, files))
     if not uploads:
         raise InputError("nothing to publish: give --model, --checkpoints or --datapoints")
     return uploads
@@ -116,18 +116,6 @@ def model_files(folder: Path) -> dict[str, int]:
     return files
 
 
-def log_files(folder: Path) -> dict[str, int]:
-    """Size in bytes by path of the files of a datapoint log.
-
-    Raises:
-        InputError: there are none, or a file is of another kind.
-    """
-    files = _files(folder, _LOG_FILES)
-    if not files:
-        raise InputError(f"{folder} is empty")
-    return files
-
-
 def _files(folder: Path, patterns: tuple[str, ...]) -> dict[str, int]:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
@@ -137,6 +125,8 @@ def _files(folder: Path, patterns: tuple[str, ...]) -> dict[str, int]:
             if path.is_symlink() or not any(fnmatch.fnmatchcase(path.name, pattern) for pattern in patterns):
                 raise InputError(f"{path} is none of {', '.join(patterns)}; move it away")
             files[path.relative_to(folder).as_posix()] = path.stat().st_size
+    if not files:
+        raise InputError(f"{folder} is empty")
     return files
 
 

@@ -24,11 +24,12 @@ import torch
 from lit_gpt.cli import InputError, run_command
 from lit_gpt.option_types import NonNegativeInt
 from pretrain.data.dataloader import StepBatch
+from pretrain.data.inputs import open_inputs
 from pretrain.launch.stop import StopRequest
 from pretrain.launch.watchdog import Watchdog
 from pretrain.options import TrainOptions
 from pretrain.trainer import Trainer
-from scripts.bench.step_variants import OTHERS, SWITCHES, shape_of
+from scripts.bench.step_variants import OTHERS, SWITCHES
 
 
 @dataclass
@@ -86,7 +87,7 @@ def main(options: MeasureOptions) -> None:
         peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     figures = {
         "seconds": seconds[options.untimed_steps :] or seconds[-1:],
-        "slots": options.global_batch_size * shape_of(options).block_size / options.world_size,
+        "slots": options.global_batch_size * open_inputs(options).config.block_size / options.world_size,
         "peak_bytes": peak,
         "device": device,
     }

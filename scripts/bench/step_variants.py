@@ -5,7 +5,7 @@ SWITCHES changes one thing in this project's trainer: `ours-...` tries an option
 project's model in a plain loop, `transformers` its LlamaForCausalLM, `litgpt` the recipe of its `pretrain`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -20,12 +20,11 @@ from lit_gpt.hf.mapping import to_hf_config
 from lit_gpt.model import gpt as model
 from lit_gpt.model import loss
 from lit_gpt.model.attention import Documents
-from lit_gpt.model.config import ModelConfig
 from lit_gpt.model.gpt import GPT, Transformer
 from pretrain import parallel
 from pretrain.data import batch, dataloader
 from pretrain.data.batch import Batch
-from pretrain.data.dataloader import DataLoader, StepBatch
+from pretrain.data.dataloader import DataLoader
 from pretrain.data.inputs import open_inputs
 from pretrain.options import TrainOptions
 
@@ -130,7 +129,9 @@ SWITCHES = {
 def bare(options: TrainOptions) -> Callable[[], None]:
     """This project's model and batches in the shortest loop that trains."""
     device = _device()
-    batches, config = _batches(options, device)
+    data, _, config = open_inputs(options)
+    rows = options.global_batch_size
+    batches = DataLoader(data, global_batch_size=rows, micro_batch_size=rows, device=device)
     with device:
         gpt = GPT(config)
     gpt.init_weights(0)
@@ -151,7 +152,7 @@ def transformers(options: TrainOptions) -> Callable[[], None]:
     """LlamaForCausalLM on random tokens."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    shape, device = shape_of(options), _device()
+    shape, device = open_inputs(options).config, _device()
     with device:
         llama = LlamaForCausalLM(LlamaConfig(**to_hf_config(shape), use_cache=False))
     if options.precision == "bf16-true":
@@ -175,7 +176,7 @@ def litgpt(options: TrainOptions) -> Callable[[], None]:
         from litgpt.utils import chunked_cross_entropy
     except ImportError as error:
         raise InputError("the package litgpt is not installed") from error
-    shape, device = shape_of(options), _device()
+    shape, device = open_inputs(options).config, _device()
     config = Config(
         block_size=shape.block_size,
         padded_vocab_size=shape.vocab_rows,
@@ -205,17 +206,6 @@ def litgpt(options: TrainOptions) -> Callable[[], None]:
 
 
 OTHERS = {"bare": bare, "transformers": transformers, "litgpt": litgpt}
-
-
-def shape_of(options: TrainOptions) -> ModelConfig:
-    """The shape with the vocabulary that the trainer gives it."""
-    return open_inputs(options)[2]
-
-
-def _batches(options: TrainOptions, device: torch.device) -> tuple[Iterator[StepBatch], ModelConfig]:
-    data, _, config = open_inputs(options)
-    rows = options.global_batch_size
-    return DataLoader(data, global_batch_size=rows, micro_batch_size=rows, device=device), config
 
 
 def _plain_step(network: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]:

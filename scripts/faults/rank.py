@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -165,7 +164,7 @@ def _arm(fault: Fault, report: Report) -> None:
         if not fault.kill:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
         if fault.delay:
-            threading.Thread(target=_die_later, args=(fault.delay,), daemon=True).start()
+            threading.Timer(fault.delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
         else:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -185,8 +184,3 @@ def _arm(fault: Fault, report: Report) -> None:
             strike(_path(arguments))
 
     sys.addaudithook(audit)
-
-
-def _die_later(seconds: float) -> None:
-    time.sleep(seconds)
-    os.kill(os.getpid(), signal.SIGKILL)
