@@ -72,7 +72,6 @@ class Share(nn.Module):
 
 
 def main(options: BenchOptions) -> None:
-    """Measure and print."""
     if not options.work_dir.is_dir():
         raise InputError(f"--work_dir {options.work_dir}: no such folder")
     model = Share(options.model_name, options.ranks)

@@ -76,7 +76,6 @@ def take_turn(targets: Iterator[int], seconds: float) -> Turn:
 
 
 def main(options: Options) -> None:
-    """Measure everything and print it."""
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="bench-loader-") as temporary:

@@ -63,7 +63,6 @@ class BenchOptions:
 
 
 def main(options: BenchOptions) -> None:
-    """Measure shape by shape, and print."""
     cuda = torch.cuda.is_available()
     shapes = [_parse_shape(text, options) for text in options.shapes or (GPU_SHAPES if cuda else CPU_SHAPES)]
     variants = options.variants or (GPU_VARIANTS if cuda else CPU_VARIANTS)

@@ -47,7 +47,6 @@ class Options:
 
 
 def main(options: Options) -> None:
-    """Measure and print a table."""
     files = find_files(options.input)
     if len(files) < 2:
         raise InputError("--input names one file; give at least two, the last of them is measured")

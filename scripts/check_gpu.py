@@ -225,15 +225,16 @@ def _store(options: CheckOptions) -> str:
 
 
 def _bench(
-    name: str, shape: str, variants: list[str], lengths: tuple[int, ...] = (), real: bool = True
+    name: str, shape: str, variants: list[str], lengths: tuple[int, ...] = ()
 ) -> Callable[[CheckOptions], Iterator[list[str]]]:
-    """Compare variants in turns on the store, on documents of fixed lengths, or on both."""
+    """Compare variants in turns on the store, or on documents of fixed lengths."""
 
     def part(options: CheckOptions) -> Iterator[list[str]]:
         command = ["scripts/bench_step.py", "--output", str(options.output.resolve() / f"{name}.json")]
         command += ["--shapes", "tiny_100K:4" if options.smoke else shape, "--variants", *variants]
-        command += ["--train_data_dir", _store(options)] if real else []
-        command += ["--document_lengths", *map(str, lengths)] if lengths else []
+        command += (
+            ["--document_lengths", *map(str, lengths)] if lengths else ["--train_data_dir", _store(options)]
+        )
         yield command + (["--steps", "2", "--warmup", "1"] if options.smoke else [])
 
     return part
@@ -254,7 +255,7 @@ PARTS: dict[str, Callable[[CheckOptions], Iterator[list[str]]]] = {
     "bench-120M": _bench("bench-120M", "LLaMmlein_120M:64", ["ours", "transformers", "litgpt"]),
     "bench-7B": _bench("bench-7B", "LLaMmlein_7B:4:bf16-true", ["ours", "litgpt"]),
     "profile": _profile,
-    "lengths": _bench("lengths", "LLaMmlein_1B:16", ["without-buckets", "ours"], (2048, 128), real=False),
+    "lengths": _bench("lengths", "LLaMmlein_1B:16", ["without-buckets", "ours"], (2048, 128)),
     "changes-120M": _bench("changes-120M", "LLaMmlein_120M:64", UNDONE),
     "changes-1B": _bench("changes-1B", "LLaMmlein_1B:16", UNDONE),
     "deterministic-cost": _bench(
@@ -263,9 +264,7 @@ PARTS: dict[str, Callable[[CheckOptions], Iterator[list[str]]]] = {
     "sharded-cost": _bench(
         "sharded-cost", "LLaMmlein_1B:16", ["without-kept-root", "ours-sharded", "ours-fa2", "ours"]
     ),
-    "float8": _bench(
-        "float8", "LLaMmlein_1B:16", ["ours-float8", "ours-float8-rowwise", "ours"], (2048,), real=False
-    ),
+    "float8": _bench("float8", "LLaMmlein_1B:16", ["ours-float8", "ours-float8-rowwise", "ours"], (2048,)),
     "experiments": _bench(
         "experiments", "LLaMmlein_1B:16", ["ours-longest-first", "ours-cudagraphs", "ours"]
     ),

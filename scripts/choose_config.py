@@ -60,7 +60,6 @@ class Choice:
 
     @property
     def per_parameter(self) -> float:
-        """Tokens per parameter."""
         return self.tokens / self.config.n_parameters
 
     def final_options(self) -> TrainOptions:
@@ -83,7 +82,6 @@ class Choice:
 
 
 def main(options: ChooseOptions) -> None:
-    """Measure, choose, write."""
     if not options.output.parent.is_dir():
         raise InputError(f"--output {options.output}: its folder does not exist; create it")
     import torch

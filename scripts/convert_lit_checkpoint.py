@@ -51,7 +51,6 @@ class ConvertOptions:
 
 
 def main(options: ConvertOptions) -> None:
-    """Convert, and say what was written."""
     convert(options)
     size = sum(path.stat().st_size for path in options.output.iterdir())
     print(f"{options.output}: {size / GIGABYTE:.3f} GB, from {options.checkpoint}")

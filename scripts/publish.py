@@ -58,7 +58,6 @@ class Upload(NamedTuple):
 
 
 def main(options: PublishOptions) -> None:
-    """Look at everything, show it, send it."""
     uploads = plan(options)
     print("\n".join(describe(uploads)), flush=True)
     if options.dry_run:

@@ -140,7 +140,6 @@ class Torture:
 
 
 def main(options: TortureOptions) -> None:
-    """Record, inject faults, report."""
     kinds = [kind for kind in KINDS if not options.only or any(part in kind for part in options.only)]
     if not kinds:
         raise InputError(f"--only {' '.join(options.only)}: no such fault; known: {', '.join(KINDS)}")

@@ -132,7 +132,6 @@ def germanbench() -> list[Spec]:
 
 
 def okapi_de() -> list[Spec]:
-    """The Okapi translations."""
     shots = {"arc_de": 25, "hellaswag_de": 10, "m_mmlu_de": 5, "truthfulqa_de_mc1": 0, "truthfulqa_de_mc2": 0}
     return [Spec(*pair) for pair in shots.items()]
 

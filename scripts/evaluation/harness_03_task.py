@@ -37,7 +37,6 @@ class Harness03Task(ConfigurableTask):
         self.sampler.rnd = self._shuffle()[1]
 
     def fewshot_context(self, doc: dict[str, Any], *arguments: Any, **options: Any) -> str | list[str]:
-        """The prompt of an item."""
         self.sampler.item = doc
         return super().fewshot_context(doc, *arguments, **options)
 

@@ -74,7 +74,6 @@ class ModelResults:
             ) from error
 
     def save(self, folder: Path) -> None:
-        """Write atomically."""
         write_atomically(folder / f"{self.name}.json", json.dumps(asdict(self), indent=1) + "\n")
 
     def scores(self) -> Iterator[tuple[str, str, Score]]:
