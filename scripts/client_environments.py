@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lit_gpt.cli import InputError, run_command
 
 TRANSFORMERS = ("4.57.6", "5.24.0")
+_PACKAGES = sysconfig.get_path("purelib")
 _MADE = "made"  # written last: without it an environment is not complete
 
 
@@ -43,12 +44,8 @@ def find_python(version: str) -> Path | None:
 
 def _folder(version: str) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    here = hashlib.sha256(f"{sys.version} {_packages()}".encode()).hexdigest()[:8]
+    here = hashlib.sha256(f"{sys.version} {_PACKAGES}".encode()).hexdigest()[:8]
     return cache / "llammlein" / f"transformers-{version}-{here}"
-
-
-def _packages() -> str:
-    return sysconfig.get_path("purelib")
 
 
 def _make(version: str) -> None:
@@ -56,9 +53,8 @@ def _make(version: str) -> None:
     print(f"making {folder}", flush=True)
     venv.create(folder, clear=True, with_pip=True)
     [own_packages] = folder.glob("lib/python*/site-packages")
-    (own_packages / "others.pth").write_text(
-        _packages() + "\n"
-    )  # what the environment itself has comes first
+    # What the environment itself has comes first.
+    (own_packages / "others.pth").write_text(_PACKAGES + "\n")
     # The environment shows packages that want the other transformers; pip calls that conflicts, and installs.
     command = [str(folder / "bin/python"), "-m", "pip", "install", "--quiet", f"transformers=={version}"]
     done = subprocess.run(command, capture_output=True, text=True)

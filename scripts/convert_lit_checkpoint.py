@@ -5,6 +5,7 @@ import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -118,9 +119,7 @@ def _losses(checkpoint: Path, state: dict[str, Any]) -> dict[str, float | None]:
     losses = [row["loss"] for row in rows[-100:] if row["loss"] is not None and not row["skipped"]]
     validations = [row["val_loss"] for row in rows if row["val_loss"] is not None]
     return {
-        f"training loss (mean of the last {len(losses)} steps)": sum(losses) / len(losses)
-        if losses
-        else None,
+        f"training loss (mean of the last {len(losses)} steps)": fmean(losses) if losses else None,
         "validation loss": validations[-1] if validations else None,
     }
 
