@@ -57,9 +57,9 @@ class TrainOptions(DataOptions):
     GROUP_TITLE: ClassVar = "Training, as in pretrain/tinyllama_fabric.py"
 
     out_dir: str = ""
-    """Folder of the run: checkpoints, datapoint log, metrics.csv, TensorBoard."""
-    val_data_dir: str | None = None
-    """Token store to validate on."""
+    """Folder of the run: checkpoints, datapoint log, metrics.csv, validation.csv, TensorBoard."""
+    val_data_dir: list[str] | None = None
+    """Token store(s) to validate on: NAME=DIR, or DIR, which has the folder's name."""
     model_name: str = "LLaMmlein_1B"
     """A shape of lit_gpt/model/config.py or a YAML/JSON file of one's own."""
     block_size: PositiveInt | None = None  # type: ignore[assignment]
@@ -146,7 +146,8 @@ class TrainOptions(DataOptions):
     on_save_error: Literal["stop", "continue"] = "stop"
     """Whether the run stops or continues when a checkpoint, log or metrics cannot be written."""
     eval_step_interval: NonNegativeInt = 1000
-    """Steps between validations."""
+    """Steps between validations; there is one before the first step and one at the end in any case. 0: only
+    these."""
     eval_iters: NonNegativeInt = 100
     """Validate on this many micro-batches' worth of rows (times micro_batch_size), a fixed sample of the
     store; 0: on all of it."""

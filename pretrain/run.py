@@ -16,7 +16,7 @@ from pretrain.checkpoint.collective import Ranks
 from pretrain.data.dataloader import DataLoader, check_resumable
 from pretrain.data.inputs import open_inputs
 from pretrain.data.numbering import Numbering
-from pretrain.data.validation import ValidationSample
+from pretrain.data.validation import Validation
 from pretrain.datapoints import files as datapoint_files
 from pretrain.datapoints.log import DatapointLog
 from pretrain.launch import run_folder
@@ -57,7 +57,7 @@ class Run:
     def _read_data(self) -> None:
         """Before the ranks are connected: packing may take hours, and no collective is to wait for it."""
         self.watchdog.phase("reading the data")
-        self.data, self.validation_store, self.config = open_inputs(self.options)
+        self.data, self.validation_stores, self.config = open_inputs(self.options)
         self.epochs = Epochs.of(self.data, self.options.global_batch_size)
         self.schedule = make_schedule(self.options, self.epochs.rows)
 
@@ -72,21 +72,21 @@ class Run:
         # The other ranks wait for it in the pre-flight.
         self.run_lock = run_folder.prepare(options) if self.rank == 0 else None
         self.watchdog.before_stopping = self._mark_stopped  # the markers of the start before are gone now
-        stores = self.data.stores + ([self.validation_store] if self.validation_store else [])
+        stores = [*self.data.stores, *self.validation_stores.values()]
         self.startup_lines += preflight(roll_call, self.fabric, stores, self.out_dir)
         self.agreement = StopAgreement(self.stop_request, parallel.new_gloo_group())
         self.validation = self._open_validation()
         for store in (packed.store for packed in self.data.stores):
             self.startup_lines += store.document_ends.warnings(store.path)
 
-    def _open_validation(self) -> ValidationSample | None:
-        if self.validation_store is None:
+    def _open_validation(self) -> Validation | None:
+        if not self.validation_stores:
             return None
-        max_rows = self.options.eval_iters * self.options.micro_batch_size or None
-        sample = ValidationSample(self.validation_store, max_rows)
+        world = (self.rank, self.world_size, self.device)
+        validation = Validation(self.validation_stores, self.options, *world)
         if self.rank == 0:
-            self.startup_lines += sample.describe()
-        return sample
+            self.startup_lines += validation.describe()
+        return validation
 
     def _choose_kernels(self) -> None:
         """Before a checkpoint is verified, which takes minutes for 7B: what cannot work here is refused."""

@@ -18,7 +18,9 @@ import torch
 
 from pretrain import parallel
 from pretrain.data.dataloader import StepBatch
+from pretrain.data.validation import mean_loss
 from pretrain.launch import run_folder
+from pretrain.monitor.metrics import ValidationLine
 from pretrain.optim import guarded_step
 from pretrain.run import Run
 from pretrain.trainable import zero_frozen
@@ -60,6 +62,8 @@ class Trainer(Run):
         """Step by step; not at all where all steps are done."""
         first_step = self.step + 1  # reported at once: on a slow machine the tenth comes late
         batches = iter(self.loader)
+        if self.step == 0 and (val_loss := self._validate("validation before the first step")) is not None:
+            self.progress.message(f"before step 1: val {val_loss:.4f}")
         self.watchdog.phase("the first step")
         while self.step < self.schedule.max_steps and not self.agreement.reached:
             waited = time.monotonic()
@@ -125,28 +129,27 @@ class Trainer(Run):
         return True
 
     @torch.no_grad()
-    def _validate(self) -> float | None:
-        """Mean loss over the validation sample, the same for any world size; None when stopping."""
+    def _validate(self, phase: str = "validation") -> float | None:
+        """Mean loss over the targets of all validation stores, also to validation.csv; None when stopping."""
         if self.validation is None or self.agreement.reached:
             return None
-        self.watchdog.phase("validation")
+        self.watchdog.phase(phase)
+
+        def should_stop() -> bool:
+            self.watchdog.beat(f"a batch after step {self.step}")
+            return self.agreement.should_stop()
+
         with self.speed.pause():
             self.model.eval()
-            totals = torch.zeros(2, dtype=torch.float64, device=self.device)
-            for batch in self.validation.batches(
-                self.options.micro_batch_size, self.rank, self.world_size, self.device
-            ):
-                loss = self.model(batch.input_ids, batch.positions, batch.documents, batch.labels)
-                totals += torch.stack([loss.double(), (batch.labels >= 0).sum().double()])
-                self.watchdog.beat(f"a batch after step {self.step}")
-                if self.agreement.should_stop():
-                    break
+            results = self.validation.measure(self.model, should_stop)
             parallel.reshard(self.model)
             self.model.train()
-            if self.agreement.reached:
-                return None
-            loss_sum, targets = parallel.all_reduce_sum(totals).tolist()
-        return loss_sum / targets
+        if results is None:
+            return None
+        if self.metrics is not None:
+            lines = [(self.step, "", n.store, n.targets, n.loss, n.bits_per_byte) for n in results]
+            self.metrics.write_validation([ValidationLine(*line) for line in lines])
+        return mean_loss(results)
 
     def save_checkpoint(self) -> None:
         """Save, after log and metrics of the steps that the checkpoint covers are on disk."""

@@ -112,7 +112,7 @@ class Tokenizer:
             InputError: a file is missing or unreadable, or no BOS or EOS token is named.
         """
         folder = Path(folder)
-        definition, config = _read_definition(folder)
+        definition, config = read_definition(folder)
         names = ("bos_token", "eos_token", "unk_token", "pad_token")
         special = {name: _content(config.get(name)) for name in names}
         try:
@@ -148,7 +148,7 @@ class Tokenizer:
         """
         for path in self.files():
             shutil.copyfile(path, folder / path.name)
-        definition, config = _read_definition(self.folder)
+        definition, config = read_definition(self.folder)
         config.pop("legacy", None)
         if config.get("add_prefix_space") is not False:  # false is in the definition, but llama.cpp asks here
             config.pop("add_prefix_space", None)
@@ -198,14 +198,14 @@ _DEFINING = ("version", "added_tokens", "normalizer", "pre_tokenizer", "post_pro
 
 def same_ids(one: Tokenizer, other: Tokenizer) -> bool:
     """Whether two tokenizers encode alike: post-processor and decoder may differ."""
-    definitions = [_read_definition(tokenizer.folder)[0] for tokenizer in (one, other)]
+    definitions = [read_definition(tokenizer.folder)[0] for tokenizer in (one, other)]
     deciding = [name for name in _DEFINING if name not in ("post_processor", "decoder")]
     return (one.bos_id, one.eos_id) == (other.bos_id, other.eos_id) and all(
         definitions[0].get(name) == definitions[1].get(name) for name in deciding
     )
 
 
-def _read_definition(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_definition(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """tokenizer.json as it is to be used, and tokenizer_config.json."""
     hint = "give a folder with tokenizer.json and tokenizer_config.json"
     definition = read_json(folder / "tokenizer.json", hint)

@@ -11,6 +11,7 @@ from lit_gpt.model.config import ModelConfig
 from lit_gpt.rows.packed_store import PackedStore
 from lit_gpt.store.token_store import TokenStore
 from pretrain.data.training_data import TrainingData
+from pretrain.data.validation import named_stores
 from pretrain.options import TrainOptions
 from pretrain.trainable import frozen_rows
 
@@ -19,7 +20,7 @@ class Inputs(NamedTuple):
     """What a run works on."""
 
     data: TrainingData
-    validation: PackedStore | None
+    validation: dict[str, PackedStore]
     config: ModelConfig
 
 
@@ -44,14 +45,16 @@ def open_inputs(options: TrainOptions) -> Inputs:
     return Inputs(data, _open_validation(options, data), config)
 
 
-def _open_validation(options: TrainOptions, data: TrainingData) -> PackedStore | None:
-    if options.val_data_dir is None:
-        return None
-    store = TokenStore.open(Path(options.val_data_dir))
-    if store.manifest.tokenizer != data.stores[0].store.manifest.tokenizer:
-        raise InputError(
-            f"--val_data_dir {options.val_data_dir} was made with another tokenizer than the training "
-            "data; tokenize both with the same one"
-        )
+def _open_validation(options: TrainOptions, data: TrainingData) -> dict[str, PackedStore]:
+    """By name; their order is that of the option."""
     packing_dir = Path(options.packing_dir) if options.packing_dir else None
-    return PackedStore.open(store, data.options.block_size, options.packing, packing_dir)
+    stores = {}
+    for name, path in named_stores(options.val_data_dir or []).items():
+        store = TokenStore.open(path)
+        if store.manifest.tokenizer != data.stores[0].store.manifest.tokenizer:
+            raise InputError(
+                f"--val_data_dir {path} was made with another tokenizer than the training "
+                "data; tokenize both with the same one"
+            )
+        stores[name] = PackedStore.open(store, data.options.block_size, options.packing, packing_dir)
+    return stores

@@ -1,17 +1,26 @@
-"""The rows that a run validates on: a fixed, shuffled sample of the validation store."""
+"""What a run validates on: a fixed, shuffled sample of the rows of each named store."""
 
-from collections.abc import Iterator
+import math
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
+from lit_gpt.errors import InputError
 from lit_gpt.rows.packed_store import PackedStore
 from lit_gpt.rows.rows import RowTokens
 from lit_gpt.rows.sample_order import validation_rows
+from lit_gpt.store.token_bytes import TokenBytes, count_token_bytes
+from pretrain import parallel
 from pretrain.data.batch import Batch, assemble
 from pretrain.data.row_reader import RowReader, by_shard
 from pretrain.data.training_data import TrainingData
-from pretrain.options import DataOptions
+from pretrain.options import DataOptions, TrainOptions
 
 FEW_DOCUMENTS = 100
 MAX_COUNTED_ROWS = 4096  # of which documents and sources are counted: one shard's table may be open for each
@@ -38,9 +47,10 @@ class ValidationSample:
         world_size: int = 1,
         device: torch.device | str = "cpu",
     ) -> Iterator[Batch]:
-        """One rank's share of the rows; all ranks get the same number of batches.
+        """One rank's share of the rows, in memory from which they go to `device` without waiting.
 
-        The last ones are filled up with rows whose labels are all masked.
+        All ranks get the same number of batches. The last ones are filled up with rows whose labels are all
+        masked.
         """
         stride = micro_batch_size * world_size
         empty = RowTokens(np.empty(0, np.int64), np.empty(0, np.int64))
@@ -49,10 +59,9 @@ class ValidationSample:
             table = self._data.table(self._data.rows(samples))
             rows = RowReader(self._data.stores, table).read(0, len(samples))
             rows += [empty] * (micro_batch_size - len(samples))
-            batch = assemble(rows, self._packed.block_size, self._data.pad_token)
-            yield batch.pinned_for(device).to(device)
+            yield assemble(rows, self._packed.block_size, self._data.pad_token).pinned_for(device)
 
-    def describe(self) -> list[str]:
+    def describe(self, name: str) -> list[str]:
         """Lines for the start of a run: rows, documents and sources, and a warning if they are few.
 
         Reads at most `MAX_COUNTED_ROWS` rows, so that a large store costs no more than a small one.
@@ -72,12 +81,119 @@ class ValidationSample:
         else:
             what = f"a fixed sample of {least}{n_documents:,} of"
         lines = [
-            f"validation: {len(self._rows):,} of {self._n_rows:,} rows, {what} {store.n_documents:,} "
+            f"{name}: {len(self._rows):,} of {self._n_rows:,} rows, {what} {store.n_documents:,} "
             f"documents, from {least}{len(sources):,} source(s)"
         ]
         if n_documents < FEW_DOCUMENTS:
             lines.append(
-                f"warning: {n_documents:,} documents are few to validate on: val_loss may be far from the "
-                "loss of the data; raise --eval_iters, or hold out more documents"
+                f"warning: {name}: {n_documents:,} documents are few to validate on: the loss may be far "
+                "from that of the data; raise --eval_iters, or hold out more documents"
             )
         return lines
+
+
+class ValidationResult(NamedTuple):
+    """What was measured on a store: sums over its targets; `n_bytes` is None where bytes are not known."""
+
+    store: str
+    loss_sum: float
+    targets: int
+    n_bytes: int | None
+
+    @property
+    def loss(self) -> float:
+        """Mean over targets, in nats."""
+        return self.loss_sum / self.targets
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """Of the text that the targets stand for."""
+        return self.loss_sum / (math.log(2) * self.n_bytes) if self.n_bytes else None
+
+
+class Validation:
+    """The stores of a run by name. Measuring is collective and gives the same for any number of ranks."""
+
+    def __init__(
+        self,
+        stores: Mapping[str, PackedStore],
+        options: TrainOptions,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        max_rows = options.eval_iters * options.micro_batch_size or None
+        self._samples = {name: ValidationSample(packed, max_rows) for name, packed in stores.items()}
+        self._share = (options.micro_batch_size, rank, world_size, device)
+        self._bytes: TokenBytes | None = None
+        try:
+            self._bytes = count_token_bytes(next(iter(stores.values())).store.path / "tokenizer")
+            self._about_bytes = self._bytes.notes
+        except ValueError as error:
+            self._about_bytes = [f"not computed: {error}"]
+
+    def describe(self) -> list[str]:
+        """Lines for the start of a run: about each store, and what bits per byte do not see."""
+        alone = len(self._samples) == 1
+        lines = []
+        for name, sample in self._samples.items():
+            lines += sample.describe("validation" if alone else f"validation on {name}")
+        return lines + [f"bits per byte: {'; '.join(self._about_bytes)}"] * bool(self._about_bytes)
+
+    def measure(
+        self, model: nn.Module, should_stop: Callable[[], bool] = lambda: False
+    ) -> list[ValidationResult] | None:
+        """Evaluate the model on every store, in the order given.
+
+        Args:
+            model: In evaluation mode; of a batch's four parts it gives the sum of the losses.
+            should_stop: Asked after each batch; the same on all ranks.
+
+        Returns:
+            None if it was stopped.
+        """
+        device = self._share[-1]
+        losses = torch.zeros(len(self._samples), dtype=torch.float64, device=device)
+        counts = torch.zeros(len(self._samples), 2, dtype=torch.float64)
+        for number, sample in enumerate(self._samples.values()):
+            for batch in sample.batches(*self._share):
+                labels = batch.labels.numpy()
+                n_bytes = self._bytes.of_labels(batch.input_ids.numpy(), labels) if self._bytes else 0
+                counts[number] += torch.tensor([np.count_nonzero(labels >= 0), n_bytes])
+                on_device = batch.to(device)
+                losses[number] += model(
+                    on_device.input_ids, on_device.positions, on_device.documents, on_device.labels
+                ).double()
+                if should_stop():
+                    return None
+        sums = parallel.all_reduce_sum(torch.cat([losses[:, None], counts.to(device)], dim=1)).tolist()
+        return [
+            ValidationResult(name, loss, int(targets), int(n_bytes) if self._bytes else None)
+            for name, (loss, targets, n_bytes) in zip(self._samples, sums, strict=True)
+        ]
+
+
+def mean_loss(results: Sequence[ValidationResult]) -> float:
+    """Mean over the targets of all stores."""
+    return sum(result.loss_sum for result in results) / sum(result.targets for result in results)
+
+
+def named_stores(val_data_dir: Sequence[str]) -> dict[str, Path]:
+    """Folders by name from `NAME=DIR` or `DIR`, which has the folder's name.
+
+    Raises:
+        InputError: a name that cannot be used, or that two stores have.
+    """
+    stores: dict[str, Path] = {}
+    for entry in val_data_dir:
+        name, equals, folder = entry.partition("=")
+        if not equals or Path(entry).is_dir():
+            name, folder = re.sub(r"[^A-Za-z0-9_.-]+", "_", Path(os.path.abspath(entry)).name), entry
+        elif not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+            raise InputError(f"--val_data_dir {entry}: {name!r} is no name; use letters, digits, . _ and -")
+        if name in stores:
+            raise InputError(
+                f"--val_data_dir: {stores[name]} and {folder} are both named {name}; write NAME=DIR"
+            )
+        stores[name] = Path(folder)
+    return stores

@@ -16,6 +16,7 @@ from lit_gpt.model.loss import cuda_chunk_tokens
 from lit_gpt.rows.packed_store import PackedStore
 from lit_gpt.store.token_store import TokenStore
 from pretrain.data.training_data import split_weights
+from pretrain.data.validation import named_stores
 from pretrain.monitor.epochs import Epochs, StoreSize
 from pretrain.options import TrainOptions
 from pretrain.schedules import Schedule, make_schedule
@@ -140,11 +141,12 @@ def examine(options: TrainOptions) -> JobPlan:
         )
     paths = attempt(lambda: split_weights(options.train_data_dir)[0]) or []
     stores = [store for path in paths if (store := attempt(partial(TokenStore.open, path)))]
-    validation = options.val_data_dir and attempt(partial(TokenStore.open, Path(options.val_data_dir)))
+    named = attempt(lambda: named_stores(options.val_data_dir or [])) or {}
+    validation = [store for path in named.values() if (store := attempt(partial(TokenStore.open, path)))]
     block_size = {} if options.block_size is None else {"block_size": options.block_size}
     config = attempt(lambda: ModelConfig.load(options.model_name, **block_size))
     if config is not None and stores:
-        vocab_size = max(store.vocab_size for store in [*stores, *([validation] if validation else [])])
+        vocab_size = max(store.vocab_size for store in [*stores, *validation])
         config = attempt(partial(config.with_vocab_of, vocab_size))
         attempt(lambda: config and frozen_rows(options.trainable, config))
     parent = _existing_parent(Path(options.out_dir))

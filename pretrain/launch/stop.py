@@ -101,6 +101,7 @@ PHASES = {
     "checking devices and network": math.inf,  # limits of its own
     "building the model": 4.0,
     "verifying and loading a checkpoint": 16.0,
+    "validation before the first step": 4.0,  # compiles
     "the first step": 4.0,  # compiles
     "training": 1.0,
     "validation": 4.0,  # the first batch compiles

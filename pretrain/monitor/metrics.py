@@ -1,24 +1,19 @@
-"""What a run reports: metrics.csv with every step, TensorBoard, Weights & Biases, the progress line."""
+"""What a run reports: metrics.csv with every step, validation.csv, boards, the progress line."""
 
-import csv
-import io
-import os
 import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import BoundedSemaphore
 
 from tqdm import tqdm
 
-from lit_gpt.cli import InputError
-from lit_gpt.files import read_bounded, rename, sync, unused_path, write_atomically
 from pretrain.monitor.boards import close_boards, open_boards
+from pretrain.monitor.csv_file import CsvFile, Row, columns_of, number, read_rows
 from pretrain.monitor.save_errors import SaveErrors
 
-MAX_BYTES = 4 << 30
 MAX_REPORTS = 1000  # that wait for a disk that hangs; then training waits, too
-MAX_UNWRITTEN = 100_000  # lines that wait for a disk that refuses, about 50 MB; then the oldest are lost
 
 
 @dataclass
@@ -48,34 +43,79 @@ class StepMetrics:
     peak_memory_gb: float | None = None
 
 
-COLUMNS = [field.name for field in fields(StepMetrics)]
+COLUMNS = columns_of(StepMetrics)
+
+
+@dataclass
+class ValidationLine:
+    """A line of validation.csv: one store, after `step` steps, in a stage ('' in a run without stages).
+
+    loss is the mean over the store's targets in nats; bits_per_byte is empty where bytes are not known.
+    """
+
+    step: int
+    stage: str
+    store: str
+    targets: int
+    loss: float
+    bits_per_byte: float | None
 
 
 class MetricsWriter:
-    """Writes on rank 0, in a thread of its own. What cannot be written is kept and comes with the next lines.
+    """Writes on rank 0, in a thread of its own.
 
-    A run continued at a step first drops the lines after it: they are trained again.
+    A run continued at a step first drops what it will do again: the lines after that step, and validations at
+    that step which belong to a stage that has not begun.
+
+    Args:
+        begun: The stages that began before `first_step` - 1.
 
     Raises:
         OSError: metrics.csv cannot be written at all.
         InputError: `wandb_project` is given and the package is missing.
     """
 
-    def __init__(self, out_dir: Path, first_step: int, wandb_project: str | None, errors: SaveErrors) -> None:
-        self._path = out_dir / "metrics.csv"
+    def __init__(
+        self,
+        out_dir: Path,
+        first_step: int,
+        wandb_project: str | None,
+        errors: SaveErrors,
+        begun: Collection[str] = ("",),
+    ) -> None:
+        last_step, is_new = first_step - 1, first_step == 1
+
+        def is_past(row: Row) -> bool:
+            return int(row["step"]) <= last_step
+
+        def is_past_validation(row: Row) -> bool:
+            return int(row["step"]) < last_step or (is_past(row) and row["stage"] in begun)
+
         self._errors = errors
-        self._columns, self.restart = _cut_csv(self._path, first_step, errors)
-        self._size = self._path.stat().st_size
-        self._unwritten: list[StepMetrics] = []
+        self._metrics = CsvFile(out_dir / "metrics.csv", StepMetrics, None if is_new else is_past, errors)
+        kept = self._metrics.kept
+        self.restart = 0 if is_new else 1 + max((int(row.get("restart") or 0) for row in kept), default=0)
+        if self._metrics.was_read and (last := int(kept[-1]["step"]) if kept else 0) < last_step:
+            errors.warn(f"{self._metrics.path} has lost the lines of steps {last + 1} to {last_step}")
+        keep = None if is_new else is_past_validation
+        self._validation = CsvFile(out_dir / "validation.csv", ValidationLine, keep, errors, create=False)
         self._boards = open_boards(out_dir, first_step, wandb_project, errors)
         self._thread = ThreadPoolExecutor(1, "metrics")
         self._room = BoundedSemaphore(MAX_REPORTS)
         self._last: Future[None] | None = None
 
-    def write(self, lines: list[StepMetrics]) -> None:
+    def write(self, lines: Sequence[StepMetrics]) -> None:
         """Append lines; the last one goes to the boards too. Returns at once, unless too much is waiting."""
-        self._room.acquire()
-        self._last = self._thread.submit(self._write, lines)
+        shown = [(line.step, asdict(line)) for line in lines[-1:]]
+        self._submit(lambda: self._write(self._metrics, lines, shown))
+
+    def write_validation(self, lines: Sequence[ValidationLine]) -> None:
+        """Append the lines of one validation, and show them by store on the boards. Returns as `write`."""
+        shown = [
+            (n.step, {f"val_loss/{n.store}": n.loss, f"bits_per_byte/{n.store}": n.bits_per_byte})
+            for n in lines
+        ]
+        self._submit(lambda: self._write(self._validation, lines, shown))
 
     def flush(self) -> None:
         """Wait until what was given so far is on disk, or could not be written."""
@@ -85,6 +125,7 @@ class MetricsWriter:
     def close(self) -> None:
         """Write what is left; try once more what could not be written."""
         self.write([])
+        self.write_validation([])
         self.flush()
         self._thread.shutdown()
 
@@ -92,31 +133,19 @@ class MetricsWriter:
         """Show all that was logged, after `close`. Whether that ended in time."""
         return close_boards(self._boards, self._errors)
 
-    def _write(self, lines: list[StepMetrics]) -> None:
-        self._room.release()
-        self._unwritten += lines
-        del self._unwritten[:-MAX_UNWRITTEN]
-        try:
-            if self._unwritten:
-                self._append(self._unwritten)
-        except OSError as error:
-            self._errors.failed("metrics.csv", f"{self._path} cannot be written: {error.strerror}")
-        else:
-            self._unwritten.clear()
-            self._errors.succeeded("metrics.csv")
-        for line in lines[-1:]:
-            values = {k: v for k, v in asdict(line).items() if v is not None and k != "step"}
-            for board in self._boards:
-                board.log(values, line.step)
+    def _submit(self, write: Callable[[], None]) -> None:
+        self._room.acquire()
+        self._last = self._thread.submit(write)
 
-    def _append(self, lines: list[StepMetrics]) -> None:
-        """Add lines and force them to disk; what an attempt before left half written is cut off."""
-        with self._path.open("ab") as file:
-            size = min(file.tell(), self._size)
-            file.truncate(size)
-            header = [] if size else [dict(zip(self._columns, self._columns, strict=True))]
-            file.write(_csv(self._columns, [*header, *map(_cells, lines)]).encode())
-            self._size = sync(file)
+    def _write(
+        self, file: CsvFile, lines: Sequence[object], shown: Sequence[tuple[int, Mapping[str, float | None]]]
+    ) -> None:
+        self._room.release()
+        file.append(lines)
+        for step, figures in shown:
+            values = {name: v for name, v in figures.items() if v is not None and name != "step"}
+            for board in self._boards:
+                board.log(values, step)
 
 
 class ProgressLine:
@@ -172,65 +201,25 @@ def read_metrics(path: Path) -> list[dict[str, float | None]]:
     Raises:
         InputError: no such file, or not one of metrics.
     """
-    if not os.path.lexists(path):
-        raise InputError(f"{path}: no such file; give the folder of a run that has trained")
-    _, rows = _read_rows(path)
-    return [{name: _number(row.get(name)) for name in COLUMNS} for row in rows]
+    _, rows = read_rows(path, StepMetrics)
+    return [{name: number(row.get(name)) for name in COLUMNS} for row in rows]
 
 
-def _read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """The columns, of which another revision may have fewer or more, and the cells of each complete line."""
-    try:
-        text = read_bounded(path, MAX_BYTES).decode()
-        # A kill in the middle of a write leaves at most a torn last line.
-        reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
-        columns = list(reader.fieldnames or [])
-        if columns[:2] != COLUMNS[:2]:
-            raise InputError(f"{path}: not a metrics file (it begins with {text[:20]!r})")
-        rows = [row for row in reader if None not in row.values()]
-        for row in rows:
-            for name in COLUMNS:
-                _number(row.get(name))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, csv.Error) as error:
-        raise InputError(f"{path} is damaged: {error}") from error
-    return columns, rows
+def read_validation(path: Path) -> list[ValidationLine]:
+    """The lines of a validation.csv, in the order in which they were measured.
 
-
-def _cut_csv(path: Path, first_step: int, errors: SaveErrors) -> tuple[list[str], int]:
-    """Keep the lines before first_step. A file that cannot be read is moved aside: no resume depends on it.
-
-    Returns:
-        The file's columns, and the number of the coming restart, 0 for a new run.
+    Raises:
+        InputError: no such file, or not one of validations.
     """
-    columns, kept, restart = COLUMNS, list[dict[str, str]](), int(first_step > 1)
-    if first_step > 1 and os.path.lexists(path):
-        try:
-            found, rows = _read_rows(path)
-            columns = [*found, *(name for name in COLUMNS if name not in found)]
-            kept = [row for row in rows if int(row["step"]) < first_step]
-            restart += max((int(row.get("restart") or 0) for row in kept), default=0)
-            if (last := int(kept[-1]["step"]) if kept else 0) < first_step - 1:
-                errors.warn(f"{path} has lost the lines of steps {last + 1} to {first_step - 1}")
-        except (InputError, ValueError) as error:
-            aside = unused_path(path.with_name("metrics.damaged.csv"))
-            rename(path, aside)
-            errors.warn(f"{error}; it is now {aside}, and metrics.csv begins anew at step {first_step}")
-    write_atomically(path, _csv(columns, [dict(zip(columns, columns, strict=True)), *kept]))
-    return columns, restart
-
-
-def _csv(columns: list[str], rows: list[dict[str, str]]) -> str:
-    text = io.StringIO()
-    csv.DictWriter(text, columns, extrasaction="ignore").writerows(rows)
-    return text.getvalue()
-
-
-def _cells(line: StepMetrics) -> dict[str, str]:
-    """repr keeps every bit of a float; an empty cell is None."""
-    return {name: "" if value is None else repr(value) for name, value in asdict(line).items()}
-
-
-def _number(cell: str | None) -> float | None:
-    return float(cell) if cell else None
+    _, rows = read_rows(path, ValidationLine)
+    return [
+        ValidationLine(
+            int(row["step"]),
+            row["stage"],
+            row["store"],
+            int(row["targets"]),
+            float(row["loss"]),
+            number(row.get("bits_per_byte")),
+        )
+        for row in rows
+    ]

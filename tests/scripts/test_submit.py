@@ -24,7 +24,7 @@ from tests.pretrain.running import ROOT
 def options(tmp_path, train_store_dir, val_store_dir) -> TrainOptions:
     return TrainOptions(
         train_data_dir=[str(train_store_dir)],
-        val_data_dir=str(val_store_dir),
+        val_data_dir=[str(val_store_dir)],
         out_dir=str(tmp_path / "run"),
         model_name="tiny_100K",
         global_batch_size=64,

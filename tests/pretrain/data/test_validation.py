@@ -100,7 +100,7 @@ def test_a_run_validates_on_all_sources_and_says_on_how_many(tmp_path, train_sto
     packed = PackedStore.open(TokenStore.open(sorted_store), 128)
     sample = ValidationSample(packed, 96)
     (line,) = (line for line in result.stdout.splitlines() if line.startswith("validation: "))
-    assert line == sample.describe()[0]
+    assert line == sample.describe("validation")[0]
     n_rows = packed.rows_per_shard.sum()
     assert f"96 of {n_rows} rows, a fixed sample of " in line
     assert "of 600 documents, from " in line
@@ -108,8 +108,8 @@ def test_a_run_validates_on_all_sources_and_says_on_how_many(tmp_path, train_sto
     assert n_sources == 20
     assert "warning" not in result.stdout
 
-    assert "3 documents are few to validate on" in ValidationSample(packed, 2).describe()[1]
-    (complete,) = ValidationSample(packed, None).describe()
+    assert "3 documents are few to validate on" in ValidationSample(packed, 2).describe("validation")[1]
+    (complete,) = ValidationSample(packed, None).describe("validation")
     assert complete == f"validation: {n_rows} of {n_rows} rows, all 600 documents, from 20 source(s)"
 
 
