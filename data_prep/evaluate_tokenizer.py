@@ -106,12 +106,10 @@ def table(measured: list[Measures]) -> str:
 
 def plot(measured: list[Measures], path: Path) -> None:
     """Bars of tokens per word, bytes per token, and words that are one token."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, panels = pyplot.subplots(1, 3, figsize=(11, 1.5 + 0.4 * len(measured)), sharey=True)
+    figure = Figure(figsize=(11, 1.5 + 0.4 * len(measured)), layout="tight")
+    panels = figure.subplots(1, 3, sharey=True)
     names = [measures.name for measures in measured]
     for axes, name in zip(panels, ("tokens_per_word", "bytes_per_token", "whole_words"), strict=True):
         bars = axes.barh(range(len(names)), [getattr(measures, name) for measures in measured])
@@ -119,9 +117,7 @@ def plot(measured: list[Measures], path: Path) -> None:
         axes.set(title=name.replace("_", " "), yticks=range(len(names)), yticklabels=names)
         axes.margins(x=0.2)
     panels[0].invert_yaxis()
-    figure.tight_layout()
     figure.savefig(path, dpi=120)
-    pyplot.close(figure)
 
 
 if __name__ == "__main__":

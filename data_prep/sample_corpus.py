@@ -79,14 +79,11 @@ def documents(seed: int, folder: Path = PASSAGES) -> Iterator[tuple[str, str]]:
     """
     rng = random.Random(seed)
     registers = load_registers(folder)
-    once = [
-        (register, text) for register in registers for text in register.templates if not SLOT.search(text)
-    ]
+    texts = [(register, text) for register in registers for text in register.templates]
+    once = [entry for entry in texts if not SLOT.search(entry[1])]
     rng.shuffle(once)
     yield from ((register.name, text) for register, text in once)
-    templates = [
-        (register, text) for register in registers for text in register.templates if SLOT.search(text)
-    ]
+    templates = [entry for entry in texts if SLOT.search(entry[1])]
     written: set[str] = set()
     repeats = 0
     while repeats < MAX_REPEATS_IN_A_ROW:

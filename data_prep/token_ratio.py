@@ -99,21 +99,17 @@ def propose(ratios: np.ndarray, sizes: np.ndarray, deviations: float) -> Proposa
 
 def plot(ratios: np.ndarray, proposal: Proposal, path: Path) -> None:
     """Histogram of `ratios` (n_documents,) with the proposed limits."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 4.5))
+    figure = Figure(figsize=(8, 4.5), layout="tight")
+    axes = figure.subplots()
     edges = np.geomspace(max(ratios.min(), 0.1), ratios.max() * 1.001, 120)
     axes.hist(ratios, bins=edges, color="#4a7ba6")
     for limit in proposal[:2]:
         axes.axvline(limit, color="#b03030", linestyle="--", label=f"{limit}")
     axes.set(xscale="log", yscale="log", xlabel="tokens per white-space word", ylabel="documents")
     axes.legend(title="proposed limits")
-    figure.tight_layout()
     figure.savefig(path, dpi=120)
-    pyplot.close(figure)
 
 
 if __name__ == "__main__":

@@ -27,14 +27,25 @@ _HUB_FILES = ("*.parquet", "*.jsonl", "*.jsonl.gz", "*.jsonl.zst")
 _LOOKED_INTO = 200
 
 
-def find_files(patterns: Sequence[str], suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
-    """The files that paths and globs name, in the order given, each glob sorted.
+def find_files(
+    patterns: Sequence[str], suffixes: Sequence[str] = SUFFIXES, download: bool = True
+) -> list[Path]:
+    """The files that paths, globs and datasets of the Hugging Face hub name, in the order given, each sorted.
+
+    Args:
+        patterns: paths, globs, or `hf://datasets/OWNER/NAME[@REVISION][/GLOB]`.
+        suffixes: refuse files of other kinds.
+        download: fetch files that the hub's local cache lacks. Jobs may have no network.
 
     Raises:
-        InputError: a pattern matches no file, two match the same, or a file is empty or of another kind.
+        InputError: a pattern matches no file, two match the same, a file is empty or of another kind, or a
+            dataset is not available.
     """
     files: list[Path] = []
     for pattern in patterns:
+        if pattern.startswith(HUB):
+            files += _from_hub(pattern, download)
+            continue
         matches = sorted(glob.glob(pattern, recursive=True)) if glob.has_magic(pattern) else [pattern]
         found = [Path(match) for match in matches if Path(match).is_file()]
         if not found:
@@ -54,24 +65,6 @@ def find_files(patterns: Sequence[str], suffixes: Sequence[str] = SUFFIXES) -> l
         if file.stat().st_size == 0 or not os.access(file, os.R_OK):
             what = "is empty" if file.stat().st_size == 0 else "may not be read"
             raise InputError(f"{file} {what}; leave it out of --input or fix it")
-    return files
-
-
-def find_inputs(patterns: Sequence[str], download: bool = True) -> list[Path]:
-    """The files that paths, globs and datasets of the Hugging Face hub name, in the order given.
-
-    Args:
-        patterns: as for `find_files`, or `hf://datasets/OWNER/NAME[@REVISION][/GLOB]`.
-        download: fetch files that the hub's local cache lacks. Jobs may have no network.
-
-    Raises:
-        InputError: as `find_files`, or a dataset is not available.
-    """
-    files: list[Path] = []
-    for pattern in patterns:
-        files += _from_hub(pattern, download) if pattern.startswith(HUB) else find_files([pattern])
-    if repeated := [file for file, count in Counter(files).items() if count > 1]:
-        raise InputError(f"--input names {repeated[0]} more than once; name it once")
     return files
 
 

@@ -25,7 +25,7 @@ from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
 from data_prep.reading.documents import Rejects
-from data_prep.reading.inputs import SOURCES, Source, find_inputs, look_into, read_source
+from data_prep.reading.inputs import SOURCES, Source, find_files, look_into, read_source
 from data_prep.stages.pipeline import check_settings, write_json
 from lit_gpt.files import replacing
 from lit_gpt.option_types import NonNegativeInt
@@ -64,7 +64,7 @@ def input_files(options: CorpusOptions, in_job: bool) -> list[Path]:
     Raises:
         InputError: a file is missing or unusable.
     """
-    files = find_inputs(options.input, download=not in_job)
+    files = find_files(options.input, download=not in_job)
     if not in_job:
         look_into(files, options.read_as().text, options.read_as().id, options.id_fields is not None)
     return files

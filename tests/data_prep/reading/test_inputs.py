@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.reading.documents import Rejects, read_documents
-from data_prep.reading.inputs import SOURCES, find_files, find_inputs, look_into, read_source
+from data_prep.reading.inputs import SOURCES, find_files, look_into, read_source
 from lit_gpt.cli import InputError
 
 LINE = b'{"id": "a", "text": "eins"}'
@@ -87,7 +87,7 @@ def test_a_dataset_of_the_hub_is_named_like_a_file(tmp_path, monkeypatch):
         (tmp_path / name).write_text("x")
     asked = hub_with(tmp_path, monkeypatch)
     local = tmp_path / "data/en/a.parquet"
-    found = find_inputs([str(local), "hf://datasets/Owner/web-2@abc/data/de/*.parquet"], download=False)
+    found = find_files([str(local), "hf://datasets/Owner/web-2@abc/data/de/*.parquet"], download=False)
     assert found == [local, tmp_path / "data/de/a.parquet", tmp_path / "data/de/b.parquet"]
     assert asked == [
         (
@@ -100,18 +100,18 @@ def test_a_dataset_of_the_hub_is_named_like_a_file(tmp_path, monkeypatch):
             },
         )
     ]
-    assert len(find_inputs(["hf://datasets/Owner/web-2"])) == 3
-    with pytest.raises(InputError, match="more than once"):
-        find_inputs([str(local), "hf://datasets/Owner/web-2"])
+    assert len(find_files(["hf://datasets/Owner/web-2"])) == 3
+    with pytest.raises(InputError, match="2 times"):
+        find_files([str(local), "hf://datasets/Owner/web-2"])
 
 
 def test_a_dataset_that_cannot_be_had_is_one_line(tmp_path, monkeypatch):
     hub_with(tmp_path, monkeypatch, error=OSError("401 Client Error\nmore\nlines"))
     with pytest.raises(InputError, match=r"Owner/web cannot be had .*: 401 Client Error$"):
-        find_inputs(["hf://datasets/Owner/web"])
+        find_files(["hf://datasets/Owner/web"])
     hub_with(tmp_path, monkeypatch)
     with pytest.raises(InputError, match="no such files"):
-        find_inputs(["hf://datasets/Owner/web/*.parquet"])
+        find_files(["hf://datasets/Owner/web/*.parquet"])
 
 
 def read(file, source):
