@@ -148,7 +148,7 @@ def train_sentencepiece(
     output.mkdir(parents=True, exist_ok=True)
     with create(output / "tokenizer.model") as file:
         file.write(model.getvalue())
-    backend = tokenizers.Tokenizer.from_str(json.dumps(_definition(model.getvalue())))
+    backend = _same_tokens(model.getvalue())
     # add_prefix_space as in tokenizer.json, for readers of tokenizer.model
     config = {"bos_token": BOS, "eos_token": EOS, "unk_token": UNK, "add_prefix_space": False}
     _write(output, backend, config)
@@ -168,31 +168,19 @@ def _lines(texts: Iterable[str]) -> Iterator[str]:
         yield from filter(None, text.split("\n"))
 
 
-def _definition(model: bytes) -> dict[str, Any]:
-    """`tokenizer.json` with SentencePiece's tokens under their ids."""
-    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
-    pieces = list(proto.pieces)
+def _same_tokens(model: bytes) -> tokenizers.Tokenizer:
+    """A tokenizer with SentencePiece's tokens under their ids."""
+    pieces = list(sentencepiece_model_pb2.ModelProto.FromString(model).pieces)
     names = [piece.piece if piece.type != _NORMAL else piece.piece.replace(_SPACE, " ") for piece in pieces]
     learned = [name for name, piece in zip(names, pieces, strict=True) if piece.type == _NORMAL]
-    special = [number for number, piece in enumerate(pieces) if piece.type not in (_NORMAL, _BYTE)]
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    return {
-        "version": "1.0",
-        "added_tokens": [{"id": number, "content": names[number], **flags} for number in special],
-        "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}]},
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": UNK,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": True,
-            "byte_fallback": True,
-            "ignore_merges": False,
-            "vocab": {name: number for number, name in enumerate(names)},
-            "merges": list(_merges(learned)),
-        },
-    }
+    vocabulary = {name: number for number, name in enumerate(names)}
+    merges = list(_merges(learned))
+    bpe = models.BPE(vocabulary, merges, unk_token=UNK, fuse_unk=True, byte_fallback=True)
+    backend = tokenizers.Tokenizer(bpe)
+    backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    special = [piece.piece for piece in pieces if piece.type not in (_NORMAL, _BYTE)]
+    backend.add_special_tokens([tokenizers.AddedToken(name, normalized=False) for name in special])
+    return backend
 
 
 def _merges(learned: list[str]) -> Iterator[tuple[str, str]]:
