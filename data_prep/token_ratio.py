@@ -104,7 +104,7 @@ def plot(ratios: np.ndarray, proposal: Proposal, path: Path) -> None:
     figure = Figure(figsize=(8, 4.5), layout="tight")
     axes = figure.subplots()
     edges = np.geomspace(max(ratios.min(), 0.1), ratios.max() * 1.001, 120)
-    axes.hist(ratios, bins=edges, color="#4a7ba6")
+    axes.hist(ratios, bins=edges.tolist(), color="#4a7ba6")
     for limit in proposal[:2]:
         axes.axvline(limit, color="#b03030", linestyle="--", label=f"{limit}")
     axes.set(xscale="log", yscale="log", xlabel="tokens per white-space word", ylabel="documents")
