@@ -28,13 +28,8 @@ from lit_gpt.store.token_store import TokenStore
 from lit_gpt.store.tokenizer import Tokenizer
 from pretrain.data.row_reader import RowReader, RowTable
 from pretrain.datapoints.files import SEGMENTS, from_lists
-from pretrain.datapoints.replay import (
-    Occurrence,
-    Replay,
-    find_document,
-    occurrences_by_log,
-    occurrences_by_order,
-)
+from pretrain.datapoints.replay import Replay
+from pretrain.datapoints.search import Occurrence, find_document, occurrences_by_log, occurrences_by_order
 
 
 @dataclass(kw_only=True)

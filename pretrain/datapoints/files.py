@@ -1,6 +1,6 @@
 """The files of a datapoint log: which rows, and which segments of documents in them, every step was fed.
 
-    OUT/datapoints/data.json                         stage and data (stores, seed, packing) from each step on
+    OUT/datapoints/data.json                         periods.py
     OUT/datapoints/part-00000001-node-000.parquet    rows of that step and later ones, fed to one node's ranks
     OUT/datapoints/discarded/                        rows of steps after the one a run resumed from
 
@@ -8,13 +8,10 @@ A file is written under another name, fsynced and renamed, so that it is complet
 leftovers of a kill and are not read. docs/formats.md is the specification.
 """
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -22,11 +19,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lit_gpt.cli import InputError
-from lit_gpt.files import read_json, rename, replacing, sync_folder, unused_path, write_atomically
+from lit_gpt.files import rename, replacing, sync_folder, unused_path
 from lit_gpt.rows.rows import Rows, offsets_of
-from pretrain.data.numbering import Numbering
+from pretrain.datapoints.periods import DataPeriod, Gap, read_data
 
-FORMAT_VERSION = 2
 ROW_GROUP = 1 << 16
 SEGMENTS = ("document", "start", "length")
 _LIST = pa.list_(pa.field("element", pa.int32(), nullable=False))
@@ -50,49 +46,6 @@ _ENCODINGS = (
     | dict.fromkeys(("store", "shard", "row", "checksum"), "BYTE_STREAM_SPLIT")
     | {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in SEGMENTS}
 )
-
-
-@dataclass(frozen=True)
-class DataPeriod:
-    """What was read from `first_step` on, until the next period begins; on disk a "segment".
-
-    A stage of the run is one period, or several where it was resumed on changed data.
-    """
-
-    name: str
-    """Of the stage; empty in a run without stages."""
-    first_step: int
-    steps_before: int
-    """Steps of the stages before."""
-    global_batch_size: int
-    data: dict[str, Any]
-    """`TrainingData.describe()`."""
-
-    @property
-    def numbering(self) -> Numbering:
-        """Which samples its steps take."""
-        return Numbering(self.global_batch_size, self.steps_before, self.data.get("first_sample", 0))
-
-
-@dataclass(frozen=True)
-class Gap:
-    """Steps of which the log has lost, or never had, the rows of all nodes or of some."""
-
-    first_step: int
-    last_step: int
-    reason: str
-    """`log lost` or `not logged`."""
-
-    def __str__(self) -> str:
-        return f"steps {self.first_step}-{self.last_step}: {self.reason}"
-
-
-class DataFile(NamedTuple):
-    """What data.json holds."""
-
-    periods: list[DataPeriod]
-    gaps: list[Gap]
-    """Disjoint and ascending."""
 
 
 class RunLog:
@@ -266,37 +219,3 @@ def _discarded(folder: Path, name: str) -> Path:
     """Where to put a file: the same steps may be discarded more than once."""
     (folder / "discarded").mkdir(exist_ok=True)
     return unused_path(folder / "discarded" / name)
-
-
-# ---- data.json
-
-
-def read_data(folder: Path) -> DataFile:
-    """The content of data.json.
-
-    Raises:
-        InputError: the file is missing or cannot be read.
-    """
-    path, hint = folder / "data.json", "restore it from a copy of the run"
-    content = read_json(path, hint)
-    try:
-        if content["format_version"] not in (1, FORMAT_VERSION):
-            raise ValueError(f"format {content['format_version']}, this program reads 1 and {FORMAT_VERSION}")
-        of_run: dict[str, Any] = {}
-        if content["format_version"] == 1:  # a run was one stage
-            of_run = {"name": "", "steps_before": 0, "global_batch_size": content["global_batch_size"]}
-        periods = [DataPeriod(**of_run, **period) for period in content["segments"]]
-        return DataFile(periods, [Gap(**gap) for gap in content.get("gaps", [])])
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} cannot be read ({error}): {hint}") from error
-
-
-def write_data(folder: Path, data: DataFile) -> None:
-    """Write data.json durably."""
-    content: dict[str, Any] = {
-        "format_version": FORMAT_VERSION,
-        "segments": [asdict(period) for period in data.periods],
-    }
-    if data.gaps:
-        content["gaps"] = [asdict(gap) for gap in data.gaps]
-    write_atomically(folder / "data.json", json.dumps(content, indent=1) + "\n")

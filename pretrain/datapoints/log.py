@@ -20,7 +20,8 @@ from lit_gpt.rows.rows import Rows
 from pretrain.data.numbering import Numbering
 from pretrain.data.row_reader import RowTable, StepRows
 from pretrain.datapoints import files as datapoint_files
-from pretrain.datapoints.files import SCHEMA, DataFile, DataPeriod, Gap
+from pretrain.datapoints.files import SCHEMA
+from pretrain.datapoints.periods import DataFile, DataPeriod, Gap, read_data, write_data
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -86,7 +87,7 @@ class DatapointLog:
         period = DataPeriod(self._stage, step + 1, steps_before, size, self._data)
         if not periods or replace(periods[-1], first_step=step + 1) != period:
             periods.append(period)
-        datapoint_files.write_data(self._folder, DataFile(periods, gaps))
+        write_data(self._folder, DataFile(periods, gaps))
 
     def record(self, rows: StepRows, seconds: float) -> None:
         """Remember what this rank was fed, and when (Unix time). Nothing is copied."""
@@ -185,7 +186,7 @@ def check_log(folder: Path, step: int, was_logged: bool, accept_gap: bool) -> Da
     if step == 0 or not (was_logged or parts or path.exists()):
         return DataFile([], [])
     try:
-        periods, gaps = datapoint_files.read_data(folder)
+        periods, gaps = read_data(folder)
     except InputError as error:
         if not accept_gap:
             raise InputError(f"{error}, {_OR_ACCEPT} what is logged so far") from error

@@ -13,16 +13,11 @@ import pytest
 
 from lit_gpt.cli import InputError
 from pretrain.data.numbering import Numbering
-from pretrain.datapoints.files import Gap, RunLog, part_files, part_name, write_part
+from pretrain.datapoints.files import RunLog, part_files, part_name, write_part
 from pretrain.datapoints.log import DatapointLog
-from pretrain.datapoints.replay import (
-    Occurrence,
-    Replay,
-    Report,
-    find_document,
-    occurrences_by_log,
-    occurrences_by_order,
-)
+from pretrain.datapoints.periods import Gap
+from pretrain.datapoints.replay import Replay, Report
+from pretrain.datapoints.search import Occurrence, find_document, occurrences_by_log, occurrences_by_order
 from tests.pretrain.feeding import GLOBAL_BATCH, feed, flip, log_steps, open_data
 from tests.pretrain.running import ROOT, train
 
