@@ -6,6 +6,7 @@
     python scripts/datapoints.py export --run OUT --output X.parquet a line a segment, for other programs
     python scripts/datapoints.py export --run OUT --output X.jsonl   a line a step and rank
     python scripts/datapoints.py stats  --run OUT --output X.png     documents seen, repeats, sources
+    python scripts/datapoints.py stages --run OUT                    what each stage was fed from each store
 
 The exit code is 1 where the log and the data disagree.
 """
@@ -39,7 +40,7 @@ class RunOptions:
     run: Path
     """The run's out_dir."""
     train_data_dir: list[str] | None = None
-    """The token stores, in the run's order, if they are no longer where the run read them."""
+    """The token stores of the run, in any order, if they are no longer where it read them."""
     packing_dir: str | None = None
     """Folder of packings, if they are no longer there either."""
 
@@ -75,16 +76,23 @@ def print_step(options: StepOptions) -> None:
     addresses = RowAddresses(store, np.zeros_like(row), shard, row)  # of whichever epoch
     reader = RowReader(data.stores, RowTable(addresses, checksum, rows))
     tokenizer = Tokenizer.load(options.tokenizer_path or data.stores[0].store.path / "tokenizer")
+    stage = f"stage {period.name}, " if period.name else ""
     for at, logged in enumerate(table.drop_columns(SEGMENTS).to_pylist()):
         [read] = reader.read_unchecked(at, at + 1)
-        _print_row(data.stores[logged["store"]].store, logged, rows.part(at, at + 1), read.tokens, tokenizer)
+        skipped = "" if logged["applied"] else ", step skipped"
+        title = f"{stage}step {logged['step']}, sample {logged['sample']}, rank {logged['rank']}{skipped}"
+        store = data.stores[logged["store"]].store
+        _print_row(title, store, logged, rows.part(at, at + 1), read.tokens, tokenizer)
 
 
 def _print_row(
-    store: TokenStore, logged: dict[str, Any], row: Rows, tokens: np.ndarray, tokenizer: Tokenizer
+    title: str,
+    store: TokenStore,
+    logged: dict[str, Any],
+    row: Rows,
+    tokens: np.ndarray,
+    tokenizer: Tokenizer,
 ) -> None:
-    skipped = "" if logged["applied"] else ", step skipped"
-    title = f"step {logged['step']}, sample {logged['sample']}, rank {logged['rank']}{skipped}"
     if row_checksum(tokens) != logged["checksum"]:
         _disagree(f"{title}: the tokens in {store.path} are not those that were fed")
     print(f"=== {title}: row {logged['row']} of shard {logged['shard']} in {store.path}")
@@ -169,7 +177,7 @@ def verify(options: VerifyOptions) -> None:
     )
 
 
-# ---- export and stats
+# ---- export, stats and stages
 
 
 @dataclass(kw_only=True)
@@ -213,12 +221,34 @@ def stats(options: StatsOptions) -> None:
         plot_counts(counts, options.output)
 
 
+@dataclass(kw_only=True)
+class StagesOptions(RunOptions):
+    """Print what each stage was fed from each store, according to the log.
+
+    `epochs` is the number of rows fed over the number of rows that the store is packed in: in this stage, and
+    `in total` up to its end. `seen before` is the share of the documents fed that an earlier stage was fed
+    too, wholly or in part.
+    """
+
+
+def stages(options: StagesOptions) -> None:
+    """The command `stages`."""
+    from pretrain.datapoints.stage_table import count_stages, table_lines
+
+    replay = options.open()
+    for line in table_lines(count_stages(replay)):
+        print(line)
+    for gap in replay.log.gaps:
+        print(f"{gap}; what is not in the log is not counted")
+
+
 COMMANDS: dict[str, Command] = {
     "step": (StepOptions, print_step),
     "doc": (DocOptions, print_document),
     "verify": (VerifyOptions, verify),
     "export": (ExportOptions, export),
     "stats": (StatsOptions, stats),
+    "stages": (StagesOptions, stages),
 }
 
 

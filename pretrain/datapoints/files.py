@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from lit_gpt.cli import InputError
 from lit_gpt.files import rename, replacing, sync_folder, unused_path
 from lit_gpt.rows.rows import Rows, offsets_of
-from pretrain.datapoints.periods import DataPeriod, Gap, read_data
+from pretrain.datapoints.periods import DataPeriod, read_data
 
 ROW_GROUP = 1 << 16
 SEGMENTS = ("document", "start", "length")

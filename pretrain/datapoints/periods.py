@@ -1,4 +1,4 @@
-"""data.json of a datapoint log: of which stage and data (stores, seed, packing) the steps are, and its gaps."""
+"""data.json of a datapoint log: the stage and the data (stores, seed, packing) of the steps, and gaps."""
 
 import json
 from dataclasses import asdict, dataclass

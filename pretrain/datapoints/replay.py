@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from lit_gpt.errors import InputError
 from lit_gpt.rows.rows import row_checksum
+from lit_gpt.store.token_store import TokenStore
 from pretrain.data.numbering import Numbering
 from pretrain.data.row_reader import RowReader, RowTable
 from pretrain.data.training_data import TrainingData
@@ -52,9 +54,14 @@ class Replay:
         train_data_dir: Sequence[str] | None = None,
         packing_dir: str | None = None,
     ) -> None:
-        """`train_data_dir`, `packing_dir`: where stores and packings are now, if they have moved."""
+        """`train_data_dir`, `packing_dir`: where stores and packings are now, if they have moved.
+
+        Raises:
+            InputError: the log cannot be read, or one of the stores.
+        """
         self.log = RunLog(run_dir)
-        self._train_data_dir, self._packing_dir = train_data_dir, packing_dir
+        self._moved = {TokenStore.open(Path(path)).fingerprint: path for path in train_data_dir or ()}
+        self._packing_dir = packing_dir
         self._opened: dict[int, TrainingData] = {}
 
     def data(self, period: DataPeriod) -> TrainingData:
@@ -65,9 +72,21 @@ class Replay:
         """
         if period.first_step not in self._opened:
             self._opened[period.first_step] = TrainingData.reopen(
-                period.data, self._train_data_dir, self._packing_dir
+                period.data, self._folders(period) if self._moved else None, self._packing_dir
             )
         return self._opened[period.first_step]
+
+    def _folders(self, period: DataPeriod) -> list[str]:
+        """Where a period's stores are now: stages may read different ones, in any order."""
+        folders = []
+        for store, entry in zip(period.data["stores"], period.data["options"]["train_data_dir"], strict=True):
+            if store["store"] not in self._moved:
+                raise InputError(
+                    f"--train_data_dir: the data is no longer what the run read: none of these is {entry}, "
+                    f"with the fingerprint {store['store'][:12]}"
+                )
+            folders.append(self._moved[store["store"]])
+        return folders
 
     def verify(self) -> Iterator[Report]:
         """Rebuild every row by the order's function and compare it with what is logged.

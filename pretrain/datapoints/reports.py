@@ -16,16 +16,17 @@ from lit_gpt.files import rename
 from pretrain.data.row_reader import by_shard
 from pretrain.data.training_data import TrainingData
 from pretrain.datapoints.files import from_lists, read_row_groups
+from pretrain.datapoints.periods import DataPeriod
 from pretrain.datapoints.replay import Replay
 
 SOURCES_SHOWN = 12
 
 
 class LoggedSegments:
-    """A group of rows of the log, segment by segment, with the data they were read from."""
+    """A group of rows of the log, segment by segment, with their period and the data they were read from."""
 
-    def __init__(self, data: TrainingData, table: pa.Table) -> None:
-        self.data, self.rows = data, from_lists(table)
+    def __init__(self, period: DataPeriod, data: TrainingData, table: pa.Table) -> None:
+        self.period, self.data, self.rows = period, data, from_lists(table)
         self._table, self._row = table, self.rows.row_of_segment
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -52,7 +53,7 @@ def read_segments(replay: Replay) -> Iterator[LoggedSegments]:
     for part in progress(replay.log.parts, description="reading the log", unit="part"):
         for table in read_row_groups(part):
             for period, rows in replay.log.by_period(table):
-                yield LoggedSegments(replay.data(period), rows)
+                yield LoggedSegments(period, replay.data(period), rows)
 
 
 # ---- export

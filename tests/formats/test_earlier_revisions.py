@@ -4,6 +4,7 @@
 stores and their packings. Never write it anew: a format that changes gets a folder of its own beside it.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,6 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from pretrain.data.numbering import Numbering
+from pretrain.datapoints.files import RunLog
+from pretrain.datapoints.log import DatapointLog
+from pretrain.datapoints.replay import Replay
 from tests.pretrain.running import losses
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,6 +45,28 @@ def test_the_log_is_verified_against_the_store(earlier):
     result = run(earlier, "scripts/datapoints.py", "verify", "--run", "run", "--train_data_dir", "store")
     assert result.returncode == 0, result.stderr
     assert "6 steps, 24 rows, 40 segments" in result.stdout
+
+
+def test_a_log_of_format_1_is_continued_in_format_2_with_the_parts_it_has(earlier):
+    folder = earlier / "run/datapoints"
+    parts = {part.name: part.read_bytes() for part in folder.glob("part-*")}
+    [period] = RunLog(earlier / "run").periods
+    assert (period.name, period.numbering) == ("", Numbering(4))
+    DatapointLog(earlier / "run", period.data, numbering=Numbering(4)).discard_after(6, was_logged=True)
+    assert json.loads((folder / "data.json").read_text()) == {
+        "format_version": 2,
+        "segments": [
+            {
+                "name": "",
+                "first_step": 1,
+                "steps_before": 0,
+                "global_batch_size": 4,
+                "data": period.data,
+            }
+        ],
+    }
+    assert {part.name: part.read_bytes() for part in folder.glob("part-*")} == parts
+    assert list(Replay(earlier / "run", [str(earlier / "store")]).verify())[-1].messages == []
 
 
 def test_a_step_comes_back_as_text(earlier):

@@ -4,6 +4,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from lit_gpt.rows.sample_order import OrderStart
 from pretrain.data.dataloader import DataLoader
 from pretrain.data.numbering import Numbering
 from pretrain.data.training_data import TrainingData
@@ -14,10 +15,10 @@ BLOCK = 64
 GLOBAL_BATCH = 6
 
 
-def open_data(*stores: Path | str, **options: Any) -> TrainingData:
+def open_data(*stores: Path | str, start: OrderStart | None = None, **options: Any) -> TrainingData:
     """Small rows, small windows."""
     settings = {"block_size": BLOCK, "seed": 5, "shuffle_window": 2} | options
-    return TrainingData.open(DataOptions([str(store) for store in stores], **settings))
+    return TrainingData.open(DataOptions([str(store) for store in stores], **settings), start)
 
 
 def feed(data: TrainingData, **settings: Any) -> DataLoader:

@@ -15,6 +15,8 @@ import pytest
 
 from data_prep.tokenizing import job
 from pretrain.datapoints.files import RunLog, part_files, write_part
+from pretrain.datapoints.stage_table import COLUMNS
+from tests.pretrain.datapoints.staged import log_stages, open_stages
 from tests.pretrain.feeding import GLOBAL_BATCH, log_steps, open_data
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -185,7 +187,7 @@ def test_help_is_no_error(arguments):
         (["verify", "--run", "RUN", "--wrong", "1"], "wrong"),
         (["eat", "--run", "RUN"], "'eat' is not a command; known: step, doc"),
         (["verfy", "--run", "RUN"], "did you mean verify?"),
-        ([], "name a command: step, doc, verify, export, stats; --help says"),
+        ([], "name a command: step, doc, verify, export, stats, stages; --help says"),
         (["export", "--run", "RUN", "--output", "/proc/none/x.parquet"], "cannot write there"),
         (["export", "--run", "RUN", "--output", "e.csv"], "a name that ends in .parquet or .jsonl"),
         (["export", "--run", "RUN", "--output", "e.jsonl", "--format", "parquet"], "that ends in .parquet"),
@@ -233,3 +235,26 @@ def test_stats_count_documents_and_sources(run_dir, exported, train_store_dir, n
     assert f"documents seen: {len(seen) + len(NASTY):,} of {n_documents:,}" in result.stdout
     share = sum(p["length"] for p in exported if p["store"] == str(nasty_store)) / total
     assert re.search(rf"{share:.2%}  .*in\.jsonl", result.stdout)
+
+
+def test_stages_of_a_plain_run_are_a_line_for_each_store(run_dir, train_store_dir, nasty_store):
+    result = datapoints("stages", "--run", run_dir)
+    assert result.returncode == 0, result.stderr
+    title, *lines = result.stdout.splitlines()
+    assert re.split("  +", title) == [*COLUMNS, "store"]
+    assert [line.split()[0] + line.split()[1] + line.split()[-1] for line in lines] == [
+        f"-1-{STEPS}{store}" for store in (train_store_dir, nasty_store)
+    ]
+    assert sum(int(line.split()[2]) for line in lines) == STEPS * GLOBAL_BATCH
+
+
+def test_commands_cross_the_borders_of_stages(tmp_path, train_store_dir, val_store_dir):
+    stages = open_stages(train_store_dir, val_store_dir)
+    log_stages(tmp_path, stages, 0, 72, commits={72})
+    result = datapoints("step", "--run", tmp_path, "--step", 61)
+    assert result.stdout.startswith("=== stage long, step 61, sample 360, rank 0: row ")
+    name = json.loads(re.findall(r'^--- document (".*"), targets 0', result.stdout, re.MULTILINE)[0])
+    assert "by the order and by the log" in datapoints("doc", "--run", tmp_path, f"--id={name}").stdout
+    assert "72 steps, 420 rows" in datapoints("verify", "--run", tmp_path).stdout
+    table = datapoints("stages", "--run", tmp_path).stdout.splitlines()
+    assert Counter(line.split()[0] for line in table[1:]) == {"adapt": 2, "long": 2, "anneal": 2}

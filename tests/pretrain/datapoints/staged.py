@@ -1,0 +1,61 @@
+"""A run of three stages that only feeds and logs: other batch and block sizes, a store that is continued."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from lit_gpt.rows.sample_order import OrderStart
+from pretrain.data.numbering import Numbering
+from pretrain.data.row_reader import StepRows
+from pretrain.data.training_data import TrainingData
+from pretrain.datapoints.log import DatapointLog
+from tests.pretrain.feeding import open_data
+
+
+class LoggedStage(NamedTuple):
+    name: str
+    numbering: Numbering
+    last_step: int
+    data: TrainingData
+
+
+def open_stages(train: Path, val: Path) -> list[LoggedStage]:
+    """`adapt`, `long`, `anneal`: the second has packings of its own, the third goes on in those of the first.
+
+    `adapt` reads about 270 of the validation store's 301 rows; `anneal` reads the others and begins again.
+    """
+    adapt = open_data(f"{train}:1", f"{val}:3")
+    of_long, of_anneal = Numbering(4, 60, 360), Numbering(10, 70, 400)
+    start = OrderStart(of_long.first_sample, (2, 3), (0, 0))
+    long = open_data(f"{train}:1", f"{val}:1", block_size=128, start=start)
+    in_train, in_val = adapt.order.positions_after(of_long.first_sample)
+    start = OrderStart(of_anneal.first_sample, (1, 0), (in_val, in_train))
+    anneal = open_data(f"{val}:1", f"{train}:1", start=start)
+    return [
+        LoggedStage("adapt", Numbering(6), 60, adapt),
+        LoggedStage("long", of_long, 70, long),
+        LoggedStage("anneal", of_anneal, 110, anneal),
+    ]
+
+
+def log_stages(
+    out_dir: Path, stages: list[LoggedStage], after: int, last: int, commits: Collection[int] = ()
+) -> None:
+    """Feed and log the steps after `after` to `last` as a run does: each stage commits at its end."""
+    for stage in stages:
+        begin, end = max(after, stage.numbering.steps_before), min(last, stage.last_step)
+        if begin >= end:
+            continue
+        log = DatapointLog(out_dir, stage.data.describe(), stage=stage.name, numbering=stage.numbering)
+        log.discard_after(begin)
+        for step in range(begin + 1, end + 1):
+            log.record(_rows(stage, step), 1.7e9 + step)
+            if step in commits or step == stage.last_step:
+                log.commit(step)
+
+
+def _rows(stage: LoggedStage, step: int) -> StepRows:
+    samples = np.arange(stage.numbering.first_sample_of(step), stage.numbering.first_sample_of(step + 1))
+    return StepRows(step, samples, stage.data.table(stage.data.rows(samples)), 0)
