@@ -4,7 +4,7 @@ import dataclasses
 import math
 import os
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from lit_gpt.errors import InputError
 from lit_gpt.option_types import (
@@ -64,6 +64,11 @@ class TrainOptions(DataOptions):
     """A shape of lit_gpt/model/config.py or a YAML/JSON file of one's own."""
     block_size: PositiveInt | None = None  # type: ignore[assignment]
     """Targets in a row; the shape's own when not given."""
+    rope_base: PositiveFloat | None = None
+    """Base of the rotary frequencies ("theta"); the shape's own when not given."""
+    rope_scaling: dict[str, Any] | None = None
+    """Rotary scaling in Hugging Face's words, `{rope_type: linear, factor: 2.0}`, also llama3 and yarn; the
+    shape's own when not given. original_max_position_embeddings is the length of the initial checkpoint."""
     initial_checkpoint_dir: str | None = None
     """Start from these weights (a converted model) with a fresh optimizer: continued pretraining."""
     resume: str | None = None

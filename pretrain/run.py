@@ -31,6 +31,7 @@ from pretrain.monitor.step_reporter import SpeedMonitor, StepReporter
 from pretrain.optim import build_optimizer
 from pretrain.options import TrainOptions
 from pretrain.schedules import keep_schedule, make_schedule
+from pretrain.shape import initial_shape, length_warnings
 
 
 class Run:
@@ -58,6 +59,7 @@ class Run:
         """Before the ranks are connected: packing may take hours, and no collective is to wait for it."""
         self.watchdog.phase("reading the data")
         self.data, self.validation_stores, self.config = open_inputs(self.options)
+        self.startup_lines += length_warnings(self.config, initial_shape(self.options))
         self.epochs = Epochs.of(self.data, self.options.global_batch_size)
         self.schedule = make_schedule(self.options, self.epochs.rows)
 

@@ -13,6 +13,8 @@ from torch import Tensor
 from lit_gpt.cli import InputError
 from lit_gpt.model.config import ModelConfig
 
+ORIGINAL_LENGTH = "original_max_position_embeddings"
+
 
 def inverse_frequencies(config: ModelConfig) -> tuple[Tensor, float]:
     """Angular step of each frequency in radians per position (F,), fp32, and the factor on cos and sin.
@@ -34,6 +36,48 @@ def inverse_frequencies(config: ModelConfig) -> tuple[Tensor, float]:
         raise InputError(f"rope_scaling: {kind} needs {error.args[0]}") from error
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise InputError(f"rope_scaling: a parameter of {kind} is no sensible number: {error}") from error
+
+
+def complete_scaling(given: dict[str, Any], original: int | None) -> dict[str, Any] | None:
+    """A scaling as a user wrote it, as a model holds it: None for none, factors as the floats they are.
+
+    Args:
+        original: Length that the weights were trained at without scaling, for where it is not given.
+
+    Raises:
+        InputError: a parameter that its type does not have: it would be ignored.
+    """
+    kind = str(given.get("rope_type"))
+    if kind not in _PARAMETERS:
+        raise InputError(f"rope_scaling: rope_type {kind} is unknown; known: {', '.join(_PARAMETERS)}")
+    if unknown := given.keys() - {"rope_type", *_PARAMETERS[kind]}:
+        known = ", ".join(_PARAMETERS[kind]) or "nothing"
+        raise InputError(f"rope_scaling: {kind} has no {sorted(unknown)[0]}; it has {known}")
+    if kind == "default":
+        return None
+    floats = {name: float(value) for name, value in given.items() if type(value) is int and "factor" in name}
+    if ORIGINAL_LENGTH in _PARAMETERS[kind] and original is not None:
+        return {ORIGINAL_LENGTH: original} | given | floats
+    return given | floats
+
+
+def check_scaling(config: ModelConfig) -> None:
+    """Try the scaling.
+
+    Raises:
+        InputError: it is unknown, lacks a parameter, or gives angles that are no angles.
+    """
+    if config.rope_scaling and "rope_type" not in config.rope_scaling:
+        raise InputError(f"rope_scaling: {config.rope_scaling} has no rope_type")
+    frequencies, factor = inverse_frequencies(config)
+    if not (torch.isfinite(frequencies) & (frequencies > 0)).all() or not math.isfinite(factor):
+        raise InputError(f"rope_scaling: {config.rope_scaling} gives angles that are not positive numbers")
+
+
+def original_length(config: ModelConfig) -> int | None:
+    """Length that a model was trained at before its RoPE was scaled; None where that is not known."""
+    scaling = config.rope_scaling or {}
+    return scaling.get(ORIGINAL_LENGTH, None if scaling else config.block_size)
 
 
 def rotary_tables(frequencies: Tensor, factor: float, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,7 +107,7 @@ def _llama3(wavelengths: Tensor, scaling: dict[str, Any], config: ModelConfig) -
     """Llama 3.1: long waves are divided by the factor, short ones kept, those between blended."""
     frequencies = 1.0 / wavelengths
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
-    factor, original = scaling["factor"], scaling["original_max_position_embeddings"]
+    factor, original = scaling["factor"], scaling[ORIGINAL_LENGTH]
     lengths = 2 * math.pi / frequencies
     share_kept = (original / lengths - low) / (high - low)
     blended = (1 - share_kept) * frequencies / factor + share_kept * frequencies
@@ -73,7 +117,7 @@ def _llama3(wavelengths: Tensor, scaling: dict[str, Any], config: ModelConfig) -
 
 def _yarn(wavelengths: Tensor, scaling: dict[str, Any], config: ModelConfig) -> tuple[Tensor, float]:
     """YaRN (Peng et al. 2023): interpolation by parts, and a temperature on the attention."""
-    factor, original = scaling["factor"], scaling["original_max_position_embeddings"]
+    factor, original = scaling["factor"], scaling[ORIGINAL_LENGTH]
     width = config.head_dim
 
     def dimension_with(rotations: float) -> float:
@@ -109,4 +153,13 @@ _SCALINGS: dict[str, Callable[[Tensor, dict[str, Any], ModelConfig], tuple[Tenso
     "linear": _linear,
     "llama3": _llama3,
     "yarn": _yarn,
+}
+_PARAMETERS: dict[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", ORIGINAL_LENGTH),
+    "yarn": (
+        *("factor", ORIGINAL_LENGTH, "beta_fast", "beta_slow", "truncate"),
+        *("attention_factor", "mscale", "mscale_all_dim"),
+    ),
 }

@@ -13,6 +13,7 @@ from lit_gpt.store.token_store import TokenStore
 from pretrain.data.training_data import TrainingData
 from pretrain.data.validation import named_stores
 from pretrain.options import TrainOptions
+from pretrain.shape import initial_shape, resolve_shape
 from pretrain.trainable import frozen_rows
 
 
@@ -24,15 +25,16 @@ class Inputs(NamedTuple):
     config: ModelConfig
 
 
-def open_inputs(options: TrainOptions) -> Inputs:
+def open_inputs(options: TrainOptions, before: ModelConfig | None = None) -> Inputs:
     """Open all and pack what is not packed yet: before processes are connected, so that no collective waits.
+
+    Args:
+        before: Shape of the weights to start from, where they are not those of an initial checkpoint.
 
     Raises:
         InputError: a store or a shape cannot be used, or they do not fit one another.
     """
-    shape = ModelConfig.load(options.model_name)
-    if options.block_size is not None:
-        shape = dataclasses.replace(shape, block_size=options.block_size)
+    shape = resolve_shape(options, before or initial_shape(options))
     data = TrainingData.open(dataclasses.replace(options, block_size=shape.block_size))
     initial, resumes = (
         options.initial_checkpoint_dir,

@@ -20,6 +20,7 @@ from pretrain.data.validation import named_stores
 from pretrain.monitor.epochs import Epochs, StoreSize
 from pretrain.options import TrainOptions
 from pretrain.schedules import Schedule, make_schedule
+from pretrain.shape import initial_shape, resolve_shape
 from pretrain.trainable import frozen_rows, n_trained
 
 GIB = 2**30
@@ -143,8 +144,7 @@ def examine(options: TrainOptions) -> JobPlan:
     stores = [store for path in paths if (store := attempt(partial(TokenStore.open, path)))]
     named = attempt(lambda: named_stores(options.val_data_dir or [])) or {}
     validation = [store for path in named.values() if (store := attempt(partial(TokenStore.open, path)))]
-    block_size = {} if options.block_size is None else {"block_size": options.block_size}
-    config = attempt(lambda: ModelConfig.load(options.model_name, **block_size))
+    config = attempt(lambda: resolve_shape(options, initial_shape(options)))
     if config is not None and stores:
         vocab_size = max(store.vocab_size for store in [*stores, *validation])
         config = attempt(partial(config.with_vocab_of, vocab_size))
