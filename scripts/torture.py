@@ -162,14 +162,12 @@ def main(options: TortureOptions) -> None:
         raise InputError(f"the run without faults failed: {error}")
     rng = random.Random(options.seed)
     waiting: list[str] = []
-    bar = progress(total=options.faults, description="faults", unit="fault")
-    while (done := torture.times.total()) < options.faults and not torture.problems:
-        bar.update(done - bar.n)
-        waiting = waiting or rng.sample(kinds, len(kinds))
-        kind = waiting.pop()
-        torture.note(suffer(torture.job(), kind, rng), kind)
-    bar.update(options.faults - bar.n)
-    bar.close()
+    with progress(total=options.faults, description="faults", unit="fault") as bar:
+        while bar.n < options.faults and not torture.problems:
+            waiting = waiting or rng.sample(kinds, len(kinds))
+            kind = waiting.pop()
+            torture.note(suffer(torture.job(), kind, rng), kind)
+            bar.update(torture.times.total() - bar.n)
     torture.finish()
     _print(torture)
     if torture.problems:

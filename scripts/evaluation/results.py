@@ -102,7 +102,7 @@ def write_tensorboard(results: list[ModelResults], folder: Path) -> None:
 
 
 def draw(results: list[ModelResults], path: Path) -> None:
-    """A panel per task: each metric over the steps, within one standard error; nothing without steps."""
+    """A panel per task: each metric over the steps with its standard error; nothing without steps."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -127,9 +127,7 @@ def draw(results: list[ModelResults], path: Path) -> None:
             steps = [step for step, _ in points]
             values = [score.value for _, score in points]
             errors = [score.stderr or 0.0 for _, score in points]
-            [line] = panel.plot(steps, values, "o-", markersize=3, label=metric)
-            low, high = ([v + sign * e for v, e in zip(values, errors, strict=True)] for sign in (-1, 1))
-            panel.fill_between(steps, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+            panel.errorbar(steps, values, errors, fmt="o-", markersize=3, capsize=2, label=metric)
         panel.set_title(task, fontsize=10)
         panel.set_xlabel("step", fontsize=8)
         panel.grid(alpha=0.3)
