@@ -84,6 +84,9 @@ class TrainOptions(DataOptions):
     """Optimizer steps of the run; when not given as before (resumed) or 1000."""
     max_epochs: PositiveFloat | None = None
     """In place of max_steps: passes over the data, also a fraction of one."""
+    stages: list[dict[str, Any]] | None = None
+    """In place of max_steps: stages one after the other, each a table of name, steps and the options that
+    differ in it."""
     learning_rate: PositiveFloat = 4e-4
     """Peak learning rate."""
     min_lr: NonNegativeFloat | None = None

@@ -24,9 +24,12 @@ class Schedule:
     Attributes:
         peak: Learning rate at the end of the warm-up.
         final: Learning rate at `max_steps`.
+        max_steps: Length of the run, or of a stage of it.
         decay_steps: wsd (warmup-stable-decay, Hu et al. 2024, arXiv:2404.06395) only: length of the last
             phase. The decay can begin at any checkpoint of a stable phase: resume it with
             max_steps = its step + decay_steps.
+        steps_before: Steps of the stages before.
+        initial: Learning rate at which the warm-up begins, the last one of the stage before.
     """
 
     name: ScheduleName
@@ -35,11 +38,19 @@ class Schedule:
     warmup_steps: int
     max_steps: int
     decay_steps: int = 0
+    steps_before: int = 0
+    initial: float = 0.0
+
+    @property
+    def last_step(self) -> int:
+        """Of the run's steps the last one on this schedule."""
+        return self.steps_before + self.max_steps
 
     def learning_rate(self, step: int) -> float:
-        """Learning rate of a step, counted from 1. After max_steps it stays at its last value."""
+        """Learning rate of a step of the run, counted from 1. After the last it stays as it is."""
+        step -= self.steps_before
         if step <= self.warmup_steps:
-            return self.peak * step / self.warmup_steps
+            return self.initial + (self.peak - self.initial) * step / self.warmup_steps
         start = self.max_steps - self.decay_steps if self.name == "wsd" else self.warmup_steps
         progress = min(max((step - start) / max(self.max_steps - start, 1), 0.0), 1.0)
         return self.final + (self.peak - self.final) * _SHAPES[self.name](progress)
@@ -49,8 +60,10 @@ class Schedule:
         given = options.warmup_steps
         shortened = "" if given in (None, self.warmup_steps) else f" (not {given:,}: the run is shorter)"
         after = self.name if self.name == "constant" else f"{self.name} to {self.final:g}"
+        start = f" from {self.initial:g}" if self.initial and self.warmup_steps else ""
         return (
-            f"learning rate: {self.warmup_steps:,} steps of warm-up{shortened} to {self.peak:g}, then {after}"
+            f"learning rate: {self.warmup_steps:,} steps of warm-up{shortened}{start} to {self.peak:g}, "
+            f"then {after}"
         )
 
     def as_options(self) -> dict[str, int | float]:

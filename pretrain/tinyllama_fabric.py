@@ -14,11 +14,12 @@ from pretrain.launch.stop import StopRequest
 from pretrain.launch.watchdog import Watchdog
 from pretrain.monitor.save_errors import keep_output_from_failing
 from pretrain.options import TrainOptions
+from pretrain.stages.options import resolve_stages
 
 
 def main(options: TrainOptions) -> None:
     """Check, build, train."""
-    options.check()
+    resolve_stages(options)
     # Imports torch, which takes seconds: bad options are refused before, and signals are remembered.
     from pretrain.monitor.step_reporter import TrainingDiverged
     from pretrain.trainer import Trainer

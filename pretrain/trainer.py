@@ -23,6 +23,8 @@ from pretrain.launch import run_folder
 from pretrain.monitor.metrics import ValidationLine
 from pretrain.optim import guarded_step
 from pretrain.run import Run
+from pretrain.stages.resume import describe_plan
+from pretrain.stages.stage import Stage
 from pretrain.trainable import zero_frozen
 
 GARBAGE_INTERVAL = 50  # steps
@@ -32,23 +34,49 @@ class Trainer(Run):
     """A run and its training loop."""
 
     def fit(self) -> None:
-        """Train to max_steps, or to the step at which the ranks agreed to stop."""
-        if self.rank == 0:
-            for line in self.startup_lines:
-                self.progress.message(line)
-        if self.step >= self.schedule.max_steps:
-            self.progress.message(f"already complete: step {self.step} of {self.schedule.max_steps}")
+        """Train to the last step, or to the one at which the ranks agreed to stop."""
+        self._show_startup_lines()
+        if self.step >= self.last_step:
+            self.progress.message(f"already complete: step {self.step} of {self.last_step}")
         try:
             try:
-                with no_automatic_collection():
-                    self._train()
+                self._train_stages()
             finally:
                 self._stop_threads()
-            self._leave("done" if self.step >= self.schedule.max_steps else "requeue")
+            self._leave("done" if self.step >= self.last_step else "requeue")
         finally:  # nothing depends on it: an upload may hang
             in_time = self.metrics is None or self.metrics.close_boards()
         if not in_time:
             os._exit(0)  # at interpreter shutdown wandb would wait again
+
+    def _show_startup_lines(self) -> None:
+        if self.rank == 0:
+            for line in self.startup_lines:
+                self.progress.message(line)
+        self.startup_lines.clear()
+
+    def _train_stages(self) -> None:
+        """To the end of the last stage; not past a border whose checkpoint could not be written."""
+        while True:
+            with no_automatic_collection():
+                self._train()
+            following = self.stages[self.stage.plan.number + 1 :]
+            if self.agreement.reached or not following or not self.checkpointer.has_saved(self.step):
+                return
+            self._cross_border(following[0])
+
+    def _cross_border(self, following: Stage) -> None:
+        """Drop all of a stage, and build the next from the checkpoint that was just written."""
+        began = time.monotonic()
+        self.loader.close()
+        del self.model, self.optimizer, self.partly_frozen, self.loader, self.reporter
+        gc.collect()
+        torch.compiler.reset()  # or the recompilations of all stages would count towards dynamo's limit
+        self.found = self.checkpointer.folder(self.step)
+        self._build_stage(following)
+        self._open_logs()
+        self.startup_lines.append(f"border: {time.monotonic() - began:.1f} s")
+        self._show_startup_lines()
 
     def _stop_threads(self) -> None:
         """Always do so: a live thread can crash interpreter shutdown."""
@@ -62,10 +90,12 @@ class Trainer(Run):
         """Step by step; not at all where all steps are done."""
         first_step = self.step + 1  # reported at once: on a slow machine the tenth comes late
         batches = iter(self.loader)
-        if self.step == 0 and (val_loss := self._validate("validation before the first step")) is not None:
-            self.progress.message(f"before step 1: val {val_loss:.4f}")
+        if self.step == self.stage.steps_before:
+            val_loss = self._validate("validation before the first step")
+            if val_loss is not None:
+                self.progress.message(f"before step {first_step}: val {val_loss:.4f}")
         self.watchdog.phase("the first step")
-        while self.step < self.schedule.max_steps and not self.agreement.reached:
+        while self.step < self.schedule.last_step and not self.agreement.reached:
             waited = time.monotonic()
             batch = next(batches)
             waited = time.monotonic() - waited
@@ -90,8 +120,8 @@ class Trainer(Run):
             self.watchdog.phase("training")
 
     def _due(self, interval: int) -> bool:
-        """At every so many steps, and at the last one."""
-        return self.step == self.schedule.max_steps or (interval > 0 and self.step % interval == 0)
+        """At every so many steps, and at the last one of a stage."""
+        return self.step == self.schedule.last_step or (interval > 0 and self.step % interval == 0)
 
     def train_step(self, batch: StepBatch, waited: float) -> bool:
         """Forward and backward over this rank's micro-batches, then one optimizer step.
@@ -147,7 +177,9 @@ class Trainer(Run):
         if results is None:
             return None
         if self.metrics is not None:
-            lines = [(self.step, "", n.store, n.targets, n.loss, n.bits_per_byte) for n in results]
+            lines = [
+                (self.step, self.stage.name, n.store, n.targets, n.loss, n.bits_per_byte) for n in results
+            ]
             self.metrics.write_validation([ValidationLine(*line) for line in lines])
         return mean_loss(results)
 
@@ -173,6 +205,7 @@ class Trainer(Run):
                 "documents": self.data.document_ends._asdict(),
                 "versions": {"python": platform.python_version(), "torch": torch.__version__},
                 **self._identity(),
+                **describe_plan(self.stages, self.stage),
             }
             self.checkpointer.save(self.step, self.model, self.optimizer, state, write_logs)
 

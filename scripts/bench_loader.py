@@ -145,7 +145,7 @@ def _ours(
     """
     loader = DataLoader(
         data,
-        global_batch_size=options.global_batch_size,
+        numbering=Numbering(options.global_batch_size),
         micro_batch_size=options.micro_batch_size,
         prefetch=prefetch,
     )
@@ -199,7 +199,7 @@ def _print_resume(options: Options, data: TrainingData) -> None:
         started = time.perf_counter()
         loader = DataLoader(
             TrainingData.reopen(description),
-            global_batch_size=options.global_batch_size,
+            numbering=Numbering(options.global_batch_size),
             micro_batch_size=options.micro_batch_size,
             first_step=step,
         )

@@ -8,7 +8,7 @@ written.
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +35,14 @@ class Checkpointer:
         ranks: Its group is used by nothing else. Its timeout must exceed the time in which the slowest rank
             writes its share.
         errors: Told of every save, whether it came to disk.
+        permanent: Steps whose checkpoints never expire.
     """
 
-    def __init__(self, options: TrainOptions, ranks: Ranks, errors: SaveErrors) -> None:
+    def __init__(
+        self, options: TrainOptions, ranks: Ranks, errors: SaveErrors, permanent: Collection[int] = ()
+    ) -> None:
         self.out_dir = Path(options.out_dir)
+        self._permanent = permanent
         self.ranks = ranks
         self._options = options
         self.errors = errors
@@ -109,7 +113,7 @@ class Checkpointer:
         self, step: int, snapshot: Snapshot, state: Mapping[str, Any], write_logs: Callable[[], None]
     ) -> None:
         """The saving thread."""
-        folder = self.out_dir / checkpoint.folder_name(step)
+        folder = self.folder(step)
         try:
             self.ranks.each(write_logs)
             writer.write_checkpoint(self.ranks, folder, step, self._options.state_dict_type, snapshot, state)
@@ -119,9 +123,14 @@ class Checkpointer:
         self.errors.succeeded("checkpoint")
         self._on_disk = step
         try:
-            writer.retain(self.ranks, folder, self._options.keep_last, self._options.keep_every)
+            options = self._options
+            writer.retain(self.ranks, folder, options.keep_last, options.keep_every, self._permanent)
         except Exception as error:
             self.errors.warn(f"old checkpoints were not removed: {error}")
+
+    def folder(self, step: int) -> Path:
+        """The checkpoint of a step."""
+        return self.out_dir / checkpoint.folder_name(step)
 
     # ---- finding
 
@@ -180,6 +189,7 @@ class Checkpointer:
         model: nn.Module,
         optimizer: torch.optim.Optimizer | None,
         expected: Mapping[str, Any] | None = None,
+        fresh_optimizer: bool = False,
     ) -> dict[str, Any]:
         """Put a checkpoint into the model and, if given, the optimizer (collective); verified before.
 
@@ -188,6 +198,7 @@ class Checkpointer:
 
         Args:
             expected: What the checkpoint's state must say, by key.
+            fresh_optimizer: Leave the optimizer as it is.
 
         Returns:
             The state that was given to `save`.
@@ -207,8 +218,9 @@ class Checkpointer:
         if optimizer is not None:
             if scalars is None:
                 raise InputError(f"{folder} holds weights only; start from it with --initial_checkpoint_dir")
-            reader = TensorReader(folder, manifest.of_parts(["optim"]))
-            restore_optimizer(model, optimizer, reader, scalars)
+            if not fresh_optimizer:
+                reader = TensorReader(folder, manifest.of_parts(["optim"]))
+                restore_optimizer(model, optimizer, reader, scalars)
             for step, later in self._list_checkpoints():
                 if step > state["step"]:
                     self._reject(later, "superseded", f"the run was resumed from {folder}")

@@ -8,9 +8,10 @@ before it is deleted, so that one half deleted never looks complete.
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +68,16 @@ def write_checkpoint(
         raise
 
 
-def retain(ranks: Ranks, newest: Path, keep_last: int, keep_every: int) -> None:
+def retain(
+    ranks: Ranks, newest: Path, keep_last: int, keep_every: int, permanent: Collection[int] = ()
+) -> None:
     """Delete expired checkpoints, but only after the newest has been read back and verified.
 
     Raises:
         InputError: on all ranks; the checkpoint just saved is not affected.
     """
-    folders = [Path(f) for f in ranks.first(lambda: expired(newest.parent, keep_last, keep_every))]
+    find = partial(expired, newest.parent, keep_last, keep_every, permanent)
+    folders = [Path(f) for f in ranks.first(find)]
     if not folders:
         return
 
@@ -114,10 +118,11 @@ def refuse_foreign(out_dir: Path) -> None:
             check_kind(Path(entry.path))
 
 
-def expired(out_dir: Path, keep_last: int, keep_every: int) -> list[Path]:
+def expired(out_dir: Path, keep_last: int, keep_every: int, permanent: Collection[int] = ()) -> list[Path]:
     """Checkpoints that may be deleted, oldest first.
 
-    Kept are the newest `keep_last` (0: all) and every one whose step is a multiple of `keep_every` (0: none).
+    Kept are the newest `keep_last` (0: all), every one whose step is a multiple of `keep_every` (0: none) and
+    those of `permanent` steps.
     One that looks incomplete neither counts nor is deleted: `find` renames it.
     """
     complete = [
@@ -126,7 +131,11 @@ def expired(out_dir: Path, keep_last: int, keep_every: int) -> list[Path]:
         if not folder.is_symlink() and _looks_complete(folder)
     ]
     candidates = complete[:-keep_last] if keep_last else []
-    return [folder for step, folder in candidates if not (keep_every and step % keep_every == 0)]
+    return [
+        folder
+        for step, folder in candidates
+        if step not in permanent and not (keep_every and step % keep_every == 0)
+    ]
 
 
 def rename_for_deletion(folder: Path) -> Path:

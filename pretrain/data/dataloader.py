@@ -1,8 +1,8 @@
 """Make the batches of every optimizer step, ahead of time in a thread.
 
 The order is a function of the sample number, so the loader has no state but the number of samples consumed:
-step s takes the samples [(s - 1) * G, s * G) of a global batch G, and rank r of W the r-th of W equal slices
-of them. Any rank can thus compute what all ranks are fed, without communication.
+a step takes the next global batch of samples (numbering.py), and rank r of W the r-th of W equal slices of
+it. Any rank can thus compute what all ranks are fed, without communication.
 """
 
 import queue
@@ -16,6 +16,7 @@ import torch
 from lit_gpt.cli import InputError
 from lit_gpt.rows.sample_order import RowAddresses
 from pretrain.data.batch import Batch, assemble
+from pretrain.data.numbering import Numbering
 from pretrain.data.row_reader import RowReader, StepRows
 from pretrain.data.shard_cache import ShardCache
 from pretrain.data.training_data import TrainingData, compare_data
@@ -41,7 +42,7 @@ class DataLoader:
         self,
         data: TrainingData,
         *,
-        global_batch_size: int,
+        numbering: Numbering,
         micro_batch_size: int,
         rank: int = 0,
         world_size: int = 1,
@@ -52,20 +53,22 @@ class DataLoader:
         """Open the loader; a thread starts with the first `next`.
 
         Args:
+            numbering: which samples each step takes.
             prefetch: steps made ahead by the thread; 0: no thread.
 
         Raises:
             InputError: the ranks cannot share the batch evenly.
         """
-        if global_batch_size % world_size != 0:
+        size = numbering.global_batch_size
+        if size % world_size != 0:
             raise InputError(
-                f"global_batch_size {global_batch_size} is not divisible by {world_size} processes; "
-                f"the nearest that are: {nearest_multiples(global_batch_size, world_size)}"
+                f"global_batch_size {size} is not divisible by {world_size} processes; "
+                f"the nearest that are: {nearest_multiples(size, world_size)}"
             )
         self._data = data
-        self._global_batch_size = global_batch_size
+        self._numbering = numbering
         self._micro_batch_size = micro_batch_size
-        self._rank_rows = global_batch_size // world_size
+        self._rank_rows = size // world_size
         self._rank = rank
         self._device = torch.device(device)
         self._cache = _open_cache(data)
@@ -92,8 +95,8 @@ class DataLoader:
     def state_dict(self, step: int) -> dict[str, Any]:
         """State after `step` steps, as JSON: all that a loader of any world size needs to continue."""
         return {
-            "samples": step * self._global_batch_size,
-            "global_batch_size": self._global_batch_size,
+            "samples": self._numbering.first_sample_of(step + 1),
+            "global_batch_size": self._numbering.global_batch_size,
             "data": self._data.describe(),
         }
 
@@ -105,12 +108,12 @@ class DataLoader:
         while True:
             yield from self._make_plan(step, n_steps)
             step += n_steps
-            n_steps = max(1, min(2 * n_steps, n_rows // self._global_batch_size))
+            n_steps = max(1, min(2 * n_steps, n_rows // self._numbering.global_batch_size))
 
     def _make_plan(self, step: int, n_steps: int) -> Iterator[StepBatch]:
         """The steps [step, step + n_steps), whose rows are located together."""
-        size, share = self._global_batch_size, self._rank_rows
-        samples = np.arange((step - 1) * size, (step - 1 + n_steps) * size)
+        size, share = self._numbering.global_batch_size, self._rank_rows
+        samples = self._numbering.first_sample_of(step) + np.arange(n_steps * size)
         everyone = self._data.rows(samples)
         n_targets = self._data.targets_per_row(everyone).reshape(n_steps, size).sum(axis=1).tolist()
         mine = (np.arange(n_steps)[:, None] * size + self._rank * share + np.arange(share)).reshape(-1)

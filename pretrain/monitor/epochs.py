@@ -33,38 +33,52 @@ class StoreSize:
 
 
 class Epochs:
-    """Passes over one or several stores. An epoch of the run has as many rows as all stores together.
+    """Passes of a run, or of one of its stages, over its stores. An epoch has as many rows as all stores.
 
     With weights a store's own epochs are longer or shorter than the run's.
+
+    Args:
+        steps_before: Of the stages before. Only `now` is told steps of the run; the others, of the stage.
+        dealt: Rows of each store that the stages before were fed; they count as read.
     """
 
     def __init__(
-        self, stores: Sequence[StoreSize], weights: Sequence[float] | None, global_batch_size: int
+        self,
+        stores: Sequence[StoreSize],
+        weights: Sequence[float] | None,
+        global_batch_size: int,
+        steps_before: int = 0,
+        dealt: Sequence[int] | None = None,
     ) -> None:
         self.stores = stores
         self.rows = sum(store.rows for store in stores)
         self._batch = global_batch_size
+        self._steps_before = steps_before
+        self._dealt = dealt or [0] * len(stores)
         shares = weights or [store.rows for store in stores]
         self._shares = [share / sum(shares) for share in shares]
 
     @classmethod
-    def of(cls, data: TrainingData, global_batch_size: int) -> "Epochs":
-        return cls([StoreSize.of(packed) for packed in data.stores], data.weights, global_batch_size)
+    def of(cls, data: TrainingData, global_batch_size: int, steps_before: int = 0) -> "Epochs":
+        """Of opened data."""
+        stores = [StoreSize.of(packed) for packed in data.stores]
+        return cls(stores, data.weights, global_batch_size, steps_before, data.order.start.positions)
 
     def passes(self, step: int) -> list[float]:
         """How often each store has been read after so many steps."""
         return [
-            step * self._batch * share / store.rows
-            for store, share in zip(self.stores, self._shares, strict=True)
+            (dealt + step * self._batch * share) / store.rows
+            for store, share, dealt in zip(self.stores, self._shares, self._dealt, strict=True)
         ]
 
     def tokens(self, step: int) -> int:
         """Targets of so many steps, about."""
-        return round(sum(p * s.targets for p, s in zip(self.passes(step), self.stores, strict=True)))
+        passes = zip(self.passes(step), self.passes(0), self.stores, strict=True)
+        return round(sum((after - before) * store.targets for after, before, store in passes))
 
     def now(self, step: int) -> str:
-        """For a progress line: the epoch that the run is in, for each store."""
-        passes = [f"{passed:.2f}" for passed in self.passes(step)]
+        """For a progress line: the epoch that the run, or a stage, is in at a step of the run, by store."""
+        passes = [f"{passed:.2f}" for passed in self.passes(step - self._steps_before)]
         return f"epoch {passes[0]}" if len(passes) == 1 else f"epochs {'/'.join(passes)}"
 
     def length(self, max_steps: int) -> str:

@@ -164,7 +164,7 @@ class ProgressLine:
                 bar_format="step {n_fmt}/{total_fmt}|{bar}| [{elapsed}{postfix}]",
             )
 
-    def update(self, metrics: StepMetrics, epoch: str, eta_seconds: float | None) -> None:
+    def update(self, metrics: StepMetrics, epoch: str, seconds_per_step: float | None) -> None:
         """Show a step's figures."""
         parts = [f"{epoch}  {tqdm.format_sizeof(metrics.tokens)} tokens  loss {metrics.loss:.4f}"]
         if metrics.val_loss is not None:
@@ -174,8 +174,9 @@ class ProgressLine:
             parts.append(f"{metrics.tokens_per_second:,.0f} tok/s")
         if metrics.mfu is not None:
             parts.append(f"mfu {metrics.mfu:.1%}")
-        if eta_seconds is not None:
-            parts.append(f"eta {tqdm.format_interval(int(eta_seconds))}")
+        if seconds_per_step is not None:
+            left = seconds_per_step * (self._max_steps - metrics.step)
+            parts.append(f"eta {tqdm.format_interval(int(left))}")
         if self._bar is not None:
             self._bar.set_postfix_str("  ".join(parts), refresh=False)
             self._bar.update(metrics.step - self._bar.n)

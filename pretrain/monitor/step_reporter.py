@@ -194,15 +194,14 @@ class StepReporter:
         self._unread.clear()
         last = lines[-1]
         last.val_loss = val_loss
-        eta = None
+        seconds = None
         if (speed := self._speed.report()) is not None:
             for name, value in vars(speed).items():
                 setattr(last, name, value)
             seconds = self._pace.seconds_per_step(last.step, time.monotonic(), speed.step_seconds)
-            eta = seconds * (self._schedule.max_steps - last.step)
         if self._metrics is not None:
             self._metrics.write(lines)
-        self._progress.update(last, self._epochs.now(last.step), eta)
+        self._progress.update(last, self._epochs.now(last.step), seconds)
         if self._skipped_in_a_row > self._max_skipped_steps:
             raise TrainingDiverged(
                 f"step {last.step}: {self._skipped_in_a_row} steps in a row had a gradient that is not "

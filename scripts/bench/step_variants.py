@@ -26,6 +26,7 @@ from pretrain.data import batch, dataloader
 from pretrain.data.batch import Batch
 from pretrain.data.dataloader import DataLoader
 from pretrain.data.inputs import open_inputs
+from pretrain.data.numbering import Numbering
 from pretrain.options import TrainOptions
 
 LITGPT_LOSS_CHUNK = 128  # tokens, as `litgpt pretrain` has it
@@ -131,7 +132,7 @@ def bare(options: TrainOptions) -> Callable[[], None]:
     device = _device()
     data, _, config = open_inputs(options)
     rows = options.global_batch_size
-    batches = DataLoader(data, global_batch_size=rows, micro_batch_size=rows, device=device)
+    batches = DataLoader(data, numbering=Numbering(rows), micro_batch_size=rows, device=device)
     with device:
         gpt = GPT(config)
     gpt.init_weights(0)

@@ -21,11 +21,10 @@ def open_data(*stores: Path | str, start: OrderStart | None = None, **options: A
     return TrainingData.open(DataOptions([str(store) for store in stores], **settings), start)
 
 
-def feed(data: TrainingData, **settings: Any) -> DataLoader:
+def feed(data: TrainingData, global_batch_size: int = GLOBAL_BATCH, **settings: Any) -> DataLoader:
     """A loader without a thread, unless asked for."""
-    return DataLoader(
-        data, **{"global_batch_size": GLOBAL_BATCH, "micro_batch_size": 4, "prefetch": 0, **settings}
-    )
+    settings = {"numbering": Numbering(global_batch_size), "micro_batch_size": 4, "prefetch": 0, **settings}
+    return DataLoader(data, **settings)
 
 
 def log_steps(

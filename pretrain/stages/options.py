@@ -1,0 +1,139 @@
+"""The options of each stage: those of the run, with the ones that differ replaced, and checked."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from lit_gpt.errors import InputError
+from lit_gpt.option_types import PositiveInt, convert_fields, quoted, suggestion
+from pretrain.options import TrainOptions
+
+TRAINING_OPTIONS = (
+    # What the model is fed and which parameters learn from it.
+    *("train_data_dir", "shuffle_window", "packing", "block_size", "global_batch_size"),
+    *("rope_scaling", "rope_base", "trainable"),
+    # How they learn.
+    *("learning_rate", "min_lr", "warmup_steps", "lr_schedule", "decay_steps"),
+    *("weight_decay", "beta1", "beta2", "grad_clip"),
+)
+"""May differ between stages; those of a finished stage stay as they were."""
+STAGE_OPTIONS = (
+    *TRAINING_OPTIONS,
+    *("micro_batch_size", "activation_checkpointing"),
+    *("save_step_interval", "eval_step_interval", "log_step_interval"),
+)
+"""May differ between stages."""
+
+_NEEDS = {
+    "model_name": "make an initial checkpoint of the new shape",
+    "initial_checkpoint_dir": "a stage starts from the stage before; make it a run of its own",
+    "max_steps": "write steps",
+    "max_epochs": "write steps",
+}
+
+
+@dataclass(frozen=True)
+class _OwnKeys:
+    """The keys of a stage that are no options of a run."""
+
+    name: str
+    steps: PositiveInt
+    optimizer: Literal["keep", "fresh"] | None = None
+
+
+@dataclass(frozen=True)
+class StageOptions:
+    """One stage, its options resolved.
+
+    Attributes:
+        name: Unique in the run; "" for a run without stages.
+        number: From 0.
+        steps_before: Steps of the stages before it.
+        options: Of an ordinary run that consists of this stage; `max_steps` is the stage's length.
+        fresh_optimizer: Whether it begins without the moments of the stage before.
+    """
+
+    name: str
+    number: int
+    steps_before: int
+    options: TrainOptions
+    fresh_optimizer: bool = False
+
+
+def resolve_stages(options: TrainOptions) -> list[StageOptions]:
+    """The stages of a run; one for a run without `stages`. Nothing is opened.
+
+    Raises:
+        InputError: one line that names the stage and all that is wrong with it.
+    """
+    if not options.stages:
+        options.check()
+        return [StageOptions("", 0, 0, options)]
+    if options.max_steps is not None or options.max_epochs is not None:
+        raise InputError("--max_steps and --max_epochs are for runs without stages: each stage has its steps")
+    resolved: list[StageOptions] = []
+    for number, table in enumerate(options.stages):
+        stage = _resolve(options, number, table, resolved[-1] if resolved else None)
+        if any(other.name == stage.name for other in resolved):
+            raise InputError(f"stage {stage.name}: there are two of this name; names are unique")
+        resolved.append(stage)
+    return resolved
+
+
+def _resolve(
+    run: TrainOptions, number: int, table: Mapping[str, Any], before: StageOptions | None
+) -> StageOptions:
+    label = f"stage {table.get('name', number + 1)}"
+    own_names = [field.name for field in dataclasses.fields(_OwnKeys)]
+    own, mistakes = convert_fields(_OwnKeys, {name: table[name] for name in table if name in own_names})
+    mistakes += [f"{name} is missing" for name in ("name", "steps") if name not in table]
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", own.get("name", "x")):
+        mistakes.append(f"name {quoted(own['name'])}: use letters, digits, _ . and - only")
+    mistakes += [_refusal(name) for name in table if name not in (*own_names, *STAGE_OPTIONS)]
+    differing, wrong = convert_fields(
+        TrainOptions, {name: value for name, value in table.items() if name in STAGE_OPTIONS}
+    )
+    if mistakes := mistakes + wrong:
+        raise InputError(f"{label}: {'; '.join(mistakes)}")
+    keys = _OwnKeys(**own)
+    options = dataclasses.replace(run, stages=None, max_steps=keys.steps, max_epochs=None, **differing)
+    try:
+        options.check()
+    except InputError as error:
+        raise InputError(f"{label}: {error}") from error
+    if before is None:
+        return StageOptions(keys.name, number, 0, options)
+    return StageOptions(
+        keys.name,
+        number,
+        before.steps_before + _steps(before),
+        options,
+        _is_fresh(label, keys, options, before),
+    )
+
+
+def _is_fresh(label: str, keys: _OwnKeys, options: TrainOptions, before: StageOptions) -> bool:
+    """Moments are kept unless asked otherwise; they do not fit other trainable parameters."""
+    changed = options.trainable != before.options.trainable
+    if changed and keys.optimizer == "keep":
+        raise InputError(
+            f"{label}: optimizer: keep does not go with another trainable than in the stage before, whose "
+            "moments would move what is frozen now; write optimizer: fresh"
+        )
+    return changed or keys.optimizer == "fresh"
+
+
+def _steps(stage: StageOptions) -> int:
+    assert stage.options.max_steps is not None
+    return stage.options.max_steps
+
+
+def _refusal(name: str) -> str:
+    if name in _NEEDS:
+        return f"{name} cannot differ between stages: {_NEEDS[name]}"
+    if name in {field.name for field in dataclasses.fields(TrainOptions)}:
+        return f"{name} cannot differ between stages: give it for the whole run, or begin a new run"
+    known = [*(field.name for field in dataclasses.fields(_OwnKeys)), *STAGE_OPTIONS]
+    return f"{name}: no such key{suggestion(name, known)}"

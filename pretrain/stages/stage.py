@@ -1,0 +1,159 @@
+"""A stage, opened: its data, its shape, and where in the run's order of samples and rates it begins."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lit_gpt.errors import InputError
+from lit_gpt.model.config import ModelConfig
+from lit_gpt.rows.packed_store import PackedStore
+from lit_gpt.rows.sample_order import OrderStart
+from pretrain.data.inputs import open_inputs
+from pretrain.data.numbering import Numbering
+from pretrain.data.training_data import TrainingData
+from pretrain.monitor.epochs import Epochs
+from pretrain.options import TrainOptions
+from pretrain.schedules import Schedule, make_schedule
+from pretrain.stages.options import StageOptions
+
+FEW_PAST = 0.05
+SHARDS_LOOKED_AT = 8  # of a store, for an estimate
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one stage works on; a run without stages is one."""
+
+    plan: StageOptions
+    data: TrainingData
+    validation: dict[str, PackedStore]
+    config: ModelConfig
+    epochs: Epochs
+    numbering: Numbering
+    schedule: Schedule
+    block_size_before: int | None
+    """Of the stage before; None for the first."""
+
+    @property
+    def name(self) -> str:
+        return self.plan.name
+
+    @property
+    def options(self) -> TrainOptions:
+        return self.plan.options
+
+    @property
+    def steps_before(self) -> int:
+        """Steps of the run before this stage."""
+        return self.plan.steps_before
+
+    @property
+    def stores(self) -> list[PackedStore]:
+        """All that it reads, the validation's too."""
+        return [*self.data.stores, *self.validation.values()]
+
+    def with_options(self, options: TrainOptions) -> "Stage":
+        """The only stage of a run, of another length or on other rates."""
+        plan = dataclasses.replace(self.plan, options=options)
+        return dataclasses.replace(self, plan=plan, schedule=make_schedule(options, self.epochs.rows))
+
+    def long_range(self) -> list[str]:
+        """For its first lines, where rows grew: how much of the data is longer than the rows before."""
+        before = self.block_size_before
+        if before is None or self.config.block_size <= before:
+            return []
+        shares, weights = _past(self.data, before)
+        share = float(np.average(shares, weights=weights))
+        said = f"{share:.1%} of the targets lie past the first {before:,} of their document"
+        if share >= FEW_PAST:
+            return [f"long range: {said}"]
+        return [
+            f"warning: {said}: longer rows train long range only where documents are long; keep long ones "
+            "with data_prep/tokenize_corpus.py --min_tokens"
+        ]
+
+
+def open_stages(plans: Sequence[StageOptions]) -> list[Stage]:
+    """Open and pack the data of all stages, in their order: a store continues where an earlier stage left it.
+
+    Raises:
+        InputError: data or shape of a stage cannot be used; it is named.
+    """
+    stages: list[Stage] = []
+    starts = _Starts()
+    for plan in plans:
+        try:
+            stages.append(_open(plan, stages[-1] if stages else None, starts if len(plans) > 1 else None))
+        except InputError as error:
+            if not plan.name or str(error).startswith("stage "):
+                raise
+            raise InputError(f"stage {plan.name}: {error}") from error
+    return stages
+
+
+def _open(plan: StageOptions, before: Stage | None, starts: "_Starts | None") -> Stage:
+    inputs = open_inputs(plan.options, before.config if before else None)
+    data, size = inputs.data, plan.options.global_batch_size
+    if before and _tokenizer(data) != _tokenizer(before.data):
+        raise InputError(
+            f"{data.stores[0].store.path} was made with another tokenizer than the data of stage "
+            f"{before.name}; another tokenizer needs another initial checkpoint, not a stage"
+        )
+    if starts is not None:
+        data = starts.place(data, plan.options.max_steps or 0, size)
+    epochs = Epochs.of(data, size, plan.steps_before)
+    schedule = dataclasses.replace(
+        make_schedule(plan.options, epochs.rows),
+        steps_before=plan.steps_before,
+        initial=before.schedule.learning_rate(before.schedule.last_step) if before else 0.0,
+    )
+    numbering = Numbering(size, plan.steps_before, data.order.start.first_sample)
+    block_size = before.config.block_size if before else None
+    return Stage(plan, data, inputs.validation, inputs.config, epochs, numbering, schedule, block_size)
+
+
+def _tokenizer(data: TrainingData) -> str:
+    return data.stores[0].store.manifest.tokenizer
+
+
+class _Starts:
+    """Where the sequences of stores begin, stage by stage.
+
+    A store (or a share of one) is numbered by its first appearance, and that number is the key of its
+    permutations. The rows of a packing that earlier stages were dealt are not dealt again.
+    """
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+        self._positions: dict[str, int] = {}
+        self._first_sample = 0
+
+    def place(self, data: TrainingData, steps: int, global_batch_size: int) -> TrainingData:
+        """The data of the next stage, begun where the stages before ended."""
+        packings = [packed.fingerprint for packed in data.stores]
+        if twice := next((n for n, packing in enumerate(packings) if packing in packings[:n]), None):
+            raise InputError(
+                f"{data.stores[twice].store.path} is named twice: name it once, with both weights"
+            )
+        numbers = [
+            self._numbers.setdefault(packed.store.fingerprint, len(self._numbers)) for packed in data.stores
+        ]
+        positions = [self._positions.get(packing, 0) for packing in packings]
+        start = OrderStart(self._first_sample, tuple(numbers), tuple(positions))
+        placed = TrainingData(data.options, data.stores, data.weights, start=start)
+        self._first_sample += steps * global_batch_size
+        after = placed.order.positions_after(self._first_sample)
+        self._positions |= dict(zip(packings, after, strict=True))
+        return placed
+
+
+def _past(data: TrainingData, block_size: int) -> tuple[list[float], list[float]]:
+    """Of each store the share of targets past that position in a row's segment, and its weight."""
+    shares = []
+    for packed in data.stores:
+        shards = np.linspace(0, packed.store.n_shards - 1, SHARDS_LOOKED_AT, dtype=int)
+        lengths = np.concatenate([packed.rows(shard).length for shard in np.unique(shards).tolist()])
+        shares.append(float(np.maximum(lengths - block_size, 0).sum() / max(lengths.sum(), 1)))
+    return shares, data.weights or [int(packed.rows_per_shard.sum()) for packed in data.stores]
