@@ -10,7 +10,7 @@ document d is the sequences bounds[d] .. bounds[d+1]-1.
 
 import os
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -166,24 +166,12 @@ def read_documents(path: Path, documents: np.ndarray) -> list[DocumentInfo]:
     """Look documents up by number, in any order; reads only the row groups that hold them."""
     wanted, where = np.unique(documents, return_inverse=True)
     found: list[DocumentInfo] = []
-    for part in _read_rows(path, wanted, DocumentInfo._fields):
-        columns = part.to_pydict()
-        found += map(DocumentInfo, *(columns[name] for name in DocumentInfo._fields))
-    return [found[index] for index in where.tolist()]
-
-
-def read_sources_of(path: Path, documents: np.ndarray) -> set[str]:
-    """The sources of some documents; reads one column of the row groups that hold them."""
-    parts = _read_rows(path, np.unique(documents), ["source"])
-    return {source for part in parts for source in part["source"].unique().to_pylist()}
-
-
-def _read_rows(path: Path, documents: np.ndarray, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """Rows by number (ascending), a table for each row group that holds any of them."""
     with pq.ParquetFile(path) as table:
-        for group in np.unique(documents // ROW_GROUP).tolist():
-            rows = documents[documents // ROW_GROUP == group] - group * ROW_GROUP
-            yield table.read_row_group(group, columns=list(columns)).take(rows)
+        for group in np.unique(wanted // ROW_GROUP).tolist():
+            rows = wanted[wanted // ROW_GROUP == group] - group * ROW_GROUP
+            columns = table.read_row_group(group).take(rows).to_pydict()
+            found += map(DocumentInfo, *(columns[name] for name in DocumentInfo._fields))
+    return [found[index] for index in where.tolist()]
 
 
 def read_sources(path: Path) -> pa.DictionaryArray:

@@ -27,7 +27,6 @@ from lit_gpt.store.shard_files import (
     read_documents,
     read_index,
     read_sources,
-    read_sources_of,
 )
 from lit_gpt.store.tokenizer import Tokenizer
 
@@ -91,7 +90,7 @@ class TokenStore:
         return read_sources(self.path / self._file(shard, ".docs.parquet"))
 
     def sources_of(self, shard: int, documents: np.ndarray) -> set[str]:
-        return read_sources_of(self.path / self._file(shard, ".docs.parquet"), documents)
+        return {info.source for info in self.document_info(shard, documents)}
 
     def find(self, document_id: str) -> list[tuple[int, int]]:
         """All (shard, document) that carry an id."""
