@@ -9,7 +9,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,13 +46,6 @@ _BEGINNING = {
     True: "Documents began with the BOS token; the tokenizer puts it before a text.",
     False: "Documents began without a BOS token; the tokenizer puts none before a text.",
 }
-
-
-class _Source(NamedTuple):
-    """Where a Hugging Face tensor lies in ours."""
-
-    key: str
-    first_row: int
 
 
 def write_hf_folder(
@@ -110,17 +103,15 @@ def _write_weights(
 ) -> None:
     plan = list(_plan(reader, config, dtype))
     shards = list(split_into_files([spec for spec, _ in plan], max_shard_bytes))
-    sources = {spec.name: source for spec, source in plan}
+    places = {spec.name: place for spec, place in plan}
     bar = progress(description="weights", total=sum(spec.n_bytes for spec, _ in plan), unit="B")
 
     def rows_of(spec: TensorSpec) -> Iterator[Tensor]:
-        source = sources[spec.name]
+        key, first_row = places[spec.name]
         n_rows = spec.shape[0]
         step = max(1, CHUNK_BYTES * n_rows // max(spec.n_bytes, 1))
         for row in range(0, n_rows, step):
-            rows = reader.read_rows(source.key, source.first_row + row, min(step, n_rows - row)).to(
-                spec.dtype
-            )
+            rows = reader.read_rows(key, first_row + row, min(step, n_rows - row)).to(spec.dtype)
             bar.update(rows.nbytes)
             yield rows
 
@@ -142,8 +133,8 @@ def _write_weights(
 
 def _plan(
     reader: TensorReader, config: ModelConfig, dtype: torch.dtype | None
-) -> Iterator[tuple[TensorSpec, _Source]]:
-    """Every Hugging Face tensor and where it comes from, in the model's order."""
+) -> Iterator[tuple[TensorSpec, tuple[str, int]]]:
+    """Every Hugging Face tensor, in the model's order, and (our tensor, its first row there)."""
     shapes = parameter_shapes(config)
     stored = set(reader.keys())
     for key in sorted(stored ^ shapes.keys()):
@@ -156,7 +147,7 @@ def _plan(
         for part in hf_parts(key, config):
             first, last, _ = part.rows.indices(rows)
             spec = TensorSpec(part.hf_name, dtype or reader.dtype(key), (last - first, *rest))
-            yield spec, _Source(key, first)
+            yield spec, (key, first)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -55,8 +55,12 @@ class RollCall:
         patience += ANSWER_SECONDS
         self._store.set(f"{name}/{self.launch.rank}", json.dumps(answer))
         try:
-            preside = self.launch.rank == 0
-            missing = self._preside(name, patience) if preside else self._await_verdict(name, patience)
+            if self.launch.rank == 0:  # decides alone who is missing, so that all come to the same verdict
+                missing = self._await_answers(name, patience)
+                self._store.set(f"{name}/missing", json.dumps(missing))
+            else:
+                self._store.wait([f"{name}/missing"], timedelta(seconds=patience + ANSWER_SECONDS))
+                missing = json.loads(self._store.get(f"{name}/missing"))
             if missing:
                 self.leave(f"no answer from {self._where(missing)} for {patience:.0f} s")
             answers = self._store.multi_get(_keys(name, range(self.launch.world_size)))
@@ -77,16 +81,6 @@ class RollCall:
     def refuse(self, complaint: str) -> NoReturn:
         """End all ranks, as what they were given is not the same for all. Every rank may call it."""
         self._watchdog.end(EXIT_BAD_INPUT, complaint)
-
-    def _preside(self, name: str, patience: float) -> list[int]:
-        """Rank 0 alone decides who is missing, so that all come to the same verdict."""
-        missing = self._await_answers(name, patience)
-        self._store.set(f"{name}/missing", json.dumps(missing))
-        return missing
-
-    def _await_verdict(self, name: str, patience: float) -> list[int]:
-        self._store.wait([f"{name}/missing"], timedelta(seconds=patience + ANSWER_SECONDS))
-        return json.loads(self._store.get(f"{name}/missing"))
 
     def _await_answers(self, name: str, patience: float) -> list[int]:
         """The ranks that have not answered when patience ends."""
