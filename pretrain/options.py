@@ -28,7 +28,7 @@ class DataOptions:
     """Which stores are read, and in what order."""
 
     train_data_dir: list[str] = field(default_factory=list)
-    """Token store(s) to train on: DIR, or several as DIR:WEIGHT."""
+    """Token store(s) to train on: DIR, or several as DIR:WEIGHT; DIR@0-40 takes 40 % of its documents."""
     block_size: PositiveInt = 2048
     """Targets in a row."""
     seed: int = 1337

@@ -20,8 +20,8 @@ from lit_gpt.files import write_atomically
 from lit_gpt.model.config import ModelConfig
 from lit_gpt.model.flops import matmul_parameters
 from lit_gpt.option_types import PositiveFloat
+from lit_gpt.rows.store_entry import parse_stores
 from lit_gpt.store.token_store import TokenStore
-from pretrain.data.training_data import split_weights
 from pretrain.launch.plan import estimate_memory
 from pretrain.monitor.epochs import MAX_EPOCHS
 from pretrain.options import TrainOptions
@@ -89,8 +89,13 @@ def main(options: ChooseOptions) -> None:
     memory = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
     base = ROOT / "pretrain/configs" / ("one_cpu.yaml" if memory is None else "one_gpu_24gb.yaml")
     flags = ["--config", str(base), "--out_dir", "none", "--train_data_dir", *options.train_data_dir]
-    stores = [TokenStore.open(path) for path in split_weights(options.train_data_dir)[0]]
-    chosen = _choose(parse_options(TrainOptions, flags), stores, options.hours, memory)
+    entries = parse_stores(options.train_data_dir)
+    stores = [(entry, TokenStore.open(entry.path)) for entry in entries]
+    targets = sum(entry.fraction * (store.n_tokens - store.n_documents) for entry, store in stores)
+    vocab_size = stores[0][1].vocab_size
+    chosen = _choose(
+        parse_options(TrainOptions, flags), MAX_EPOCHS * targets, vocab_size, options.hours, memory
+    )
     trained = chosen.final_options()
     default = TrainOptions()
     lines = [
@@ -116,12 +121,11 @@ def main(options: ChooseOptions) -> None:
     )
 
 
-def _choose(base: TrainOptions, stores: list[TokenStore], hours: float, memory: int | None) -> Choice:
-    """Return the largest shape that sees enough tokens, or the smallest if none does."""
-    data = MAX_EPOCHS * sum(store.n_tokens - store.n_documents for store in stores)
+def _choose(base: TrainOptions, data: float, vocab_size: int, hours: float, memory: int | None) -> Choice:
+    """Return the largest shape that sees enough of the `data` tokens, or the smallest if none does."""
     chosen = None
     for name in SHAPES:
-        config = ModelConfig.load(name).with_vocab_of(stores[0].vocab_size)
+        config = ModelConfig.load(name).with_vocab_of(vocab_size)
         if chosen is not None and data / config.n_parameters < TOKENS_PER_PARAMETER:
             print(f"{name}: too little data for {config.n_parameters:,} parameters", flush=True)
             break
@@ -133,9 +137,7 @@ def _choose(base: TrainOptions, stores: list[TokenStore], hours: float, memory: 
                 raise
             print(f"{name}: {error}", flush=True)
             break
-        choice = Choice(
-            options, config, measured, min(measured.tokens_per_second * hours * 3600, float(data))
-        )
+        choice = Choice(options, config, measured, min(measured.tokens_per_second * hours * 3600, data))
         print(
             f"{name}: {config.n_parameters:,} parameters, {measured.describe()}; {choice.tokens:,.0f} tokens "
             f"in {hours:g} h and {MAX_EPOCHS} epochs, {choice.per_parameter:.1f} a parameter",

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from data_prep.processes import claimed, n_cores, ordered_map
 from data_prep.reading.batches import Batch, read_batches
@@ -16,8 +16,9 @@ from data_prep.reading.inputs import find_files, look_into
 from data_prep.tokenizing.work import SNAPSHOT, State, encode_batch, is_finished
 from lit_gpt.cli import InputError, progress
 from lit_gpt.files import read_json, write_atomically
-from lit_gpt.option_types import NonNegativeFloat, NonNegativeInt, PositiveInt, Share
+from lit_gpt.option_types import NonNegativeFloat, NonNegativeInt, Parsed, PositiveInt, Share
 from lit_gpt.rows.packed_store import PackedStore
+from lit_gpt.rows.store_entry import SHARE_FORM, DocumentShare
 from lit_gpt.store.store_writer import MAX_SHARD_TOKENS, TokenStoreWriter
 from lit_gpt.store.token_store import TokenStore
 from lit_gpt.store.tokenizer import Tokenizer
@@ -197,6 +198,8 @@ class PackOptions:
     strategy: Literal["best_fit", "concat", "one_per_row"] = "best_fit"
     """`best_fit` cuts only documents longer than a row, `concat` cuts wherever a row ends, `one_per_row`
     never joins documents."""
+    share: Annotated[str, Parsed(DocumentShare.parse, SHARE_FORM)] | None = None
+    """Pack these documents only, LO-HI in percent, for a training on STORE@LO-HI."""
     packing_dir: Path | None = None
     """Where to write the packing (default: into the store)."""
 
@@ -204,7 +207,8 @@ class PackOptions:
 def pack(options: PackOptions) -> None:
     """Make the packing unless it is there, verify it, and print its figures."""
     store = TokenStore.open(options.store)
-    packed = PackedStore.open(store, options.block_size, options.strategy, options.packing_dir)
+    share = DocumentShare.parse(options.share) if options.share else None
+    packed = PackedStore.open(store, options.block_size, options.strategy, options.packing_dir, share)
     packed.verify()
     rows = int(packed.rows_per_shard.sum())
     segments = sum(shard.pieces for shard in packed.shards)

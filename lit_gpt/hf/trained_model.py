@@ -88,7 +88,9 @@ def _stores(state: dict[str, Any]) -> list[Path]:
     """Where the token stores were."""
     data = state.get("data", {}).get("data", {})
     entries = data.get("options", {}).get("train_data_dir", [])
-    return [Path(entry.rpartition(":")[0] if data.get("weights") else entry) for entry in entries]
+    shares = [f"@{store['share']}" if "share" in store else "" for store in data.get("stores", [])]
+    paths = (entry.rpartition(":")[0] if data.get("weights") else entry for entry in entries)
+    return [Path(path.removesuffix(share)) for path, share in zip(paths, shares, strict=True)]
 
 
 def _carried_tokenizer(checkpoint: Path, names: Collection[str]) -> list[Path]:

@@ -1,8 +1,9 @@
 """A token store's rows: packed once, kept in a folder, memory-mapped by everyone who reads rows.
 
 `packing-KEY/` lies in the store, or in `packing_dir` where that cannot be written; KEY is a hash of the
-store's fingerprint, the block size and the strategy, so that another store or setting is another folder. It
-holds `shard-00000.rows` for each shard (rows.py) and `packing.json`, which has their hashes.
+store's fingerprint, the block size, the strategy and, where only a share of the documents is read, that
+share: another store or setting is another folder. It holds `shard-00000.rows` for each shard (rows.py) and
+`packing.json`, which has their hashes.
 docs/formats.md, Packing, is the specification.
 """
 
@@ -24,9 +25,9 @@ import numpy as np
 
 from lit_gpt.cli import InputError, progress
 from lit_gpt.files import lock, read_bounded, rename, write_atomically
-from lit_gpt.hashed_files import hash_files
 from lit_gpt.rows.bin_packing import covers, pack_lengths
 from lit_gpt.rows.rows import Rows, ShardEntry, read_shard, row_checksums, write_shard
+from lit_gpt.rows.store_entry import DocumentShare, StoreEntry
 from lit_gpt.store.token_store import TokenStore
 
 FORMAT = "packing-1"
@@ -40,6 +41,7 @@ class PackedStore:
     def __init__(self, store: TokenStore, block_size: int, folder: Path, manifest: dict[str, Any]) -> None:
         self.store = store
         self.block_size = block_size
+        self.share = DocumentShare.parse(manifest["share"]) if "share" in manifest else None
         self.folder = folder
         self.fingerprint: str = manifest["fingerprint"]
         """sha256 over all that defines the rows, and with their checksums the tokens in them."""
@@ -54,6 +56,7 @@ class PackedStore:
         block_size: int,
         strategy: str = "best_fit",
         packing_dir: Path | str | None = None,
+        share: DocumentShare | None = None,
     ) -> "PackedStore":
         """Open the packing of `store`; build it first if there is none.
 
@@ -64,11 +67,12 @@ class PackedStore:
             block_size: targets in a row.
             strategy: best_fit, concat or one_per_row, see `pack_lengths`.
             packing_dir: the folder to keep packings in; None: the store's own.
+            share: the documents that have rows; None: all.
 
         Raises:
             InputError: the folder cannot be written, the packing in it is damaged, or the store is.
         """
-        identity, folder = _place(store, block_size, strategy, packing_dir)
+        identity, folder = _place(store, block_size, strategy, packing_dir, share)
         if not folder.exists():
             pack_lengths(np.zeros(0, np.int64), block_size, strategy)  # refuses before anything is written
             try:
@@ -87,10 +91,16 @@ class PackedStore:
         block_size: int,
         strategy: str = "best_fit",
         packing_dir: Path | str | None = None,
+        share: DocumentShare | None = None,
     ) -> "PackedStore | None":
         """The packing of `store` if there is one; nothing is built. Raises InputError as `open`."""
-        identity, folder = _place(store, block_size, strategy, packing_dir)
+        identity, folder = _place(store, block_size, strategy, packing_dir, share)
         return cls(store, block_size, folder, _read_manifest(folder, identity)) if folder.exists() else None
+
+    @property
+    def name(self) -> str:
+        """The store's folder and the share, for messages."""
+        return str(StoreEntry(self.store.path, self.share))
 
     @property
     def n_targets(self) -> int:
@@ -123,7 +133,7 @@ class PackedStore:
         """
         for shard in progress(range(self.store.n_shards), description="verifying", unit="shard"):
             rows = self.rows(shard)
-            if not covers(rows, self.store.lengths(shard) - 1, self.block_size):
+            if not covers(rows, _n_targets(self.store, shard, self.share), self.block_size):
                 with _damage_named(self.folder):
                     raise ValueError(f"shard {shard} has not each target exactly once")
             checksums = row_checksums(rows, self.store.tokens(shard), self.store.pointers(shard))
@@ -140,17 +150,25 @@ class PackedStore:
 
 
 def _place(
-    store: TokenStore, block_size: int, strategy: str, packing_dir: Path | str | None
+    store: TokenStore,
+    block_size: int,
+    strategy: str,
+    packing_dir: Path | str | None,
+    share: DocumentShare | None,
 ) -> tuple[dict[str, Any], Path]:
     """What a packing is of, and its folder."""
-    identity = {
-        "format": FORMAT,
-        "store": store.fingerprint,
-        "block_size": block_size,
-        "strategy": strategy,
-    }
+    identity: dict[str, Any] = {"format": FORMAT, "store": store.fingerprint}
+    identity |= {"block_size": block_size, "strategy": strategy}
+    if share is not None:  # packings of all documents keep the keys they had before there were shares
+        identity["share"] = str(share)
     key = _hash(identity)[:16]
     return identity, (Path(packing_dir) if packing_dir else store.path) / f"packing-{key}"
+
+
+def _n_targets(store: TokenStore, shard: int, share: DocumentShare | None) -> np.ndarray:
+    """int32 (n_documents of the shard,); documents outside the share have none."""
+    n_targets = store.lengths(shard) - 1
+    return n_targets if share is None else n_targets * store.in_hash_range(shard, *share.bounds)
 
 
 def _build_once(store: TokenStore, identity: dict[str, Any], folder: Path) -> None:
@@ -195,10 +213,12 @@ def _rename_unless_there(building: Path, folder: Path) -> None:
 
 
 def _build(store: TokenStore, identity: dict[str, Any], folder: Path) -> None:
+    share = DocumentShare.parse(identity["share"]) if "share" in identity else None
     entries = []
     for shard in progress(range(store.n_shards), description=f"packing {store.name}", unit="shard"):
         _check_store(store, shard)
-        rows = pack_lengths(store.lengths(shard) - 1, identity["block_size"], identity["strategy"])
+        n_targets = _n_targets(store, shard, share)
+        rows = pack_lengths(n_targets, identity["block_size"], identity["strategy"])
         checksums = row_checksums(rows, store.tokens(shard), store.pointers(shard))
         entries.append(write_shard(folder / _file_name(shard), rows, checksums))
     manifest = {**identity, "shards": [vars(entry) for entry in entries]}
@@ -208,15 +228,14 @@ def _build(store: TokenStore, identity: dict[str, Any], folder: Path) -> None:
 
 def _check_store(store: TokenStore, shard: int) -> None:
     """Hash what is about to be packed: row checksums of damaged tokens would hide the damage."""
-    entry = store.manifest.shards[shard]
-    for name in (f"{entry.name}.bin", f"{entry.name}.idx"):
-        if hash_files(store.path / name) != entry.files[name]:
-            raise InputError(f"{store.path / name} differs from the store's manifest: restore it")
+    name = store.manifest.shards[shard].name
+    for suffix in (".bin", ".idx"):
+        store.check_file(shard, suffix)
     tokens = store.tokens(shard)
     lowest, highest = int(tokens.min(initial=0)), int(tokens.max(initial=0))
     if lowest < 0 or highest >= store.vocab_size:
         raise InputError(
-            f"{store.path}: {entry.name}.bin holds the token id {lowest if lowest < 0 else highest}, but the "
+            f"{store.path}: {name}.bin holds the token id {lowest if lowest < 0 else highest}, but the "
             f"store's vocabulary has {store.vocab_size} ids: tokenize again, with the tokenizer of the store"
         )
 

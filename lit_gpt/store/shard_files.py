@@ -187,6 +187,13 @@ def find_id(path: Path, document_id: str) -> np.ndarray:
     return np.sort(order[hashes.searchsorted(wanted, "left") : hashes.searchsorted(wanted, "right")])
 
 
+def find_hashes(path: Path, begin: int, end: int) -> np.ndarray:
+    """Numbers, in any order, of the documents whose id has a hash in [begin, end), begin < end <= 2^64."""
+    hashes, order = _read_ids(path)
+    first = hashes.searchsorted(np.uint64(begin), "left")
+    return order[first : hashes.searchsorted(np.uint64(end - 1), "right")]
+
+
 def count_repeats(path: Path) -> int:
     """Documents of a shard whose id another one before them has."""
     hashes, _ = _read_ids(path)

@@ -23,6 +23,7 @@ from lit_gpt.store.manifest import DocumentEnds, Manifest
 from lit_gpt.store.shard_files import (
     DocumentInfo,
     count_repeats,
+    find_hashes,
     find_id,
     read_documents,
     read_index,
@@ -102,6 +103,23 @@ class TokenStore:
                 pairs = zip(candidates.tolist(), infos, strict=True)
                 found += [(shard, document) for document, info in pairs if info.id == document_id]
         return found
+
+    def in_hash_range(self, shard: int, begin: int, end: int) -> np.ndarray:
+        """bool (n_documents of the shard,): whether xxh3_64 of the document's id is in [begin, end).
+
+        Raises:
+            InputError: the file of the hashes is not what was written.
+        """
+        self.check_file(shard, ".ids")
+        chosen = np.zeros(self.manifest.shards[shard].n_documents, dtype=bool)
+        chosen[find_hashes(self.path / self._file(shard, ".ids"), begin, end)] = True
+        return chosen
+
+    def check_file(self, shard: int, suffix: str) -> None:
+        """Hash a shard's file. Raises InputError where it differs from the manifest."""
+        name = self._file(shard, suffix)
+        if hash_files(self.path / name) != self.manifest.shards[shard].files[name]:
+            raise InputError(f"{self.path / name} differs from the store's manifest: restore it")
 
     def count_repeated_ids(self) -> int:
         """Documents whose id another document of their shard has already."""

@@ -16,6 +16,7 @@ from lit_gpt.cli import InputError
 from lit_gpt.rows.packed_store import PackedStore
 from lit_gpt.rows.rows import Rows
 from lit_gpt.rows.sample_order import OrderStart, RowAddresses, SampleOrder
+from lit_gpt.rows.store_entry import DocumentShare, StoreEntry, parse_stores, weights_of
 from lit_gpt.store.manifest import DocumentEnds
 from lit_gpt.store.token_store import TokenStore
 from pretrain.data.row_reader import RowTable, by_shard
@@ -44,7 +45,7 @@ class TrainingData:
             seed=options.seed,
             shuffle_window=options.shuffle_window,
             shuffle=shuffle,
-            names=[str(packed.store.path) for packed in stores],
+            names=[packed.name for packed in stores],
             start=start,
         )
 
@@ -60,11 +61,13 @@ class TrainingData:
         """
         if not options.train_data_dir:
             raise InputError("train_data_dir is empty: give at least one token store")
-        paths, weights = split_weights(options.train_data_dir)
+        entries = parse_stores(options.train_data_dir)
         packing_dir = None if options.packing_dir is None else Path(options.packing_dir)
         stores = [
-            PackedStore.open(TokenStore.open(path), options.block_size, options.packing, packing_dir)
-            for path in paths
+            PackedStore.open(
+                TokenStore.open(entry.path), options.block_size, options.packing, packing_dir, entry.share
+            )
+            for entry in entries
         ]
         first = stores[0].store
         for other in (packed.store for packed in stores[1:]):
@@ -73,7 +76,7 @@ class TrainingData:
                     f"{other.path} was tokenized with another tokenizer than {first.path}: "
                     "one run can only mix stores of one tokenizer"
                 )
-        return cls(options, stores, weights, start=start)
+        return cls(options, stores, weights_of(entries), start=start)
 
     @classmethod
     def reopen(
@@ -96,15 +99,9 @@ class TrainingData:
         known = {name: value for name, value in description["options"].items() if name in names}
         options = DataOptions(**known)
         if train_data_dir is not None:
-            weights = description["weights"]
-            moved = list(train_data_dir)
-            if weights is not None and len(moved) == len(weights):
-                moved = [f"{path}:{weight}" for path, weight in zip(moved, weights, strict=True)]
-            options = dataclasses.replace(options, train_data_dir=moved)
+            options = dataclasses.replace(options, train_data_dir=_moved(description, train_data_dir))
         if packing_dir is not None:
             options = dataclasses.replace(options, packing_dir=packing_dir)
-        if (now := len(options.train_data_dir)) != (before := len(description["stores"])):
-            raise InputError(f"{_OTHER_DATA}there were {before} stores and are {now}")
         data = cls.open(options, _start_of(description))
         if changes := compare_data(description, data.describe()):
             raise InputError(_OTHER_DATA + "; ".join(changes))
@@ -128,15 +125,16 @@ class TrainingData:
     def describe(self) -> dict[str, Any]:
         """Everything that decides the samples, as JSON: enough to `reopen` and to compare.
 
-        `first_sample`, and the `number` and `position` of a store, are left out where they are those of a run
-        without stages: 0, its index and 0.
+        A store of which only a share is read has `share`. `first_sample`, and a store's `number` and
+        `position`, are left out where they are those of a run without stages: 0, its index and 0.
         """
         names = [field.name for field in dataclasses.fields(DataOptions)]
         options = {name: getattr(self.options, name) for name in names}
         options |= {"cache_dir": None, "shuffle": True}  # only validation is in stored order
+        weights: Sequence[float | None] = self.weights or [None] * len(self.stores)
         options["train_data_dir"] = [
-            str(packed.store.path.resolve()) + ("" if self.weights is None else f":{self.weights[index]}")
-            for index, packed in enumerate(self.stores)
+            str(StoreEntry(packed.store.path.resolve(), packed.share, weight))
+            for packed, weight in zip(self.stores, weights, strict=True)
         ]
         stores: list[dict[str, Any]] = [
             {
@@ -144,6 +142,7 @@ class TrainingData:
                 "packing": packed.fingerprint,
                 "rows": int(packed.rows_per_shard.sum()),
             }
+            | ({} if packed.share is None else {"share": str(packed.share)})
             for packed in self.stores
         ]
         description: dict[str, Any] = {"options": options, "weights": self.weights, "stores": stores}
@@ -197,17 +196,31 @@ def compare_data(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         changes.append(f"the first sample was {first} and is {first_now}")
     for index, (old, new) in enumerate(zip(before["stores"], now["stores"], strict=False)):
         path = now["options"]["train_data_dir"][index]
+        for name, plain in (("share", "all"), ("number", index), ("position", 0)):
+            if old.get(name, plain) != new.get(name, plain):
+                was, is_now = old.get(name, plain), new.get(name, plain)
+                changes.append(f"the {name} of {path} was {was} and is {is_now}")
         if old["store"] != new["store"]:
             changes.append(f"store {path} has fingerprint {new['store'][:12]} instead of {old['store'][:12]}")
         elif old["packing"] != new["packing"] and not changes:
             changes.append(
                 f"the packing of {path} has fingerprint {new['packing'][:12]}, not {old['packing'][:12]}"
             )
-        for name, plain in (("number", index), ("position", 0)):
-            if old.get(name, plain) != new.get(name, plain):
-                was, is_now = old.get(name, plain), new.get(name, plain)
-                changes.append(f"the {name} of {path} was {was} and is {is_now}")
     return changes
+
+
+def _moved(description: dict[str, Any], train_data_dir: Sequence[str]) -> list[str]:
+    """Entries of other folders, each with its store's share and weight unless it names others."""
+    stores = description["stores"]
+    entries = parse_stores(train_data_dir)
+    if len(entries) != len(stores):
+        raise InputError(f"{_OTHER_DATA}there were {len(stores)} stores and are {len(entries)}")
+    weights = description["weights"] or [None] * len(stores)
+    shares = [DocumentShare.parse(store["share"]) if "share" in store else None for store in stores]
+    return [
+        str(StoreEntry(entry.path, entry.share or share, entry.weight or weight))
+        for entry, share, weight in zip(entries, shares, weights, strict=True)
+    ]
 
 
 def _start_of(description: dict[str, Any]) -> OrderStart:
@@ -218,23 +231,3 @@ def _start_of(description: dict[str, Any]) -> OrderStart:
         tuple(store.get("number", index) for index, store in enumerate(stores)),
         tuple(store.get("position", 0) for store in stores),
     )
-
-
-def split_weights(train_data_dir: Sequence[str]) -> tuple[list[Path], list[float] | None]:
-    """Split each "path:weight"; a folder that has a colon in its name is taken as it is."""
-    paths, weights = [], []
-    for entry in train_data_dir:
-        path, colon, weight = entry.rpartition(":")
-        if not colon or Path(entry).is_dir():
-            paths.append(Path(entry))
-            continue
-        try:
-            weights.append(float(weight))
-        except ValueError:
-            raise InputError(
-                f"train_data_dir {entry}: {weight!r} is not a weight and {entry} is no folder"
-            ) from None
-        paths.append(Path(path))
-    if weights and len(weights) != len(paths):
-        raise InputError("train_data_dir: give every store a weight or none of them")
-    return paths, weights or None

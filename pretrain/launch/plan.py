@@ -14,8 +14,8 @@ from lit_gpt.model.config import ModelConfig
 from lit_gpt.model.flops import matmul_parameters
 from lit_gpt.model.loss import cuda_chunk_tokens
 from lit_gpt.rows.packed_store import PackedStore
+from lit_gpt.rows.store_entry import StoreEntry, parse_stores, weights_of
 from lit_gpt.store.token_store import TokenStore
-from pretrain.data.training_data import split_weights
 from pretrain.data.validation import named_stores
 from pretrain.monitor.epochs import Epochs, StoreSize
 from pretrain.options import TrainOptions
@@ -33,7 +33,7 @@ class JobPlan:
 
     options: TrainOptions
     config: ModelConfig
-    stores: list[TokenStore]
+    stores: list[tuple[StoreEntry, TokenStore]]
     epochs: Epochs
     schedule: Schedule
     first_step: int
@@ -69,8 +69,8 @@ class JobPlan:
         """
         options, config = self.options, self.config
         start = f"continues at step {self.first_step + 1}" if self.first_step else "starts at step 1"
-        n_tokens = sum(store.n_tokens for store in self.stores)
-        n_documents = sum(store.n_documents for store in self.stores)
+        n_tokens = round(sum(entry.fraction * store.n_tokens for entry, store in self.stores))
+        n_documents = round(sum(entry.fraction * store.n_documents for entry, store in self.stores))
         rows = options.global_batch_size // options.world_size
         return [
             ("run", f"{options.out_dir}, {start}"),
@@ -140,13 +140,13 @@ def examine(options: TrainOptions) -> JobPlan:
         mistakes.append(
             f"--resume {options.resume}: a job continues from its newest checkpoint; leave it out"
         )
-    paths = attempt(lambda: split_weights(options.train_data_dir)[0]) or []
-    stores = [store for path in paths if (store := attempt(partial(TokenStore.open, path)))]
+    entries = attempt(lambda: parse_stores(options.train_data_dir)) or []
+    stores = [(entry, store) for entry in entries if (store := attempt(partial(TokenStore.open, entry.path)))]
     named = attempt(lambda: named_stores(options.val_data_dir or [])) or {}
     validation = [store for path in named.values() if (store := attempt(partial(TokenStore.open, path)))]
     config = attempt(lambda: resolve_shape(options, initial_shape(options)))
     if config is not None and stores:
-        vocab_size = max(store.vocab_size for store in [*stores, *validation])
+        vocab_size = max(store.vocab_size for store in [*(store for _, store in stores), *validation])
         config = attempt(partial(config.with_vocab_of, vocab_size))
         attempt(lambda: config and frozen_rows(options.trainable, config))
     parent = _existing_parent(Path(options.out_dir))
@@ -155,8 +155,8 @@ def examine(options: TrainOptions) -> JobPlan:
     if mistakes or config is None:
         raise InputError("; ".join(mistakes))
     checkpoints = list_checkpoints(Path(options.out_dir))
-    sizes = [_size(store, options, config.block_size) for store in stores]
-    epochs = Epochs(sizes, split_weights(options.train_data_dir)[1], options.global_batch_size)
+    sizes = [_size(store, entry, options, config.block_size) for entry, store in stores]
+    epochs = Epochs(sizes, weights_of(entries), options.global_batch_size)
     return JobPlan(
         options,
         config,
@@ -169,9 +169,9 @@ def examine(options: TrainOptions) -> JobPlan:
     )
 
 
-def _size(store: TokenStore, options: TrainOptions, block_size: int) -> StoreSize:
-    packed = PackedStore.find(store, block_size, options.packing, options.packing_dir)
-    return StoreSize.of(packed) if packed else StoreSize.estimate(store, block_size, options.packing)
+def _size(store: TokenStore, entry: StoreEntry, options: TrainOptions, block_size: int) -> StoreSize:
+    packed = PackedStore.find(store, block_size, options.packing, options.packing_dir, entry.share)
+    return StoreSize.of(packed) if packed else StoreSize.estimate(store, entry, block_size, options.packing)
 
 
 def _existing_parent(folder: Path) -> Path:

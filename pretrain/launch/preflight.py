@@ -199,7 +199,7 @@ def _report(device: torch.device, stores: Sequence[PackedStore]) -> dict[str, An
         "device": name,
         "driver": driver,
         "free": free / 2**30,
-        "stores": {str(packed.store.path): packed.fingerprint for packed in stores},
+        "stores": {packed.name: packed.fingerprint for packed in stores},
     }
 
 

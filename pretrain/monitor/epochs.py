@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lit_gpt.rows.packed_store import PackedStore
+from lit_gpt.rows.store_entry import StoreEntry
 from lit_gpt.store.token_store import TokenStore
 from pretrain.data.training_data import TrainingData
 
@@ -20,16 +21,16 @@ class StoreSize:
 
     @classmethod
     def of(cls, packed: PackedStore) -> "StoreSize":
-        return cls(str(packed.store.path), int(packed.rows_per_shard.sum()), packed.n_targets)
+        return cls(packed.name, int(packed.rows_per_shard.sum()), packed.n_targets)
 
     @classmethod
-    def estimate(cls, store: TokenStore, block_size: int, packing: str) -> "StoreSize":
+    def estimate(cls, store: TokenStore, entry: StoreEntry, block_size: int, packing: str) -> "StoreSize":
         """Of a store that is not packed yet: best_fit and concat leave next to nothing free."""
-        targets = store.n_tokens - store.n_documents
+        targets = round((store.n_tokens - store.n_documents) * entry.fraction)
         rows = max(-(-targets // block_size), 1)
-        return cls(
-            str(store.path), max(rows, store.n_documents) if packing == "one_per_row" else rows, targets
-        )
+        if packing == "one_per_row":
+            rows = max(rows, round(store.n_documents * entry.fraction))
+        return cls(str(entry._replace(weight=None)), rows, targets)
 
 
 class Epochs:

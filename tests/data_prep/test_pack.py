@@ -41,6 +41,7 @@ def test_mistakes_end_in_one_line(tmp_path: Path, train_store_dir: Path):
         (["--store", str(tmp_path)], "is not a token store"),
         (["--store", str(train_store_dir), "--strategy", "tight"], "--strategy: 'tight' is not a choice"),
         (["--store", str(train_store_dir), "--block_size", "0"], "--block_size"),
+        (["--store", str(train_store_dir), "--share", "40-10"], "--share: '40-10' is not LO-HI in percent"),
     ):
         run = pack(*flags)
         assert run.returncode == 2

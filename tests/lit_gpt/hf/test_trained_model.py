@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from lit_gpt.cli import InputError
+from lit_gpt.hf import trained_model
 from lit_gpt.hf.importer import write_initial_checkpoint
 from lit_gpt.model.config import ModelConfig
 from lit_gpt.model.gpt import parameter_shapes
 from pretrain.data.inputs import open_inputs
 from pretrain.options import TrainOptions
+from tests.pretrain.feeding import open_data
 
 
 class Zeros:
@@ -68,3 +70,9 @@ def test_what_changes_no_id_is_no_difference(tmp_path, train_store_dir):
 
 def test_weights_without_a_tokenizer_are_taken(tmp_path, train_store_dir):
     start(tmp_path, train_store_dir, [])
+
+
+def test_the_stores_of_a_checkpoint_are_found_by_its_description(train_store_dir, val_store_dir):
+    for entries in (("@0-30", ""), ("@0-30:3", ":1"), ("", "")):
+        description = open_data(*map("{}{}".format, (train_store_dir, val_store_dir), entries)).describe()
+        assert trained_model._stores({"data": {"data": description}}) == [train_store_dir, val_store_dir]

@@ -1,6 +1,7 @@
 """Packings on disk: built once, whole or not at all, and never used when damaged."""
 
 import errno
+import hashlib
 import json
 import multiprocessing
 import os
@@ -24,6 +25,7 @@ from lit_gpt.rows.bin_packing import covers
 from lit_gpt.rows.packed_store import PackedStore
 from lit_gpt.rows.rows import RowTokens, row_checksum
 from lit_gpt.rows.sample_order import SampleOrder
+from lit_gpt.rows.store_entry import DocumentShare
 from lit_gpt.store.token_store import TokenStore
 from pretrain.data.batch import assemble
 
@@ -96,6 +98,53 @@ def test_is_found_again_by_store_block_size_and_strategy(store: TokenStore, tmp_
         tmp_path / "deep/elsewhere",
         first.folder.name,
     )
+
+
+def test_disjoint_shares_have_each_document_once(store: TokenStore):
+    """Against a loop over the documents' ids; keys without a share are those of docs/formats.md."""
+    lengths = {}
+    for shard in range(store.n_shards):
+        for document, length in enumerate(store.lengths(shard).tolist()):
+            (info,) = store.document_info(shard, np.array([document]))
+            lengths[shard, document] = (xxhash.xxh3_64_intdigest(info.id.encode()), length - 1)
+    met = []
+    for low, high in ((0, 12.5), (12.5, 70), (70, 100)):
+        share = DocumentShare.parse(f"{low}-{high}")
+        assert PackedStore.find(store, BLOCK, share=share) is None
+        packed = PackedStore.open(store, BLOCK, share=share)
+        expected = {
+            place: n_targets
+            for place, (value, n_targets) in lengths.items()
+            if low * 2**64 <= value * 100 < high * 2**64
+        }
+        read: dict[tuple[int, int], int] = dict.fromkeys(expected, 0)
+        for shard in range(store.n_shards):
+            rows = packed.rows(shard)
+            for document, length in zip(rows.document.tolist(), rows.length.tolist(), strict=True):
+                read[shard, document] += length
+        assert read == expected
+        packed.verify()
+        found = PackedStore.find(store, BLOCK, share=share)
+        assert found is not None
+        assert (found.folder, found.share) == (packed.folder, share)
+        met += expected
+    assert len(met) == len(set(met)) == store.n_documents
+    identity = {
+        "block_size": BLOCK,
+        "format": "packing-1",
+        "store": store.fingerprint,
+        "strategy": "best_fit",
+    }
+    for more, share in (({}, None), ({"share": "70-100"}, DocumentShare.parse("70.0-100"))):
+        text = json.dumps(identity | more, sort_keys=True).encode()
+        key = hashlib.sha256(text).hexdigest()[:16]
+        assert PackedStore.open(store, BLOCK, share=share).folder.name == f"packing-{key}"
+
+
+def test_a_share_by_damaged_hashes_is_refused(store: TokenStore):
+    flip(store.path / f"{store.manifest.shards[1].name}.ids", 3)
+    with pytest.raises(InputError, match=r"\.ids differs from the store's manifest: restore it"):
+        PackedStore.open(store, BLOCK, share=DocumentShare.parse("0-50"))
 
 
 def test_another_store_under_the_same_path_gets_another_packing(store: TokenStore, val_store_dir: Path):

@@ -39,10 +39,26 @@ def test_weights_are_of_all_stores_or_of_none(train_store_dir, val_store_dir):
     assert open_data(f"{train_store_dir}:3", f"{val_store_dir}:0.5").weights == [3, 0.5]
     with pytest.raises(InputError, match="every store a weight or none"):
         open_data(f"{train_store_dir}:3", val_store_dir)
-    with pytest.raises(InputError, match="'heavy' is not a weight"):
-        open_data(f"{train_store_dir}:heavy")
     with pytest.raises(InputError, match="at least one"):
         open_data()
+
+
+def test_shares_of_a_store_are_described_and_may_move(train_store_dir, val_store_dir, tmp_path):
+    entries = [f"{train_store_dir}@0-30.0:3", f"{train_store_dir}@30-100:1", f"{val_store_dir}:2"]
+    data = open_data(*entries)
+    whole = open_data(train_store_dir)
+    assert sum(packed.n_targets for packed in data.stores[:2]) == whole.stores[0].n_targets
+    description = json.loads(json.dumps(data.describe()))
+    assert [store.get("share") for store in description["stores"]] == ["0-30", "30-100", None]
+    moved = shutil.copytree(train_store_dir, tmp_path / "moved@7-8:9")
+    for stores in (None, [str(moved), str(moved), str(val_store_dir)]):
+        reopened = TrainingData.reopen(description, stores)
+        assert reopened.describe()["stores"] == description["stores"]
+        assert np.array_equal(reopened.rows(np.arange(500)), data.rows(np.arange(500)))
+    with pytest.raises(InputError, match=rf"the share of {moved}@0-40:3.0 was 0-30 and is 0-40"):
+        TrainingData.reopen(description, [f"{moved}@0-40", str(moved), str(val_store_dir)])
+    with pytest.raises(InputError, match=r"@0-0\.001 has no rows: none of its documents has two tokens"):
+        open_data(f"{train_store_dir}@0-0.001")
 
 
 def test_a_colon_in_a_folders_name_is_not_a_weight(train_store_dir, tmp_path):

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from lit_gpt.checkpoint.folder import list_checkpoints, read_state
+from lit_gpt.rows.store_entry import StoreEntry
 from pretrain.monitor.epochs import Epochs, StoreSize
 from pretrain.monitor.step_reporter import PACE_SECONDS, Pace
 from tests.pretrain.feeding import GLOBAL_BATCH, open_data
@@ -54,10 +55,16 @@ def test_an_estimate_is_near_what_packing_gives(train_store_dir):
     (packed,) = open_data(train_store_dir).stores
     for strategy in ("best_fit", "concat", "one_per_row"):
         (packed,) = open_data(train_store_dir, packing=strategy).stores
-        estimate = StoreSize.estimate(packed.store, packed.block_size, strategy)
+        entry = StoreEntry(packed.store.path)
+        estimate = StoreSize.estimate(packed.store, entry, packed.block_size, strategy)
         assert estimate.targets == packed.n_targets
         rel = 0.5 if strategy == "one_per_row" else 0.03
         assert estimate.rows == pytest.approx(packed.rows_per_shard.sum(), rel=rel)
+    (packed,) = open_data(f"{train_store_dir}@20-60").stores
+    entry = StoreEntry(packed.store.path, packed.share)
+    estimate = StoreSize.estimate(packed.store, entry, packed.block_size, "best_fit")
+    assert (estimate.name, packed.name) == (f"{train_store_dir}@20-60",) * 2
+    assert estimate.rows == pytest.approx(packed.rows_per_shard.sum(), rel=0.2)
 
 
 def test_a_run_in_epochs_ends_where_it_should_and_stays_ended(tmp_path, train_store_dir):
