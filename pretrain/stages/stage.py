@@ -126,7 +126,7 @@ class _Starts:
     """
 
     def __init__(self) -> None:
-        self._numbers: dict[str, int] = {}
+        self._numbers: dict[tuple[str, str], int] = {}
         self._positions: dict[str, int] = {}
         self._first_sample = 0
 
@@ -138,7 +138,8 @@ class _Starts:
                 f"{data.stores[twice].store.path} is named twice: name it once, with both weights"
             )
         numbers = [
-            self._numbers.setdefault(packed.store.fingerprint, len(self._numbers)) for packed in data.stores
+            self._numbers.setdefault((packed.store.fingerprint, str(packed.share)), len(self._numbers))
+            for packed in data.stores
         ]
         positions = [self._positions.get(packing, 0) for packing in packings]
         start = OrderStart(self._first_sample, tuple(numbers), tuple(positions))
