@@ -1,13 +1,16 @@
-"""Plot the metrics.csv of one run or of several, overlaid.
+"""Plot the metrics.csv of one run or of several, overlaid, and below what validation.csv says of each store.
 
 python scripts/plot_run.py --run runs/a runs/b --output runs.png
 """
 
 import itertools
+import math
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -16,6 +19,9 @@ import numpy as np
 from lit_gpt.cli import InputError, run_command
 from lit_gpt.files import rename
 from lit_gpt.option_types import PositiveInt
+
+if TYPE_CHECKING:
+    from pretrain.monitor.metrics import ValidationLine
 
 LAYOUT = [
     ["loss", "loss", "grad_norm"],
@@ -29,6 +35,11 @@ TITLES = {
     "tokens_per_second": "targets per second",
     "mfu": "MFU",
 }
+
+VALIDATION = (
+    "bits per byte, change since the first validation (above 0: the text is predicted worse than then)"
+)
+STYLES = ["-", "--", "-.", ":"]
 
 Metrics = list[dict[str, float | None]]
 
@@ -50,22 +61,33 @@ class Options:
 def main(options: Options) -> None:
     """Read all runs, then plot them."""
     # Imports torch for TensorBoard, which takes seconds: bad options are refused before.
-    from pretrain.monitor.metrics import read_metrics
+    from pretrain.monitor.metrics import read_metrics, read_validation
 
-    runs = {}
+    runs, validations = {}, {}
     for folder in options.run:
         metrics = read_metrics(folder / "metrics.csv")
         if not metrics:
             raise InputError(f"{folder / 'metrics.csv'} has no step yet; plot it when the run has logged one")
-        runs[str(folder) if folder.name in {f.name for f in options.run if f != folder} else folder.name] = (
-            metrics
-        )
-    draw(runs, options.output, options.x, options.smooth)
+        name = str(folder) if folder.name in {f.name for f in options.run if f != folder} else folder.name
+        runs[name] = metrics
+        if (folder / "validation.csv").exists():
+            lines = read_validation(folder / "validation.csv")
+            validations[name] = [line for line in lines if line.bits_per_byte is not None]
+    draw(runs, options.output, options.x, options.smooth, validations)
     print(f"{options.output}: {', '.join(runs)}")
 
 
-def draw(runs: dict[str, Metrics], output: Path, x: str = "step", smooth: int = 20) -> None:
+def draw(
+    runs: dict[str, Metrics],
+    output: Path,
+    x: str = "step",
+    smooth: int = 20,
+    validations: "Mapping[str, list[ValidationLine]]" = MappingProxyType({}),
+) -> None:
     """Plot runs by name into one image file, which is replaced atomically.
+
+    Args:
+        validations: of the runs that have some, with bits per byte.
 
     Raises:
         InputError: the file cannot be written, or its suffix names no known format.
@@ -75,10 +97,20 @@ def draw(runs: dict[str, Metrics], output: Path, x: str = "step", smooth: int = 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, panels = plt.subplot_mosaic(LAYOUT, figsize=(15, 9), layout="constrained")
+    rows = [["validation"] * 3] if any(validations.values()) else []
+    size = (15, 9 + 4 * len(rows))
+    figure, panels = plt.subplot_mosaic(LAYOUT + rows, figsize=size, layout="constrained")
     for number, (name, metrics) in enumerate(runs.items()):
         _draw_run(panels, metrics, x, smooth, name, f"C{number}")
-    for name, title in TITLES.items():
+        if lines := validations.get(name):
+            before = f"{name}: " if len(runs) > 1 else ""
+            colours = [f"C{number}"] if len(runs) > 1 else [f"C{store}" for store in range(10)]
+            _draw_validation(panels["validation"], lines, _positions(metrics, x), before, colours)
+    if rows:
+        panels["validation"].axhline(0, color="black", linewidth=1)
+        panels["validation"].legend(bbox_to_anchor=(1, 1), loc="upper left")
+        panels["validation"].set_ylabel("learned  < 0 <  forgotten")
+    for name, title in (TITLES | ({"validation": VALIDATION} if rows else {})).items():
         panels[name].set_title(title, fontsize=10)
         panels[name].grid(alpha=0.3)
         panels[name].set_xlabel(x, fontsize=8)
@@ -117,6 +149,34 @@ def _draw_run(panels: dict[str, Any], metrics: Metrics, x: str, smooth: int, nam
         if before["restart"] != after["restart"]:
             for column in TITLES:
                 panels[column].axvline(after[x], color=colour, linestyle=":", linewidth=1)
+
+
+def _draw_validation(
+    panel: Any, lines: "list[ValidationLine]", positions: dict[int, float], before: str, colours: list[str]
+) -> None:
+    """Change of each store since its first line, and where stages begin."""
+    for number, store in enumerate(dict.fromkeys(line.store for line in lines)):
+        own = [line for line in lines if line.store == store]
+        first = own[0].bits_per_byte or 0.0
+        panel.plot(
+            [positions.get(line.step, math.nan) for line in own],
+            [(line.bits_per_byte or 0.0) - first for line in own],
+            "o",
+            linestyle=STYLES[number % len(STYLES)],
+            color=colours[number % len(colours)],
+            markersize=4,
+            label=f"{before}{store} (first: {first:.3f})",
+        )
+    for stage in dict.fromkeys(line.stage for line in lines if line.stage):
+        begin = positions.get(next(line.step for line in lines if line.stage == stage), math.nan)
+        panel.axvline(begin, color="grey", linewidth=1)
+        place = panel.get_xaxis_transform()
+        panel.text(begin, 0.97, f" {stage}", va="top", fontsize=9, transform=place)
+
+
+def _positions(metrics: Metrics, x: str) -> dict[int, float]:
+    """Steps on the horizontal axis."""
+    return {0: 0.0} | {int(line["step"] or 0): line[x] or 0.0 for line in metrics}
 
 
 def describe(name: str, metrics: Metrics) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from lit_gpt.checkpoint.folder import list_checkpoints
 from lit_gpt.cli import InputError
+from pretrain.monitor.metrics import read_metrics, read_validation
 from tests.pretrain.running import (
     WANDB_STAND_IN,
     assert_same_checkpoint,
@@ -41,6 +42,10 @@ def test_a_run_learns_validates_and_says_that_it_is_done(straight):
     assert json.loads((straight / "done").read_text())["step"] == 40
     assert [step for step, _ in list_checkpoints(straight)] == [20, 40]
     assert list((straight / "tensorboard").iterdir())
+    lines = read_validation(straight / "validation.csv")
+    assert [(line.step, line.stage, line.store) for line in lines] == [(n, "", "val") for n in (0, 20, 40)]
+    assert lines[-1].loss == read_metrics(straight / "metrics.csv")[-1]["val_loss"]
+    assert lines[-1].bits_per_byte < lines[0].bits_per_byte
 
 
 @pytest.mark.slow
@@ -56,6 +61,7 @@ def test_killed_and_resumed_equals_straight(straight, tmp_path, train_store_dir,
     assert "at step 20" in result.stdout
     assert losses(tmp_path) == losses(straight)
     assert_same_checkpoint(tmp_path, straight, 40)
+    assert (tmp_path / "validation.csv").read_text() == (straight / "validation.csv").read_text()
 
 
 @pytest.mark.slow
@@ -80,6 +86,7 @@ def test_a_signal_saves_marks_and_exits_with_0(straight, tmp_path, train_store_d
     assert not (tmp_path / "requeue").exists()
     assert losses(tmp_path) == losses(straight)
     assert_same_checkpoint(tmp_path, straight, 40)
+    assert (tmp_path / "validation.csv").read_text() == (straight / "validation.csv").read_text()
 
 
 @pytest.mark.slow
@@ -99,11 +106,12 @@ def test_the_time_limit_saves_and_marks(tmp_path, train_store_dir):
 def test_a_complete_run_says_so_and_changes_nothing(straight, tmp_path, train_store_dir, capsys):
     copy = tmp_path / "run"
     shutil.copytree(straight, copy)
-    before = (copy / "metrics.csv").read_text()
+    files = [copy / "metrics.csv", copy / "validation.csv"]
+    before = [file.read_text() for file in files]
     open_run(copy, train_store_dir, resume="auto").fit()
     assert "already complete" in capsys.readouterr().out
     assert (copy / "done").exists()
-    assert (copy / "metrics.csv").read_text() == before
+    assert [file.read_text() for file in files] == before
 
 
 def refusal(out_dir, store, **flags):

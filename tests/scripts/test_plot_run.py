@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lit_gpt.cli import InputError
-from pretrain.monitor.metrics import MetricsWriter, StepMetrics
+from pretrain.monitor.metrics import MetricsWriter, StepMetrics, ValidationLine
 from pretrain.monitor.save_errors import SaveErrors
 from scripts.plot_run import Options, describe, draw, main, smoothed
 
@@ -41,6 +41,38 @@ def test_runs_are_drawn_over_one_another(tmp_path):
     main(Options(run=[tmp_path / "a", tmp_path / "b"], output=picture, x="tokens"))
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert list(picture.parent.iterdir()) == [picture]
+
+
+def write_validations(folder) -> None:
+    """English is forgotten in the second stage; code has no bits."""
+    writer = MetricsWriter(folder, 21, None, SaveErrors("stop", rank=0))
+    for step, stage, en in [(0, "a", 1.5), (10, "a", 1.5), (10, "b", 1.4), (20, "b", 1.9)]:
+        stores = {"de": 2 - step / 20, "en": en, "code": None}
+        writer.write_validation([ValidationLine(step, stage, name, 8, 3.0, n) for name, n in stores.items()])
+    writer.close()
+
+
+@pytest.mark.parametrize("x", ["step", "tokens"])
+def test_forgetting_is_drawn_by_store_and_stages_begin_at_lines(tmp_path, monkeypatch, x):
+    from matplotlib.figure import Figure
+
+    figures = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k)))
+    write_run(tmp_path / "a")
+    write_validations(tmp_path / "a")
+    main(Options(run=[tmp_path / "a"], output=tmp_path / "a.png", x=x))
+    (panel,) = (axes for axes in figures[0].axes if axes.get_ylabel() == "learned  < 0 <  forgotten")
+    scale = 100 if x == "tokens" else 1
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in panel.lines}
+    at = [0, 10 * scale, 10 * scale, 20 * scale]
+    assert drawn["de (first: 2.000)"] == [list(p) for p in zip(at, [0, -0.5, -0.5, -1], strict=True)]
+    assert np.allclose(drawn["en (first: 1.500)"], list(zip(at, [0, 0, -0.1, 0.4], strict=True)))
+    assert not any(name.startswith("code") for name in drawn)
+    assert {text.get_text().strip(): text.get_position()[0] for text in panel.texts} == {
+        "a": 0,
+        "b": 10 * scale,
+    }
 
 
 def test_runs_of_one_name_keep_apart(tmp_path, capsys):

@@ -1,19 +1,34 @@
 """What a run validates on: which rows, dealt out how, and what is said of them."""
 
+import itertools
 import json
+import math
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from data_prep.tokenizing import job
+from data_prep.tokenizing.train import train_sentencepiece
+from lit_gpt.cli import InputError, parse_options
+from lit_gpt.hf.mapping import hf_parts, to_hf_config
+from lit_gpt.model.config import ModelConfig
+from lit_gpt.model.gpt import GPT
 from lit_gpt.model.loss import IGNORE_INDEX
 from lit_gpt.rows.packed_store import PackedStore
 from lit_gpt.rows.sample_order import validation_rows
 from lit_gpt.store.token_store import TokenStore
+from lit_gpt.store.tokenizer import Tokenizer
 from pretrain.data.batch import Batch
-from pretrain.data.validation import ValidationSample
-from pretrain.monitor.metrics import read_metrics
+from pretrain.data.inputs import open_inputs
+from pretrain.data.validation import Validation, ValidationSample, mean_loss, named_stores
+from pretrain.monitor.metrics import read_metrics, read_validation
+from pretrain.options import TrainOptions
+from tests.german import german_texts
 from tests.pretrain.feeding import BLOCK
 from tests.pretrain.running import train
 
@@ -113,12 +128,155 @@ def test_a_run_validates_on_all_sources_and_says_on_how_many(tmp_path, train_sto
     assert complete == f"validation: {n_rows} of {n_rows} rows, all 600 documents, from 20 source(s)"
 
 
+# ---- what is measured
+
+
+def write_store(folder: Path, texts: list[str], tokenizer: Path) -> PackedStore:
+    file = folder.with_suffix(".jsonl")
+    lines = [json.dumps({"id": str(number), "text": text}) for number, text in enumerate(texts)]
+    file.write_text("\n".join(lines) + "\n")
+    job.tokenize(
+        job.Options(input=[str(file)], tokenizer=tokenizer, output=folder, max_shard_tokens=5_000, workers=1)
+    )
+    return PackedStore.open(TokenStore.open(folder), BLOCK)
+
+
+def everything(**settings) -> TrainOptions:
+    return TrainOptions(eval_iters=0, micro_batch_size=4, **settings)
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "sentencepiece"])
+def test_a_stores_bytes_are_those_of_its_texts(tmp_path, tokenizer_dir, kind):
+    """Documents are cut and share rows; ranks have a third each, some of it masked."""
+    if kind == "sentencepiece":
+        tokenizer_dir = tmp_path / "tokenizer"
+        train_sentencepiece(german_texts(100, seed=8), 512, tokenizer_dir)
+    texts = [*itertools.islice(german_texts(40, seed=3), 40), " \n日本 🙂\t", "</s>▁<0x41>"]
+    packed = write_store(tmp_path / "store", texts, tokenizer_dir)
+    ranks = [Validation({"a": packed}, everything(), rank, 3) for rank in range(3)]
+    results = [validation.measure(lambda *_: torch.ones(())) for validation in ranks]
+    assert sum(result.n_bytes for (result,) in results) == sum(len(text.encode()) for text in texts)
+    lengths = [ids.size - 1 for ids in Tokenizer.load(tokenizer_dir).encode(texts)]
+    assert sum(result.targets for (result,) in results) == sum(lengths)
+
+
+def llama_of(model: GPT, config: ModelConfig) -> LlamaForCausalLM:
+    llama = LlamaForCausalLM(LlamaConfig(**to_hf_config(config))).double()
+    theirs = dict(llama.named_parameters())
+    with torch.no_grad():
+        for name, tensor in model.named_parameters():
+            for part in hf_parts(name, config):
+                theirs[part.hf_name].copy_(tensor[part.rows])
+    return llama
+
+
+@torch.no_grad()
+def test_losses_and_bits_are_those_of_transformers_on_each_text(tmp_path, tokenizer_dir):
+    """Of two stores, and their mean, in double precision."""
+    tokenizer = Tokenizer.load(tokenizer_dir)
+    texts = {
+        "de": [text[:70] for text in itertools.islice(german_texts(30, seed=4), 30)],
+        "en": ["the quick brown fox", "jumps – over", "the lazy dog"],
+    }
+    config = ModelConfig.load("tiny_100K", block_size=BLOCK).with_vocab_of(tokenizer.vocab_size)
+    torch.manual_seed(1)
+    model = GPT(config).double().eval()
+    for parameter in model.parameters():
+        parameter.normal_(1.0 if parameter.dim() < 2 else 0.0, 0.2)
+    llama = llama_of(model, config)
+    stores = {name: write_store(tmp_path / name, those, tokenizer_dir) for name, those in texts.items()}
+    results = Validation(stores, everything()).measure(model)
+    sums, n_targets = dict.fromkeys(texts, 0.0), 0
+    for name, those in texts.items():
+        for ids in map(torch.tensor, (row.astype(int) for row in tokenizer.encode(those))):
+            assert ids.numel() <= BLOCK  # in one row
+            logits = llama(ids[None, :-1]).logits[0]
+            sums[name] += F.cross_entropy(logits, ids[1:], reduction="sum").item()
+            n_targets += ids.numel() - 1
+    for name, result in zip(texts, results, strict=True):
+        n_bytes = sum(len(text.encode()) for text in texts[name])
+        assert result.store == name
+        assert result.bits_per_byte == pytest.approx(sums[name] / math.log(2) / n_bytes, rel=1e-6)
+        assert result.loss == pytest.approx(sums[name] / result.targets, rel=1e-6)
+    assert mean_loss(results) == pytest.approx(sum(sums.values()) / n_targets, rel=1e-6)
+
+
+def test_a_stop_ends_a_validation_without_a_result(packed):
+    asked = []
+    result = Validation({"a": packed, "b": packed}, everything()).measure(
+        lambda *_: torch.ones(()), lambda: asked.append(1) or len(asked) == 3
+    )
+    assert result is None
+    assert len(asked) == 3
+
+
+def test_why_bits_are_not_computed_is_said(tmp_path, val_store_dir):
+    folder = tmp_path / "store"
+    shutil.copytree(val_store_dir, folder)
+    definition = json.loads((folder / "tokenizer/tokenizer.json").read_text())
+    definition["normalizer"] = {"type": "NFD"}
+    (folder / "tokenizer/tokenizer.json").write_text(json.dumps(definition))
+    validation = Validation({"a": PackedStore.open(TokenStore.open(folder), BLOCK)}, everything())
+    assert validation.describe()[-1].startswith("bits per byte: not computed: the tokenizer's rules change")
+    (result,) = validation.measure(lambda *_: torch.ones(()))
+    assert (result.n_bytes, result.bits_per_byte) == (None, None)
+
+
+# ---- names
+
+
+def test_stores_have_names(tmp_path):
+    (tmp_path / "a=b").mkdir()
+    given = ["de=data/x", "data/val.2/", f"{tmp_path}/a=b", "straße"]
+    assert named_stores(given) == {
+        "de": Path("data/x"),
+        "val.2": Path("data/val.2"),
+        "a_b": tmp_path / "a=b",
+        "stra_e": Path("straße"),
+    }
+    for entries, message in [
+        (["x/val", "y/val"], "x/val and y/val are both named val; write NAME=DIR"),
+        (["a b=x"], "'a b' is no name"),
+        (["=x"], "'' is no name"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            named_stores(entries)
+
+
+def test_one_store_may_be_given_as_before(tmp_path):
+    file = tmp_path / "config.yaml"
+    for text, expected in [("data/val", ["data/val"]), ("null", None), ("[a=x, b=y]", ["a=x", "b=y"])]:
+        file.write_text(f"val_data_dir: {text}\n")
+        assert parse_options(TrainOptions, ["--config", str(file)]).val_data_dir == expected
+    options = TrainOptions(train_data_dir=["x"], out_dir="y", val_data_dir="val")  # of an old state.json
+    options.check()
+    assert options.val_data_dir == ["val"]
+
+
+def test_every_store_is_of_the_training_datas_tokenizer(tmp_path, train_store_dir, val_store_dir):
+    train_sentencepiece(german_texts(100, seed=8), 512, tmp_path / "tokenizer")
+    write_store(tmp_path / "other", ["ein Wald"], tmp_path / "tokenizer")
+    options = TrainOptions(train_data_dir=[str(train_store_dir)], model_name="tiny_100K")
+    options.val_data_dir = [f"a={val_store_dir}", f"b={tmp_path / 'other'}"]
+    with pytest.raises(InputError, match="other was made with another tokenizer than the training data"):
+        open_inputs(options)
+
+
 @pytest.mark.slow
 def test_every_world_size_validates_on_the_same_sample(tmp_path, train_store_dir, val_store_dir):
-    losses = []
+    lines, losses = [], []
+    stores = f"[de={val_store_dir},train={train_store_dir}]"
     for devices in (1, 2):
         settings = {"max_steps": 1, "warmup_steps": 0, "eval_iters": 5, "devices": devices}
-        result = train(tmp_path / str(devices), train_store_dir, val_data_dir=val_store_dir, **settings)
+        result = train(tmp_path / str(devices), train_store_dir, val_data_dir=stores, **settings)
         assert result.returncode == 0, result.stderr
         losses.append(read_metrics(tmp_path / str(devices) / "metrics.csv")[-1]["val_loss"])
+        lines.append(read_validation(tmp_path / str(devices) / "validation.csv"))
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    for one, other in zip(*lines, strict=True):
+        assert (one.step, one.store, one.targets) == (other.step, other.store, other.targets)
+        assert one.loss == pytest.approx(other.loss, abs=1e-5)
+        assert one.bits_per_byte == pytest.approx(other.bits_per_byte, abs=1e-5)
+    assert [(line.step, line.store) for line in lines[0]] == [
+        (0, "de"), (0, "train"), (1, "de"), (1, "train")
+    ]  # fmt: skip

@@ -9,7 +9,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lit_gpt.cli import InputError
 from pretrain.monitor import boards
-from pretrain.monitor.metrics import COLUMNS, MetricsWriter, StepMetrics, read_metrics
+from pretrain.monitor.metrics import (
+    COLUMNS,
+    MetricsWriter,
+    StepMetrics,
+    ValidationLine,
+    read_metrics,
+    read_validation,
+)
 from pretrain.monitor.save_errors import SaveErrors
 from tests.pretrain.saving import file_size_limit
 
@@ -161,7 +168,69 @@ def test_a_disk_that_hangs_does_not_hold_training(tmp_path, monkeypatch):
     assert steps(tmp_path) == [1, 2, 3, 4, 5]
 
 
+# ---- validation.csv
+
+
+def validate(writer, step, stage="", loss=0.5, bits=0.25):
+    writer.write_validation([ValidationLine(step, stage, store, 8, loss, bits) for store in ("de", "en")])
+
+
+def validations(out_dir):
+    return [(line.step, line.stage) for line in read_validation(out_dir / "validation.csv")[::2]]
+
+
+def test_validations_come_back_with_every_bit(tmp_path):
+    writer = open_writer(tmp_path)
+    assert not (tmp_path / "validation.csv").exists()  # a run without a validation store has none
+    validate(writer, 0, "stage, first", 1 / 3, None)
+    writer.close()
+    line, _ = read_validation(tmp_path / "validation.csv")
+    assert line == ValidationLine(0, "stage, first", "de", 8, 1 / 3, None)
+    with pytest.raises(InputError, match="not a metrics file"):
+        read_metrics((tmp_path / "validation.csv").rename(tmp_path / "metrics.csv"))
+
+
+def test_a_continued_run_drops_the_validations_it_repeats(tmp_path):
+    writer = open_writer(tmp_path)
+    for step, stage in [(0, "a"), (5, "a"), (10, "a"), (10, "b"), (12, "b"), (20, "b"), (20, "c"), (25, "c")]:
+        validate(writer, step, stage)
+    writer.close()
+    for step, begun, kept in [
+        (24, "abc", [(0, "a"), (5, "a"), (10, "a"), (10, "b"), (12, "b"), (20, "b"), (20, "c")]),
+        (20, "ab", [(0, "a"), (5, "a"), (10, "a"), (10, "b"), (12, "b"), (20, "b")]),  # c begins
+        (12, "ab", [(0, "a"), (5, "a"), (10, "a"), (10, "b"), (12, "b")]),
+        (10, "a", [(0, "a"), (5, "a"), (10, "a")]),
+        (9, "a", [(0, "a"), (5, "a")]),
+    ]:
+        MetricsWriter(tmp_path, step + 1, None, SaveErrors("stop", rank=0), begun=begun).close()
+        assert validations(tmp_path) == kept
+    open_writer(tmp_path).close()
+    assert validations(tmp_path) == []
+
+
+def test_a_validation_that_the_disk_refuses_is_written_later(tmp_path, capsys):
+    writer = open_writer(tmp_path, policy="continue")
+    validate(writer, 0)
+    writer.flush()
+    with file_size_limit((tmp_path / "validation.csv").stat().st_size + 10):
+        validate(writer, 5)
+        writer.flush()
+    writer.close()
+    assert validations(tmp_path) == [(0, ""), (5, "")]
+    assert "validation.csv is written again" in capsys.readouterr().err
+
+
 # ---- TensorBoard
+
+
+def test_tensorboard_shows_validations_by_store(tmp_path):
+    writer = open_writer(tmp_path)
+    validate(writer, 5, bits=None)
+    writer.close()
+    writer.close_boards()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert events.Tags()["scalars"] == ["val_loss/de", "val_loss/en"]
+    assert [(event.step, event.value) for event in events.Scalars("val_loss/de")] == [(5, 0.5)]
 
 
 def test_tensorboard_reads_what_is_reported_and_hides_what_is_repeated(tmp_path):
