@@ -36,9 +36,7 @@ TITLES = {
     "mfu": "MFU",
 }
 
-VALIDATION = (
-    "bits per byte, change since the first validation (above 0: the text is predicted worse than then)"
-)
+VALIDATION = "bits per byte on each validation store, change since the first validation"
 STYLES = ["-", "--", "-.", ":"]
 
 Metrics = list[dict[str, float | None]]
@@ -171,7 +169,7 @@ def _draw_validation(
         begin = positions.get(next(line.step for line in lines if line.stage == stage), math.nan)
         panel.axvline(begin, color="grey", linewidth=1)
         place = panel.get_xaxis_transform()
-        panel.text(begin, 0.97, f" {stage}", va="top", fontsize=9, transform=place)
+        panel.text(begin, 0.97, f" {stage}", va="top", backgroundcolor="white", transform=place)
 
 
 def _positions(metrics: Metrics, x: str) -> dict[int, float]:
