@@ -107,6 +107,7 @@ def draw(
     if rows:
         panels["validation"].axhline(0, color="black", linewidth=1)
         panels["validation"].legend(bbox_to_anchor=(1, 1), loc="upper left")
+        panels["validation"].margins(y=0.15)  # room for the names of stages
         panels["validation"].set_ylabel("learned  < 0 <  forgotten")
     for name, title in (TITLES | ({"validation": VALIDATION} if rows else {})).items():
         panels[name].set_title(title, fontsize=10)
@@ -169,7 +170,7 @@ def _draw_validation(
         begin = positions.get(next(line.step for line in lines if line.stage == stage), math.nan)
         panel.axvline(begin, color="grey", linewidth=1)
         place = panel.get_xaxis_transform()
-        panel.text(begin, 0.97, f" {stage}", va="top", backgroundcolor="white", transform=place)
+        panel.text(begin, 0.97, f" {stage}", va="top", fontsize=9, transform=place)
 
 
 def _positions(metrics: Metrics, x: str) -> dict[int, float]:
