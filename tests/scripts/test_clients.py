@@ -22,6 +22,7 @@ from scripts.convert_lit_checkpoint import ConvertOptions, convert
 from scripts.evaluate import EvaluateOptions, main
 from scripts.evaluation.results import load_all
 from tests.german import german_texts
+from tests.lit_gpt.model.rope_scalings import scalings
 from tests.scripts import our_model
 from tests.scripts.checkpoints import write_checkpoint
 
@@ -72,13 +73,16 @@ def transformers_python(request):
     return python
 
 
-@pytest.mark.parametrize("kind", ["byte_level", "sentencepiece"])
-def test_what_a_user_of_transformers_types(tmp_path, transformers_python, tokenizer_dir, kind):
-    """`generate(**tokenizer(text))`, batches, `pipeline`, `save_pretrained`, in transformers 4 and 5."""
+@pytest.mark.parametrize(("kind", "rope"), [("byte_level", "linear"), ("sentencepiece", "yarn")])
+def test_what_a_user_of_transformers_types(tmp_path, transformers_python, tokenizer_dir, kind, rope):
+    """`generate(**tokenizer(text))`, batches, `pipeline`, `save_pretrained`, in transformers 4 and 5.
+
+    RoPE is scaled, and continuations run past the length before: both versions read it from one config.json.
+    """
     if kind == "sentencepiece":
         tokenizer_dir = tmp_path / "tokenizer"
         train_sentencepiece(german_texts(100, seed=8), 512, tokenizer_dir)
-    checkpoint, folder = random_model(tmp_path, tokenizer_dir)
+    checkpoint, folder = random_model(tmp_path, tokenizer_dir, scalings(32)[rope])
     program = Path(__file__).with_name("client_program.py")
     done = run(transformers_python, program, folder, tmp_path / "again", json.dumps(TEXTS), N_TOKENS)
     found = json.loads(done.stdout.splitlines()[-1])
@@ -229,26 +233,11 @@ print(json.dumps([ids, [list(itertools.islice(model.generate(i, **likeliest), n_
 """
 
 
-@pytest.mark.parametrize(
-    "rope_scaling",
-    [
-        None,
-        {"rope_type": "linear", "factor": 4.0},
-        {
-            "rope_type": "llama3",
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 32,
-        },
-        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32},
-    ],
-    ids=["plain", "linear", "llama3", "yarn"],
-)
-def test_llama_cpp_continues_as_our_model_does(tmp_path, llama_cpp, rope_scaling):
+@pytest.mark.parametrize("rope", ["none", "linear", "llama3", "yarn"])
+def test_llama_cpp_continues_as_our_model_does(tmp_path, llama_cpp, rope):
     # Of tokenizers without a tokenizer.model llama.cpp takes only those that it knows.
     train_sentencepiece(german_texts(100, seed=8), 512, tmp_path / "tokenizer")
-    checkpoint, folder = random_model(tmp_path, tmp_path / "tokenizer", rope_scaling)
+    checkpoint, folder = random_model(tmp_path, tmp_path / "tokenizer", scalings(32)[rope])
     sources, python = llama_cpp
     model = tmp_path / "model.gguf"
     run(python, sources / "convert_hf_to_gguf.py", folder, "--outfile", model, "--outtype", "f32")
