@@ -1,6 +1,7 @@
 """RoPE of a run: its options, the initial checkpoint, and transformers on what comes out."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from pretrain.options import TrainOptions
 from pretrain.shape import initial_shape, length_warnings, resolve_shape
 from scripts.convert_lit_checkpoint import ConvertOptions, convert
 from tests.lit_gpt.model.rope_scalings import scalings
-from tests.pretrain.running import open_run
+from tests.pretrain.running import assert_same_checkpoint, open_run
 from tests.scripts import our_model
 from tests.scripts.checkpoints import write_checkpoint
 
@@ -117,6 +118,30 @@ def test_a_mistake_is_found_before_data_is_opened(tmp_path, monkeypatch):
         initial_shape(options)
     options.out_dir, options.resume = str(initial.parent), "auto"
     assert initial_shape(options) is None  # a run that exists does not read it any more
+
+
+def test_stages_lengthen_rows_and_train_parts_and_a_border_is_a_resume(tmp_path, train_store_dir, capsys):
+    longer = {"rope_scaling": {"rope_type": "yarn", "factor": 2}, "trainable": ["*.qkv", "lm_head[70:]"]}
+    stages: list[dict] = [
+        {"name": "short", "steps": 2, "block_size": 64},
+        {"name": "long", "steps": 2, "block_size": 128, **longer},
+        {"name": "too_long", "steps": 2, "block_size": 256, **longer},
+    ]
+    flags = {"max_steps": None, "warmup_steps": 0, "save_step_interval": 1, "keep_last": 0}
+    straight = tmp_path / "straight"
+    open_run(straight, train_store_dir, stages=stages, **flags).fit()
+    said = capsys.readouterr().out
+    assert said.count("warning: rows of 256 are longer than RoPE is scaled to: 2 x 64") == 1
+    for step in (2, 3):  # before a stage of other rows and parameters, and within it
+        run = tmp_path / str(step)
+        shutil.copytree(straight, run)
+        for later in range(step + 1, 7):
+            shutil.rmtree(run / folder_name(later))
+        open_run(run, train_store_dir, resume="auto", stages=stages, **flags).fit()
+        assert_same_checkpoint(run, straight, 6)
+    unscaled = [*stages, {"name": "unscaled", "steps": 1, "block_size": 128}]
+    with pytest.raises(InputError, match=r"stage unscaled: .*RoPE is scaled by yarn there and default here"):
+        open_run(tmp_path / "x", train_store_dir, stages=unscaled, **flags)
 
 
 @pytest.mark.parametrize("kind", ["linear", "llama3", "yarn"])
