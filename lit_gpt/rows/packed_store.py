@@ -11,20 +11,16 @@ import errno
 import functools
 import hashlib
 import json
-import os
-import secrets
-import shutil
-import socket
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lit_gpt.build_once import build_once
 from lit_gpt.cli import InputError, progress
-from lit_gpt.files import lock, read_bounded, rename, write_atomically
+from lit_gpt.files import read_bounded, write_atomically
 from lit_gpt.rows.bin_packing import covers, pack_lengths
 from lit_gpt.rows.rows import Rows, ShardEntry, read_shard, row_checksums, write_shard
 from lit_gpt.rows.store_entry import DocumentShare, StoreEntry
@@ -76,7 +72,7 @@ class PackedStore:
         if not folder.exists():
             pack_lengths(np.zeros(0, np.int64), block_size, strategy)  # refuses before anything is written
             try:
-                _build_once(store, identity, folder)
+                build_once(folder, lambda building: _build(store, identity, building))
             except OSError as error:
                 raise InputError(
                     f"cannot build the packing of {store.path} in {folder.parent} ({error}): make it "
@@ -169,47 +165,6 @@ def _n_targets(store: TokenStore, shard: int, share: DocumentShare | None) -> np
     """int32 (n_documents of the shard,); documents outside the share have none."""
     n_targets = store.lengths(shard) - 1
     return n_targets if share is None else n_targets * store.in_hash_range(shard, *share.bounds)
-
-
-def _build_once(store: TokenStore, identity: dict[str, Any], folder: Path) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock_file = folder.with_suffix(".lock")
-    with _turn(lock_file) as alone:
-        if not folder.exists():
-            prefix = f"{folder.name}.tmp-{socket.gethostname()}-"
-            if alone:  # what this machine left there is of a process that was killed
-                for leftover in folder.parent.glob(prefix + "*"):
-                    shutil.rmtree(leftover)
-            building = folder.with_name(f"{prefix}{os.getpid()}-{secrets.token_hex(4)}")
-            building.mkdir()
-            try:
-                _build(store, identity, building)
-                _rename_unless_there(building, folder)
-            finally:
-                shutil.rmtree(building, ignore_errors=True)
-        lock_file.unlink(missing_ok=True)
-
-
-@contextmanager
-def _turn(path: Path) -> Iterator[bool]:
-    """Wait for the lock. False where the file system has none: then several may build, and the first wins."""
-    try:
-        held = lock(path, required=True)
-        if held is None:
-            print(f"waiting for another process to build {path.with_suffix('')}", file=sys.stderr, flush=True)
-            held = lock(path, required=True, wait=True)
-    except OSError:
-        held = None
-    with held or nullcontext():
-        yield held is not None
-
-
-def _rename_unless_there(building: Path, folder: Path) -> None:
-    try:
-        rename(building, folder)
-    except OSError:
-        if not (building.exists() and folder.exists()):  # renamed, but not known to be on disk; or not at all
-            raise
 
 
 def _build(store: TokenStore, identity: dict[str, Any], folder: Path) -> None:
