@@ -79,12 +79,12 @@ def occurrences_by_log(log: RunLog, documents: list[Found]) -> list[Occurrence]:
 def _epochs(found: Found, rows: np.ndarray) -> Iterator[np.ndarray]:
     """The samples that rows of the document's shard are in each epoch, until all are of later steps.
 
-    Those dealt before a stage began are samples below its first one.
+    A row that was dealt before the stage began is in sample -1.
     """
-    end = found.numbering.first_sample_of(found.last_step + 1)
-    for epoch in itertools.count():
+    order, end = found.data.order, found.numbering.first_sample_of(found.last_step + 1)
+    for epoch in itertools.count(order.start.positions[found.store] // order.rows_per_epoch(found.store)):
         store, of_epoch, shard = (np.full_like(rows, number) for number in (found.store, epoch, found.shard))
-        samples = found.data.order.inverse(RowAddresses(store, of_epoch, shard, rows))
+        samples = order.inverse(RowAddresses(store, of_epoch, shard, rows))
         if len(samples) == 0 or samples.min() >= end:
             return
         yield samples
