@@ -20,6 +20,7 @@ class StoreOfStage:
 
     stage: str
     store: str
+    """Its folder, and the share of its documents that is read."""
     rows_per_epoch: int
     first_step: int
     """Of the stage, in the log."""
@@ -81,7 +82,7 @@ def _count_stage(
 
 
 def _new_line(stage: str, packed: PackedStore) -> StoreOfStage:
-    return StoreOfStage(stage, str(packed.store.path), int(packed.rows_per_shard.sum()), 0, 0)
+    return StoreOfStage(stage, packed.name, int(packed.rows_per_shard.sum()), 0, 0)
 
 
 def table_lines(stores: list[StoreOfStage]) -> Iterator[str]:

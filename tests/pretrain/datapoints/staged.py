@@ -1,17 +1,14 @@
-"""A run of three stages that only feeds and logs: other batch and block sizes, a store that is continued."""
+"""Three stages that only feed and log: other batch and block sizes, a store continued, a share of a store."""
 
 from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from lit_gpt.rows.sample_order import OrderStart
 from pretrain.data.numbering import Numbering
-from pretrain.data.row_reader import StepRows
 from pretrain.data.training_data import TrainingData
 from pretrain.datapoints.log import DatapointLog
-from tests.pretrain.feeding import open_data
+from tests.pretrain.feeding import feed, open_data
 
 
 class LoggedStage(NamedTuple):
@@ -28,8 +25,8 @@ def open_stages(train: Path, val: Path) -> list[LoggedStage]:
     """
     adapt = open_data(f"{train}:1", f"{val}:3")
     of_long, of_anneal = Numbering(4, 60, 360), Numbering(10, 70, 400)
-    start = OrderStart(of_long.first_sample, (2, 3), (0, 0))
-    long = open_data(f"{train}:1", f"{val}:1", block_size=128, start=start)
+    start = OrderStart(of_long.first_sample, (0, 1), (0, 0))
+    long = open_data(f"{train}@0-40:1", f"{val}:1", block_size=128, start=start)
     in_train, in_val = adapt.order.positions_after(of_long.first_sample)
     start = OrderStart(of_anneal.first_sample, (1, 0), (in_val, in_train))
     anneal = open_data(f"{val}:1", f"{train}:1", start=start)
@@ -50,12 +47,8 @@ def log_stages(
             continue
         log = DatapointLog(out_dir, stage.data.describe(), stage=stage.name, numbering=stage.numbering)
         log.discard_after(begin)
+        loader = feed(stage.data, numbering=stage.numbering, first_step=begin + 1)
         for step in range(begin + 1, end + 1):
-            log.record(_rows(stage, step), 1.7e9 + step)
+            log.record(next(loader).rows, 1.7e9 + step)
             if step in commits or step == stage.last_step:
                 log.commit(step)
-
-
-def _rows(stage: LoggedStage, step: int) -> StepRows:
-    samples = np.arange(stage.numbering.first_sample_of(step), stage.numbering.first_sample_of(step + 1))
-    return StepRows(step, samples, stage.data.table(stage.data.rows(samples)), 0)
