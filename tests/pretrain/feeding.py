@@ -4,11 +4,15 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from lit_gpt.rows.sample_order import OrderStart
 from pretrain.data.dataloader import DataLoader
 from pretrain.data.numbering import Numbering
 from pretrain.data.training_data import TrainingData
+from pretrain.datapoints.files import part_files, read_row_groups
 from pretrain.datapoints.log import DatapointLog
+from pretrain.datapoints.replay import Replay, Report
 from pretrain.options import DataOptions
 
 BLOCK = 64
@@ -43,6 +47,17 @@ def log_steps(
         log.record(next(loader).rows, 1.7e9 + step)
         if step in commits:
             log.commit(step, {number for number in skipped if number <= step})
+
+
+def verify(run_dir: Path) -> Report:
+    """The complete report of a run's log."""
+    return list(Replay(run_dir).verify())[-1]
+
+
+def whole(run_dir: Path) -> pa.Table:
+    """All rows of a run's log, by sample."""
+    tables = [table for part in part_files(run_dir / "datapoints") for table in read_row_groups(part)]
+    return pa.concat_tables(tables).sort_by("sample")
 
 
 def flip(path: Path, offset: int) -> None:

@@ -10,6 +10,8 @@ from pretrain.data.training_data import TrainingData
 from pretrain.datapoints.log import DatapointLog
 from tests.pretrain.feeding import feed, open_data
 
+LAST = 110
+
 
 class LoggedStage(NamedTuple):
     name: str

@@ -20,8 +20,7 @@ from pretrain.data.numbering import Numbering
 from pretrain.datapoints import log as datapoint_log
 from pretrain.datapoints.files import RunLog, part_files, read_row_groups, write_part
 from pretrain.datapoints.log import DatapointLog
-from pretrain.datapoints.replay import Replay, Report
-from tests.pretrain.feeding import GLOBAL_BATCH, feed, flip, log_steps, open_data
+from tests.pretrain.feeding import GLOBAL_BATCH, feed, flip, log_steps, open_data, verify, whole
 from tests.pretrain.saving import file_size_limit
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -30,15 +29,6 @@ ROOT = Path(__file__).resolve().parents[3]
 @pytest.fixture(scope="module")
 def data(train_store_dir, val_store_dir):
     return open_data(f"{train_store_dir}:3", f"{val_store_dir}:1")
-
-
-def verify(run_dir) -> Report:
-    return list(Replay(run_dir).verify())[-1]
-
-
-def whole(run_dir) -> pa.Table:
-    tables = [table for part in part_files(run_dir / "datapoints") for table in read_row_groups(part)]
-    return pa.concat_tables(tables).sort_by("sample")
 
 
 def test_a_run_verifies_and_knows_its_skipped_steps(tmp_path, data):

@@ -16,9 +16,9 @@ from pretrain.data.numbering import Numbering
 from pretrain.datapoints.files import RunLog, part_files, part_name, write_part
 from pretrain.datapoints.log import DatapointLog
 from pretrain.datapoints.periods import Gap
-from pretrain.datapoints.replay import Replay, Report
+from pretrain.datapoints.replay import Replay
 from pretrain.datapoints.search import Occurrence, find_document, occurrences_by_log, occurrences_by_order
-from tests.pretrain.feeding import GLOBAL_BATCH, feed, flip, log_steps, open_data
+from tests.pretrain.feeding import GLOBAL_BATCH, feed, flip, log_steps, open_data, verify
 from tests.pretrain.running import ROOT, train
 
 
@@ -32,10 +32,6 @@ def run_dir(tmp_path, data):
     """Twenty steps in four parts."""
     log_steps(tmp_path, data, 0, 20, commits={5, 10, 15, 20})
     return tmp_path
-
-
-def verify(run_dir) -> Report:
-    return list(Replay(run_dir).verify())[-1]
 
 
 def resume(run_dir, data, step: int, was_logged: bool = True, accept_gap: bool = False) -> DatapointLog:

@@ -14,44 +14,19 @@ from hypothesis import strategies as st
 
 from lit_gpt.errors import InputError
 from pretrain.data.numbering import Numbering
-from pretrain.datapoints.files import RunLog, part_files, read_row_groups, write_part
+from pretrain.datapoints.files import RunLog, part_files, write_part
 from pretrain.datapoints.log import DatapointLog
 from pretrain.datapoints.periods import Gap
-from pretrain.datapoints.replay import Replay, Report
+from pretrain.datapoints.replay import Replay
 from pretrain.datapoints.reports import export_jsonl, export_parquet
 from pretrain.datapoints.search import Occurrence, find_document, occurrences_by_log, occurrences_by_order
-from pretrain.datapoints.stage_table import StoreOfStage, count_stages, table_lines
-from tests.pretrain.datapoints.staged import LoggedStage, log_stages, open_stages
-from tests.pretrain.feeding import log_steps
-
-LAST = 110
-
-
-@pytest.fixture(scope="module")
-def stages(train_store_dir, val_store_dir):
-    return open_stages(train_store_dir, val_store_dir)
-
-
-@pytest.fixture(scope="module")
-def logged(tmp_path_factory, stages):
-    """Read-only: parts that begin at the steps 1, 26, 61, 66, 71 and 101."""
-    folder = tmp_path_factory.mktemp("run")
-    log_stages(folder, stages, 0, LAST, commits={25, 65, 100})
-    return folder
+from tests.pretrain.datapoints.staged import LAST, LoggedStage, log_stages
+from tests.pretrain.feeding import log_steps, verify, whole
 
 
 @pytest.fixture
 def run_dir(tmp_path, logged):
     return shutil.copytree(logged, tmp_path / "run")
-
-
-def verify(run_dir: Path) -> Report:
-    return list(Replay(run_dir).verify())[-1]
-
-
-def whole(run_dir: Path) -> pa.Table:
-    tables = [table for part in part_files(run_dir / "datapoints") for table in read_row_groups(part)]
-    return pa.concat_tables(tables).sort_by("sample")
 
 
 def test_every_stage_verifies_and_no_sample_is_left_out_at_a_border(logged, stages):
@@ -232,37 +207,3 @@ def test_exports_are_complete(logged, stages, tmp_path, capsys):
     assert exported == by_reading
     export_jsonl(Replay(logged), tmp_path / "log.jsonl")
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == LAST
-
-
-def test_the_table_of_stages_is_what_counting_rows_gives(logged, stages):
-    expected, fed, rows_of = [], defaultdict(set), defaultdict(int)
-    rows = whole(logged).to_pylist()
-    for stage in stages:
-        first = stage.numbering.steps_before + 1
-        of_stage = [row for row in rows if first <= row["step"] <= stage.last_step]
-        before = {path: set(documents) for path, documents in fed.items()}
-        for number, packed in enumerate(stage.data.stores):
-            mine = [row for row in of_stage if row["store"] == number]
-            documents = {(row["shard"], document) for row in mine for document in row["document"]}
-            rows_of[packed.fingerprint] += len(mine)
-            path = str(packed.store.path)
-            fed[path] |= documents
-            shown = f"{path}@0-40" if (stage.name, number) == ("long", 0) else path
-            line = StoreOfStage(
-                *(stage.name, shown, int(packed.rows_per_shard.sum()), first, stage.last_step, len(mine)),
-                *(sum(sum(row["length"]) for row in mine), rows_of[packed.fingerprint]),
-                *(len(documents), len(documents & before.get(path, set()))),
-            )
-            expected.append(line)
-    counted = count_stages(Replay(logged))
-    assert sorted(counted, key=repr) == sorted(expected, key=repr)
-    assert any(0 < line.seen_before < line.documents for line in counted)
-    lines = list(table_lines(counted))
-    assert lines[0].split("  ")[0] == "stage"
-    assert len(lines) == 7
-    val = max(counted, key=lambda line: line.rows_until_here)
-    assert val.rows_until_here > val.rows_per_epoch == 301
-    assert lines[1 + counted.index(val)].split() == [
-        *("anneal", "71-110", f"{val.rows}", f"{val.targets:,}", f"{val.rows / 301:.3f}"),
-        *(f"{val.rows_until_here / 301:.3f}", f"{val.seen_before / val.documents:.1%}", val.store),
-    ]
