@@ -61,9 +61,9 @@ def partly_frozen(model: nn.Module, frozen: FrozenRows) -> list[tuple[nn.Paramet
     found = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and (ranges := frozen.get(clean_name(name))):
-            shape, first = rows_of(parameter)
+            _, first = rows_of(parameter)
             local = [slice(max(low - first, 0), max(high - first, 0)) for low, high in ranges]
-            found.append((parameter, local if shape[0] else []))
+            found.append((parameter, local))
     return found
 
 
@@ -78,8 +78,9 @@ def zero_frozen(parts: Sequence[tuple[nn.Parameter, Sequence[slice]]]) -> None:
 
 def n_trained(frozen: FrozenRows, config: ModelConfig) -> int:
     """Numbers in parameters that are not wholly frozen: each has a gradient and two moments."""
-    shapes = parameter_shapes(config).items()
-    return sum(math.prod(shape) for name, shape in shapes if not _is_whole(frozen.get(name, ()), shape[0]))
+    shapes = parameter_shapes(config) if frozen else {}
+    whole = [shapes[name] for name, ranges in frozen.items() if _is_whole(ranges, shapes[name][0])]
+    return config.n_parameters - sum(map(math.prod, whole))
 
 
 def describe(frozen: FrozenRows, config: ModelConfig) -> list[str]:
