@@ -114,6 +114,28 @@ def test_a_complete_run_says_so_and_changes_nothing(straight, tmp_path, train_st
     assert [file.read_text() for file in files] == before
 
 
+def test_both_sides_of_a_border_are_validated_once(tmp_path, train_store_dir, val_store_dir):
+    """Also where the run was killed after the border, and begins the second stage again."""
+    flags = {
+        "stages": [{"name": "a", "steps": 2}, {"name": "b", "steps": 2, "block_size": 64}],
+        "val_data_dir": [f"de={val_store_dir}", f"train={train_store_dir}"],
+        "eval_iters": 1,
+        "max_steps": None,
+        "warmup_steps": 0,
+    }
+    open_run(tmp_path, train_store_dir, **flags).fit()
+    lines = read_validation(tmp_path / "validation.csv")
+    assert [(line.step, line.stage, line.store) for line in lines] == [
+        (step, stage, store)
+        for step, stage in [(0, "a"), (2, "a"), (2, "b"), (4, "b")]
+        for store in ("de", "train")
+    ]
+    text = (tmp_path / "validation.csv").read_text()
+    shutil.rmtree(list_checkpoints(tmp_path)[-1][1])
+    open_run(tmp_path, train_store_dir, resume="auto", **flags).fit()
+    assert (tmp_path / "validation.csv").read_text() == text
+
+
 def refusal(out_dir, store, **flags):
     """The one line of a run that must be refused."""
     result = train(out_dir, store, **flags)
