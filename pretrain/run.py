@@ -38,6 +38,7 @@ from pretrain.stages.resume import stage_to_continue
 from pretrain.stages.stage import Stage, open_stages
 
 MAY_CHANGE = {"block_size", "rope_base", "rope_scaling"}  # of the shape, from stage to stage
+OF_A_STAGE = ("betas", "weight_decay")  # of the optimizer's parameter groups
 
 
 class Run:
@@ -198,7 +199,11 @@ class Run:
         if not begins:
             saved = state.get("options", {}).get("trainable")
             trainable.check_unchanged(saved, self.options.trainable, self.config)
+        own = [{name: group[name] for name in OF_A_STAGE} for group in self.optimizer.param_groups]
         self.checkpointer.load(folder, self.model, self.optimizer, self._identity(begins), fresh)
+        if begins:  # the checkpoint has those of the stage before
+            for group, values in zip(self.optimizer.param_groups, own, strict=True):
+                group.update(values)
         if not begins:
             check_resumable(state["data"], self.data, self.options.allow_changed_data)
         if not stage.name:  # the steps of stages are always given

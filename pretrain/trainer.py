@@ -56,14 +56,25 @@ class Trainer(Run):
         self.startup_lines.clear()
 
     def _train_stages(self) -> None:
-        """To the end of the last stage; not past a border whose checkpoint could not be written."""
+        """To the end of the last stage, or to where the run is to stop."""
         while True:
             with no_automatic_collection():
                 self._train()
             following = self.stages[self.stage.plan.number + 1 :]
-            if self.agreement.reached or not following or not self.checkpointer.has_saved(self.step):
+            if self.agreement.reached or not following or not self._may_begin(following[0]):
                 return
             self._cross_border(following[0])
+
+    def _may_begin(self, following: Stage) -> bool:
+        """Whether the checkpoint that a stage starts from is on disk and no rank was asked to stop."""
+        self.watchdog.phase("saving")
+        if not self.checkpointer.has_saved(self.step):
+            border = self.checkpointer.folder(self.step)
+            self.errors.warn(f"stage {following.name} does not begin: it would start from {border}")
+            return False
+        self._stop_if_unwritten()
+        self.agreement.should_stop()  # what this call sends the next one reads
+        return not self.agreement.should_stop()
 
     def _cross_border(self, following: Stage) -> None:
         """Drop all of a stage, and build the next from the checkpoint that was just written."""
@@ -113,11 +124,15 @@ class Trainer(Run):
                 self.reporter.report(val_loss)
             if save:
                 self.save_checkpoint()
-            if self.errors.stop or (self.datapoint_log is not None and self.datapoint_log.too_much_waits):
-                self.stop_request.reason = self.stop_request.reason or "what is to be saved cannot be written"
+            self._stop_if_unwritten()
             if self.step % GARBAGE_INTERVAL == 0:
                 gc.collect()
             self.watchdog.phase("training")
+
+    def _stop_if_unwritten(self) -> None:
+        """Ask the ranks to stop if something cannot be written and the run is not to continue without."""
+        if self.errors.stop or (self.datapoint_log is not None and self.datapoint_log.too_much_waits):
+            self.stop_request.reason = self.stop_request.reason or "what is to be saved cannot be written"
 
     def _due(self, interval: int) -> bool:
         """At every so many steps, and at the last one of a stage."""

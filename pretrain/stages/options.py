@@ -12,7 +12,7 @@ from pretrain.options import TrainOptions
 
 TRAINING_OPTIONS = (
     # What the model is fed and which parameters learn from it.
-    *("train_data_dir", "shuffle_window", "packing", "block_size", "global_batch_size"),
+    *("train_data_dir", "packing", "block_size", "global_batch_size"),
     *("rope_scaling", "rope_base", "trainable"),
     # How they learn.
     *("learning_rate", "min_lr", "warmup_steps", "lr_schedule", "decay_steps"),
@@ -61,6 +61,12 @@ class StageOptions:
     options: TrainOptions
     fresh_optimizer: bool = False
 
+    @property
+    def last_step(self) -> int:
+        """Of the run the last step in this stage, whose length is given."""
+        assert self.options.max_steps is not None
+        return self.steps_before + self.options.max_steps
+
 
 def resolve_stages(options: TrainOptions) -> list[StageOptions]:
     """The stages of a run; one for a run without `stages`. Nothing is opened.
@@ -68,9 +74,11 @@ def resolve_stages(options: TrainOptions) -> list[StageOptions]:
     Raises:
         InputError: one line that names the stage and all that is wrong with it.
     """
-    if not options.stages:
+    if options.stages is None:
         options.check()
         return [StageOptions("", 0, 0, options)]
+    if not options.stages:
+        raise InputError("stages is an empty list: name at least one stage, or leave it out")
     if options.max_steps is not None or options.max_epochs is not None:
         raise InputError("--max_steps and --max_epochs are for runs without stages: each stage has its steps")
     resolved: list[StageOptions] = []
@@ -104,14 +112,10 @@ def _resolve(
     except InputError as error:
         raise InputError(f"{label}: {error}") from error
     if before is None:
+        if keys.optimizer == "keep":
+            raise InputError(f"{label}: optimizer: keep, but there is no stage before it to keep that of")
         return StageOptions(keys.name, number, 0, options)
-    return StageOptions(
-        keys.name,
-        number,
-        before.steps_before + _steps(before),
-        options,
-        _is_fresh(label, keys, options, before),
-    )
+    return StageOptions(keys.name, number, before.last_step, options, _is_fresh(label, keys, options, before))
 
 
 def _is_fresh(label: str, keys: _OwnKeys, options: TrainOptions, before: StageOptions) -> bool:
@@ -123,11 +127,6 @@ def _is_fresh(label: str, keys: _OwnKeys, options: TrainOptions, before: StageOp
             "moments would move what is frozen now; write optimizer: fresh"
         )
     return changed or keys.optimizer == "fresh"
-
-
-def _steps(stage: StageOptions) -> int:
-    assert stage.options.max_steps is not None
-    return stage.options.max_steps
 
 
 def _refusal(name: str) -> str:

@@ -9,7 +9,7 @@ from pretrain.data.training_data import compare_data
 from pretrain.stages.options import TRAINING_OPTIONS
 from pretrain.stages.stage import Stage
 
-_IN_DATA = ("train_data_dir", "block_size", "packing", "shuffle_window")  # compared as data
+_IN_DATA = ("train_data_dir", "block_size", "packing")  # compared as data
 
 
 def describe_plan(stages: Sequence[Stage], current: Stage) -> dict[str, Any]:
@@ -83,9 +83,10 @@ def _changes(before: dict[str, Any], stage: Stage, finished: bool, allow_changed
     """
     now = _describe(stage)
     changes = [] if allow_changed_data else compare_data(before["data"], now["data"])
-    old = {"name": before["name"], "steps": before["steps"], **before["options"]}
-    new = {"name": now["name"], "steps": now["steps"], **now["options"]}
-    compared = ["name", "global_batch_size", "rope_scaling", "rope_base", "trainable"]
+    names = ("name", "steps", "fresh_optimizer")
+    old = {name: before[name] for name in names} | before["options"]
+    new = {name: now[name] for name in names} | now["options"]
+    compared = ["name", "fresh_optimizer", "global_batch_size", "rope_scaling", "rope_base", "trainable"]
     if finished:
         compared = [name for name in old if name not in _IN_DATA]
     return changes + [
