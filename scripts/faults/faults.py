@@ -16,6 +16,7 @@ from typing import NamedTuple
 from lit_gpt.checkpoint.folder import MANIFEST, list_checkpoints
 from lit_gpt.cli import EXIT_BAD_INPUT
 from pretrain.options import TrainOptions
+from pretrain.stages.options import resolve_stages
 from scripts.faults.rank import PHASES, STAGING, Fault, Report, run_rank
 
 EXIT_LIMIT = 60.0
@@ -121,7 +122,7 @@ class Job:
             resumed=self.resumed if self.resumed >= 0 else None,
             reached=self.reached,
             different=max(report.different for report in self._reports),
-            complete=not any(codes) and self.reached == self.options.max_steps,
+            complete=not any(codes) and self.reached == resolve_stages(self.options)[-1].last_step,
             exit_seconds=exit_seconds,
             error=error,
         )

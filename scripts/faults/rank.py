@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ from pretrain.checkpoint.snapshot import Staging, local_part, model_tensors, opt
 from pretrain.launch.stop import StopRequest
 from pretrain.launch.watchdog import Watchdog
 from pretrain.options import TrainOptions
+from pretrain.stages.options import resolve_stages
 from pretrain.trainer import Trainer
 
 
@@ -36,12 +37,16 @@ def _path(arguments: tuple) -> str:
     return str(arguments[0])
 
 
+def _creates(arguments: tuple) -> bool:
+    return bool(arguments[2] & os.O_CREAT)
+
+
 def _writes(arguments: tuple, ending: str) -> bool:
-    return _path(arguments).endswith(ending) and bool(arguments[2] & os.O_CREAT)
+    return _path(arguments).endswith(ending) and _creates(arguments)
 
 
 def _reads(arguments: tuple, ending: str) -> bool:
-    return _path(arguments).endswith(ending) and not arguments[2] & os.O_CREAT
+    return _path(arguments).endswith(ending) and not _creates(arguments)
 
 
 PHASES = {
@@ -52,10 +57,12 @@ PHASES = {
     "rename": Phase("os.rename", lambda a: _path(a).endswith(".pth.tmp")),
     "retention's rename": Phase("os.rename", lambda a: ".deleting" in str(a[1])),
     "retention's removal": Phase("os.remove", lambda a: _path(a).endswith(".safetensors")),
-    "datapoint log": Phase("open", lambda a: "/datapoints/" in _path(a) and bool(a[2] & os.O_CREAT)),
+    "datapoint log": Phase("open", lambda a: "/datapoints/" in _path(a) and _creates(a)),
     "verification": Phase("open", lambda a: _reads(a, ".safetensors"), rank_0_only=False),
 }
 STAGING = "staging"  # a copy in memory, no file operation
+BORDER = "border"  # any change to files after the last step of a stage, until the next has done one
+_CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate")
 
 
 class Fault(NamedTuple):
@@ -105,8 +112,8 @@ class WatchedTrainer(Trainer):
         return done
 
     def _compare(self) -> None:
-        if self.step == 0:
-            return
+        if self.step == self.stage.steps_before:
+            return  # before a stage's first step its optimizer may be a fresh one
         fingerprint = self._fingerprint()
         if self._record:
             with self._path.open("a") as file:
@@ -142,7 +149,7 @@ def run_rank(
         "MASTER_PORT": str(port),
         "TORCHELASTIC_RUN_ID": "torture",
     }
-    _arm(fault, report)
+    _arm(fault, report, {stage.last_step for stage in resolve_stages(options)[:-1]})
     watchdog = Watchdog(StopRequest().install())
     try:
         WatchedTrainer(options, watchdog, report, run / f"fingerprints-rank{rank}.txt", record).fit()
@@ -150,7 +157,7 @@ def run_rank(
         watchdog.refuse(str(error))
 
 
-def _arm(fault: Fault, report: Report) -> None:
+def _arm(fault: Fault, report: Report, borders: Collection[int]) -> None:
     if fault.phase is None:
         return
     seen = 0
@@ -177,10 +184,15 @@ def _arm(fault: Fault, report: Report) -> None:
 
         Staging.take = staged  # type: ignore[method-assign, assignment]
         return
-    phase = PHASES[fault.phase]
+    phase = PHASES.get(fault.phase)
+
+    def strikes(event: str, arguments: tuple) -> bool:
+        if phase is not None:
+            return event == phase.event and phase.matches(arguments)
+        return report.reached in borders and (event in _CHANGES or (event == "open" and _creates(arguments)))
 
     def audit(event: str, arguments: tuple) -> None:
-        if event == phase.event and phase.matches(arguments):
+        if strikes(event, arguments):
             strike(_path(arguments))
 
     sys.addaudithook(audit)
