@@ -101,12 +101,19 @@ def read_documents(
 def sample_texts(
     files: Sequence[Path], n_bytes: float, rejects: Rejects, text_fields: Sequence[str]
 ) -> Iterator[str]:
+    """The texts of `sample_documents`."""
+    return (document.text for document in sample_documents(files, n_bytes, rejects, text_fields))
+
+
+def sample_documents(
+    files: Sequence[Path], n_bytes: float, rejects: Rejects, text_fields: Sequence[str]
+) -> Iterator[Document]:
     """About `n_bytes` (UTF-8) of text: the beginning of each file, in proportion to its size."""
     total = sum(file.stat().st_size for file in files)
     for file in files:
         left = n_bytes * file.stat().st_size / total
         for document in read_documents([file], rejects, text_fields):
-            yield document.text
+            yield document
             left -= len(document.text.encode())
             if left <= 0:
                 break

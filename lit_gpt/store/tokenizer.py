@@ -7,7 +7,9 @@ transformers, and a corpus is tokenized once.
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,9 @@ def for_transformers(config: dict[str, Any], **fixed: Any) -> dict[str, Any]:
         config: names `eos_token`; its own `pad_token` and `padding_side` stay.
         fixed: keys that win.
     """
+    dropped = {"legacy"}
+    if config.get("add_prefix_space") is not False:  # false is in the definition, but llama.cpp asks here
+        dropped.add("add_prefix_space")
     defaults = {
         # EOS, as `generate` chooses: masks derived from BOS would hide a prompt's first token, and the
         # unknown token may be part of a text.
@@ -62,7 +67,7 @@ def for_transformers(config: dict[str, Any], **fixed: Any) -> dict[str, Any]:
     }
     return {
         **defaults,
-        **config,
+        **{name: value for name, value in config.items() if name not in dropped},
         "tokenizer_class": "PreTrainedTokenizerFast",
         # Without it transformers 4 adds token_type_ids, which `generate` refuses.
         "model_input_names": ["input_ids", "attention_mask"],
@@ -127,6 +132,16 @@ class Tokenizer:
         bos, eos = (np.array([token], self.dtype).tobytes() for token in (self.bos_id, self.eos_id))
         return [np.frombuffer(b"".join((bos, ids, eos)), self.dtype) for ids in map(self._encode, texts)]
 
+    def cut(self, text: str) -> list[str]:
+        """Parts of a text that are encoded independently of each other; the text if no safe cut is known."""
+        return [text] if self._words is None else self._words.cut(text)
+
+    def encode_words(self, texts: Sequence[str]) -> Iterator[list[list[int]]]:
+        """The ids of each text without BOS and EOS, one list for each word of the pre-tokenizer."""
+        for encoding in self._backend.encode_batch(texts, add_special_tokens=False):
+            words = groupby(zip(encoding.word_ids, encoding.ids, strict=True), key=itemgetter(0))
+            yield [[token for _, token in word] for _, word in words]
+
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of `ids`; special tokens are left out."""
         return self._backend.decode([int(token) for token in ids], skip_special_tokens=True)
@@ -149,9 +164,6 @@ class Tokenizer:
         for path in self.files():
             shutil.copyfile(path, folder / path.name)
         definition, config = read_definition(self.folder)
-        config.pop("legacy", None)
-        if config.get("add_prefix_space") is not False:  # false is in the definition, but llama.cpp asks here
-            config.pop("add_prefix_space", None)
         config = for_transformers(config, pad_token=self.token(self.pad_id), model_max_length=max_length)
         if bos is not None:
             self._frame_texts(definition, config, bos)

@@ -46,14 +46,14 @@ class WordCache(dict[str, bytes]):
             dtype: of the ids.
         """
         super().__init__()
-        self._words = re.compile(cut).findall
+        self.cut: Callable[[str], list[str]] = re.compile(cut).findall
         self._encode = encode
         self._typecode = dtype.char
         self._previous: dict[str, bytes] = {}
 
     def encode(self, text: str) -> bytes:
         """The ids of a text, in the dtype's bytes."""
-        return b"".join(map(self.__getitem__, self._words(text)))
+        return b"".join(map(self.__getitem__, self.cut(text)))
 
     def __missing__(self, word: str) -> bytes:
         ids = self._previous.get(word)
