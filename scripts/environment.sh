@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-# Sourced by quickstart.sh and test.sh. `use_environment` sets PYTHON to an interpreter with the packages of
-# requirements.txt: the one that PYTHON names, else that of .venv, which is made and kept up to date.
-# `use_environment all` wants all of them, `use_environment model` those that lead from text to a model: half the
-# download.
+# Sourced by quickstart.sh, forgetting_trial.sh and test.sh. `use_environment` sets PYTHON to an interpreter with
+# the packages of requirements.txt: the one that PYTHON names, else that of .venv, which is made and kept up to
+# date. `use_environment all` wants all of them, `use_environment model` those that lead from text to a model:
+# half the download.
 #
 #   PYTHON        an interpreter whose environment is used as it is (a container, a cluster's module)
 #   TORCH_BUILD   cpu or cuda: which torch to install; by default cpu where nvidia-smi sees no GPU
@@ -19,6 +19,23 @@ export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 fail() {
     printf 'error: %s\n' "$*" >&2
     exit 2
+}
+
+# task TITLE RESULT: say which of $TASKS comes, and whether it is still to do. A result is complete or absent.
+number=0
+task() {
+    number=$((number + 1))
+    printf '\n[%d/%d, after %d s] %s\n' "$number" "$TASKS" "$SECONDS" "$1"
+    [ ! -e "$2" ] || { echo "there already: $2" && return 1; }
+}
+
+run() {
+    "$PYTHON" "$ROOT/$1" "${@:2}"
+}
+
+newest_checkpoint() {
+    local checkpoints=("$1"/iter-*-ckpt.pth)
+    echo "${checkpoints[${#checkpoints[@]} - 1]}"
 }
 
 use_environment() {

@@ -70,7 +70,7 @@ while [ $# -gt 0 ]; do
 done
 
 VAL_FRACTION=0.05
-STAGES=9
+TASKS=9
 PROMPT='Es war einmal'
 # A tiny model gains nothing from more.
 THREADS=$(nproc 2>/dev/null || echo 2)
@@ -119,18 +119,6 @@ open_out() {
     printf '%s\n' "$wanted" >"$marker"
 }
 
-# stage TITLE RESULT: say what comes, and whether it is still to do. A result is complete or absent.
-number=0
-stage() {
-    number=$((number + 1))
-    printf '\n[%d/%d, after %d s] %s\n' "$number" "$STAGES" "$SECONDS" "$1"
-    [ ! -e "$2" ] || { echo "there already: $2" && return 1; }
-}
-
-run() {
-    "$PYTHON" "$ROOT/$1" "${@:2}"
-}
-
 last_step() {
     local step
     step=$(tail -n 1 "$OUT/run/metrics.csv" 2>/dev/null | cut -d, -f1)
@@ -166,11 +154,6 @@ train() {
     [ $status -eq 0 ] || exit $status
 }
 
-newest_checkpoint() {
-    local checkpoints=("$OUT"/run/iter-*-ckpt.pth)
-    echo "${checkpoints[${#checkpoints[@]} - 1]}"
-}
-
 summary() {
     local losses activate=''
     [ "$PYTHON" != "$ENVIRONMENT/bin/python" ] || activate=" after '. .venv/bin/activate'"
@@ -204,19 +187,19 @@ main() {
 
     if [ ${#INPUTS[@]} -eq 0 ]; then
         INPUTS=("$OUT/corpus.jsonl")
-        if stage 'Write the sample corpus' "$OUT/corpus.jsonl"; then
+        if task 'Write the sample corpus' "$OUT/corpus.jsonl"; then
             run data_prep/sample_corpus.py --output "$OUT/corpus.jsonl"
         fi
     else
-        stage "Take the documents of ${INPUTS[*]}" '' || true
+        task "Take the documents of ${INPUTS[*]}" '' || true
     fi
-    if stage "Train a tokenizer of $VOCAB_SIZE tokens" "$OUT/tokenizer"; then
+    if task "Train a tokenizer of $VOCAB_SIZE tokens" "$OUT/tokenizer"; then
         rm -rf "$OUT/tokenizer.part"
         run data_prep/train_tokenizer.py --input "${INPUTS[@]}" --output "$OUT/tokenizer.part" \
             --vocab_size "$VOCAB_SIZE"
         mv "$OUT/tokenizer.part" "$OUT/tokenizer"
     fi
-    if stage 'Tokenize, and split off documents for validation' "$OUT/data"; then
+    if task 'Tokenize, and split off documents for validation' "$OUT/data"; then
         run data_prep/tokenize_corpus.py --input "${INPUTS[@]}" --tokenizer "$OUT/tokenizer" \
             --output "$OUT/data.part/train" --val_output "$OUT/data.part/val" --val_fraction "$VAL_FRACTION"
         mv "$OUT/data.part" "$OUT/data"
@@ -224,25 +207,25 @@ main() {
     local steps
     steps=$(sed -n 's/^max_steps: *\([0-9]*\).*/\1/p' "$CONFIG")
     local half=$((${steps:-1000} / 2))
-    if stage "Pretrain, and be stopped after step $half" "$(newest_checkpoint)"; then
+    if task "Pretrain, and be stopped after step $half" "$(newest_checkpoint "$OUT/run")"; then
         train "$half"
     fi
-    if stage 'Resume from the checkpoint and train to the end' "$OUT/run/done"; then
+    if task 'Resume from the checkpoint and train to the end' "$OUT/run/done"; then
         train
     fi
-    if stage 'Convert to a Hugging Face folder, reload it and compare logits' "$OUT/hf"; then
-        run scripts/convert_lit_checkpoint.py --checkpoint "$(newest_checkpoint)" --output "$OUT/hf" \
+    if task 'Convert to a Hugging Face folder, reload it and compare logits' "$OUT/hf"; then
+        run scripts/convert_lit_checkpoint.py --checkpoint "$(newest_checkpoint "$OUT/run")" --output "$OUT/hf" \
             --tokenizer_path "$OUT/tokenizer" --check
     fi
-    if stage 'Prove from the log what every step was fed' "$OUT/verified.txt"; then
+    if task 'Prove from the log what every step was fed' "$OUT/verified.txt"; then
         run scripts/datapoints.py verify --run "$OUT/run" | tee "$OUT/verified.part"
         mv "$OUT/verified.part" "$OUT/verified.txt"
     fi
-    if stage "Let the model continue \"$PROMPT\"" "$OUT/sample.txt"; then
+    if task "Let the model continue \"$PROMPT\"" "$OUT/sample.txt"; then
         run scripts/generate.py --model "$OUT/hf" --prompt "$PROMPT" --temperature 0.5 | tee "$OUT/sample.part"
         mv "$OUT/sample.part" "$OUT/sample.txt"
     fi
-    if stage 'Draw the run' "$OUT/loss.png"; then
+    if task 'Draw the run' "$OUT/loss.png"; then
         run scripts/plot_run.py --run "$OUT/run" --output "$OUT/loss.png"
     fi
     summary

@@ -1,3 +1,4 @@
+import itertools
 import math
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from lit_gpt.cli import InputError, parse_options
 from lit_gpt.option_types import parse_duration
 from pretrain.options import TrainOptions
 from pretrain.schedules import make_schedule
+from pretrain.stages.options import resolve_stages
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -65,7 +67,39 @@ def test_a_flag_wins_over_the_files_other_way_to_say_how_long(tmp_path):
 @pytest.mark.parametrize("config", sorted((ROOT / "pretrain/configs").glob("*.yaml")), ids=lambda p: p.stem)
 def test_shipped_configurations_are_valid(config):
     flags = ["--config", str(config), "--train_data_dir", "store", "--out_dir", "out"]
-    parse_options(TrainOptions, flags).check()
+    assert resolve_stages(parse_options(TrainOptions, flags))
+    assert all(len(line) <= 120 for line in config.read_text().splitlines())
+
+
+def stages_of(preset):
+    """Data, tokens a step and tokens of each stage."""
+    flags = ["--config", str(ROOT / f"pretrain/configs/{preset}.yaml"), "--out_dir", "out"]
+    stages = [stage.options for stage in resolve_stages(parse_options(TrainOptions, flags))]
+    sizes = [options.global_batch_size * (options.block_size or 2048) for options in stages]
+    return [
+        (options.train_data_dir, size, size * options.max_steps)
+        for options, size in zip(stages, sizes, strict=True)
+    ]
+
+
+def test_presets_train_on_what_their_sources_state():
+    assert sum(tokens for *_, tokens in stages_of("leolm")) == pytest.approx(65e9, rel=1e-3)
+    assert sum(tokens for *_, tokens in stages_of("occiglot")) == pytest.approx(114e9, rel=1e-3)
+    growing = stages_of("growlength")
+    assert {size for _, size, _ in growing} == {2**19}
+    shares = [entry.partition("@")[2].split("-") for [entry], *_ in growing]
+    assert [low for low, _ in shares] == ["0", *(high for _, high in shares[:-1])]  # no document twice
+    assert shares[-1][1] == "100"
+    tokens = [tokens for *_, tokens in growing]
+    assert [int(high) - int(low) for low, high in shares] == [round(100 * n / sum(tokens)) for n in tokens]
+
+
+def test_the_infinite_schedule_has_no_re_warming():
+    flags = ["--config", str(ROOT / "pretrain/configs/infinite_schedule.yaml"), "--out_dir", "out"]
+    schedules = [make_schedule(s.options, None) for s in resolve_stages(parse_options(TrainOptions, flags))]
+    for before, after in itertools.pairwise(schedules):
+        assert after.warmup_steps == 0
+        assert after.learning_rate(1) <= after.peak == pytest.approx(before.learning_rate(before.max_steps))
 
 
 def test_the_7b_configuration_has_the_originals_values():
