@@ -48,6 +48,8 @@ class Options:
     """Field that holds the id: the first of these that a document has; without one the id is file:line."""
     max_shard_tokens: PositiveInt = MAX_SHARD_TOKENS
     """Most tokens in a shard; a longer document gets a shard of its own."""
+    min_tokens: NonNegativeInt = 0
+    """Drop shorter documents, for a store to train long rows on; BOS and EOS count."""
     max_bad_lines: NonNegativeInt = 1000
     """Stop if there are more unusable lines; the lost rest of a broken file is counted by an estimate."""
     snapshot_seconds: NonNegativeFloat = 30.0
@@ -104,6 +106,7 @@ def _begin(options: Options, tokenizer: Tokenizer, files: list[Path]) -> State |
         "text_fields": options.text_fields,
         "id_fields": options.id_fields,
         "max_shard_tokens": options.max_shard_tokens,
+        "min_tokens": options.min_tokens or None,  # absent from stores of earlier revisions
     }
     if options.made_from is not None:
         settings["made_from"] = read_json(options.made_from, "leave --made_from out")
@@ -121,6 +124,7 @@ def _tokenize(state: State, writers: list[TokenStoreWriter], options: Options) -
         text_fields=options.text_fields,
         id_fields=options.id_fields,
         val_fraction=options.val_fraction,
+        min_tokens=options.min_tokens,
     )
     state.save(options.output, writers)
     saved = time.monotonic()
@@ -180,6 +184,8 @@ def _summarize(folder: Path) -> None:
         )
     if done["part"] == "training":
         reasons = "".join(f", {count:,} {reason}" for reason, count in done["set_aside"].items())
+        if short := done.get("short_documents"):
+            reasons = f", {short:,} of fewer than {done['settings']['min_tokens']:,} tokens{reasons}"
         print(f"skipped: {done['empty_documents']:,} empty documents{reasons}")
         for line in losses_in_short(done.get("losses", [])):
             print(line)

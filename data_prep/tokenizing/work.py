@@ -44,10 +44,17 @@ class EncodedBatch(NamedTuple):
     rejected: list[Rejected]
     n_empty: int
     """Documents dropped for their empty text."""
+    n_short: int
+    """Documents dropped for having fewer than `min_tokens`."""
 
 
 def encode_batch(
-    batch: Batch, tokenizer: Path, text_fields: Sequence[str], id_fields: Sequence[str], val_fraction: float
+    batch: Batch,
+    tokenizer: Path,
+    text_fields: Sequence[str],
+    id_fields: Sequence[str],
+    val_fraction: float,
+    min_tokens: int = 0,
 ) -> EncodedBatch:
     """Parse a batch, split it into training and validation, and tokenize it.
 
@@ -55,6 +62,7 @@ def encode_batch(
         tokenizer: folder of the tokenizer; each process loads it once.
         text_fields, id_fields: as in `read_documents`.
         val_fraction: share of the documents for validation.
+        min_tokens: shorter documents are dropped; BOS and EOS count.
 
     Raises:
         InputError: the file's objects have none of the text fields.
@@ -64,10 +72,11 @@ def encode_batch(
     for document in documents:
         if document.text:
             parts[is_validation(document.id, val_fraction)].append(document)
-    n_empty = len(documents) - len(parts[0]) - len(parts[1])
+    n_full = len(parts[0]) + len(parts[1])
     loaded = _load_tokenizer(tokenizer)
-    shares = (_share(parts[0], loaded), _share(parts[1], loaded))
-    return EncodedBatch(batch._replace(data=b""), shares, rejected, n_empty)
+    shares = (_share(parts[0], loaded, min_tokens), _share(parts[1], loaded, min_tokens))
+    n_short = n_full - len(shares[0].ids) - len(shares[1].ids)
+    return EncodedBatch(batch._replace(data=b""), shares, rejected, len(documents) - n_full, n_short)
 
 
 def is_validation(document_id: str, fraction: float) -> bool:
@@ -75,8 +84,10 @@ def is_validation(document_id: str, fraction: float) -> bool:
     return xxhash.xxh3_64_intdigest(document_id.encode(), _VALIDATION_SEED) < fraction * 2**64
 
 
-def _share(documents: Sequence[Document], tokenizer: Tokenizer) -> Share:
+def _share(documents: Sequence[Document], tokenizer: Tokenizer, min_tokens: int) -> Share:
     tokens = tokenizer.encode([document.text for document in documents])
+    long = [number for number, each in enumerate(tokens) if len(each) >= min_tokens]
+    documents, tokens = [documents[number] for number in long], [tokens[number] for number in long]
     return Share(
         ids=[document.id for document in documents],
         source_lines=[document.source_line for document in documents],
@@ -145,6 +156,8 @@ class State:
     set_aside: Rejects = field(default_factory=Rejects)
     n_empty: int = 0
     """Documents dropped for their empty text."""
+    n_short: int = 0
+    """Documents dropped for their few tokens."""
     counts: list[Counts] = field(default_factory=lambda: [Counts(), Counts()])
     """Training, validation."""
     writers: list[dict[str, Any] | None] = field(default_factory=lambda: [None, None])
@@ -185,6 +198,7 @@ class State:
         for counts, share in zip(self.counts, encoded.shares, strict=True):
             counts.add(share)
         self.n_empty += encoded.n_empty
+        self.n_short += encoded.n_short
         for rejected in encoded.rejected:
             self.set_aside.add(batch.source, rejected)
         self.line, self.position = batch.next_line, batch.position
@@ -202,6 +216,7 @@ class State:
             "settings": self.settings,
             "counts": self.counts[part].describe(),
             "empty_documents": self.n_empty,
+            "short_documents": self.n_short,
             "set_aside": self.set_aside.counts,
             "losses": self.set_aside.losses(),
         }

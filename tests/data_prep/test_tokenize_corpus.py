@@ -287,6 +287,29 @@ def test_what_is_skipped_is_counted_and_named(
     assert "1 not a JSON object" in out
 
 
+def test_short_documents_are_left_out_and_counted(
+    options: Options, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    tokenize(options)
+    long = elsewhere(options, tmp_path / "long", min_tokens=200)
+    tokenize(long)
+    dropped = 0
+    for part in ("train", "val"):
+        every, kept = (
+            [int(length) for shard in range(store.n_shards) for length in store.lengths(shard)]
+            for store in (
+                TokenStore.open(folder / part) for folder in (options.output.parent, tmp_path / "long")
+            )
+        )
+        assert kept == [length for length in every if length >= 200]
+        assert kept
+        dropped += len(every) - len(kept)
+    assert TokenStore.open(long.output).manifest.provenance["short_documents"] == dropped > 0
+    assert f"{dropped:,} of fewer than 200 tokens" in capsys.readouterr().out
+    with pytest.raises(InputError, match="begun with another min_tokens"):
+        tokenize(replace(long, min_tokens=0))
+
+
 def test_repeated_ids_are_said(options: Options, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     file = tmp_path / "x.jsonl"
     file.write_text("".join(json.dumps({"id": f"d{n % 7}", "text": f"Text {n}"}) + "\n" for n in range(10)))
