@@ -61,7 +61,8 @@ def stage_to_continue(
             f"{folder} was saved in stage {saved[number]['name']}, which the options no longer have"
         )
     for before, stage in zip(saved[: number + 1], stages, strict=False):
-        finished = stage.plan.number < number
+        at_end = state["step"] == stage.schedule.last_step == stage.steps_before + before["steps"]
+        finished = stage.plan.number < number or (at_end and number + 1 < len(stages))
         if changes := _changes(before, stage, finished, allow_changed_data):
             raise InputError(
                 f"stage {before['name']} is {'finished' if finished else 'begun'} and cannot be changed: "

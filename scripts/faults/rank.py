@@ -73,6 +73,8 @@ class Fault(NamedTuple):
     """The match of the phase at which it strikes, counted from the start of the process."""
     kill: bool = True
     """Kill the process; otherwise the file operation fails as on a full disk."""
+    number: signal.Signals = signal.SIGKILL
+    """The signal that kills."""
     delay: float = 0.0
     """Seconds from the match to the kill, so that it strikes within the operation too."""
 
@@ -171,9 +173,9 @@ def _arm(fault: Fault, report: Report, borders: Collection[int]) -> None:
         if not fault.kill:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
         if fault.delay:
-            threading.Timer(fault.delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+            threading.Timer(fault.delay, os.kill, (os.getpid(), fault.number)).start()
         else:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), fault.number)
 
     if fault.phase == STAGING:
         take = Staging.take
