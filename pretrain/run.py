@@ -185,7 +185,7 @@ class Run:
         else:
             start = "starting at step 1"
         self.startup_lines += [start, *self.epochs.describe(self.schedule.max_steps)]
-        self.startup_lines += [self.schedule.describe(self.options), *self.stage.long_range()]
+        self.startup_lines += [self.schedule.describe(self.options), *self.stage.describe()]
 
     def _load(self, folder: Path) -> str:
         """Continue from a checkpoint of this run; at a border it is of the stage before.

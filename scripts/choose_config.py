@@ -22,7 +22,7 @@ from lit_gpt.model.flops import matmul_parameters
 from lit_gpt.option_types import PositiveFloat
 from lit_gpt.rows.store_entry import parse_stores
 from lit_gpt.store.token_store import TokenStore
-from pretrain.launch.plan import estimate_memory
+from pretrain.launch.memory import estimate_memory
 from pretrain.monitor.epochs import MAX_EPOCHS
 from pretrain.options import TrainOptions
 from scripts.bench.measurement import Measurement, NotMeasured, measure

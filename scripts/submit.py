@@ -9,14 +9,17 @@ in the container only: `cluster/exec/inside.sh python scripts/submit.py ...`, th
 """
 
 import dataclasses
+import json
 import math
 import os
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
@@ -25,8 +28,10 @@ sys.path.insert(0, str(ROOT))
 
 from lit_gpt.cli import InputError, run_command
 from lit_gpt.option_types import Duration, PositiveFloat, PositiveInt, parse_duration
-from pretrain.launch.plan import JobPlan, examine
+from pretrain.launch.examine import examine
+from pretrain.launch.plan import JobPlan
 from pretrain.options import TrainOptions
+from pretrain.stages.options import resolve_stages
 from scripts.bench.measurement import measure
 
 SITE_SETTINGS = ROOT / "cluster/exec/env.sh"
@@ -79,12 +84,13 @@ def main(options: SubmitOptions) -> None:
     has_slurm = shutil.which("sbatch") is not None
     missing = missing_environment() if has_slurm or not options.dry_run else None
     if missing and not options.dry_run:
-        options.check()  # mistakes in the options are named before what the machine lacks
+        resolve_stages(options)  # mistakes in the options are named before what the machine lacks
         raise InputError(missing)
     plan = examine(options)
-    for name, text in plan.lines(options.device_memory):
-        print(f"{name:<8} {text}", flush=True)
-    print(f"{'time':<8} {time_needed(plan, parse_duration(options.time))}")
+    show(plan.lines(options.device_memory))
+    speed = speed_of(plan, options)
+    print("".join(f"{line}\n" for line in plan.table(speed and speed.tokens_per_second)), end="")
+    show([*plan.warnings(), ("time", time_needed(plan, speed, options.time))])
     command = shlex.join(sbatch_command(options))
     print(f"{'submits' if options.chain == 1 else f'{options.chain} x':<8} {command}")
     if not options.dry_run:
@@ -93,6 +99,12 @@ def main(options: SubmitOptions) -> None:
         print(f"{'or here':<8} {shlex.join(training_command(options))}")
     elif missing:
         print(f"{'note':<8} before submitting: {missing}")
+
+
+def show(lines: Iterable[tuple[str, str]]) -> None:
+    """Print what and how much; at once, since a measurement may follow."""
+    for name, text in lines:
+        print(f"{name:<8} {text}", flush=True)
 
 
 def missing_environment() -> str | None:
@@ -114,24 +126,35 @@ def missing_environment() -> str | None:
     return None
 
 
-def time_needed(plan: JobPlan, limit: float) -> str:
-    """Describe how many hours and jobs the run takes."""
-    options = plan.options
-    assert isinstance(options, SubmitOptions)
+class Speed(NamedTuple):
+    """Of one device."""
+
+    tokens_per_second: float
+    origin: str
+    """In words."""
+
+
+def speed_of(plan: JobPlan, options: SubmitOptions) -> Speed | None:
+    """The speed that was given, or that of the stage with most to train, measured here; None without both."""
     if options.measure:
-        measured = measure(options)
-        speed, origin = measured.tokens_per_second, measured.describe()
-    elif options.tokens_per_second is not None:
-        speed = options.tokens_per_second
-        origin = f"{speed:,.0f} tokens/s a device"
-    else:
+        measured = measure(plan.longest.options)
+        where = f" in stage {plan.longest.name}" if plan.has_stages else ""
+        return Speed(measured.tokens_per_second, f"{measured.describe()}{where}")
+    if options.tokens_per_second is not None:
+        return Speed(options.tokens_per_second, f"{options.tokens_per_second:,.0f} tokens/s a device")
+    return None
+
+
+def time_needed(plan: JobPlan, speed: Speed | None, limit: str) -> str:
+    """Describe how many hours and jobs the run takes."""
+    if speed is None:
         return (
-            f"jobs of {options.time}; for the hours give --tokens_per_second of one device, or --measure on "
+            f"jobs of {limit}; for the hours give --tokens_per_second of one device, or --measure on "
             "a machine that has one"
         )
-    hours = plan.hours(speed)
-    jobs = math.ceil(hours * 3600 / limit)
-    return f"{hours:.1f} h at {origin}: {jobs} start(s) of {options.time}"
+    hours = sum(plan.hours(speed.tokens_per_second))
+    jobs = math.ceil(hours * 3600 / parse_duration(limit))
+    return f"{hours:.1f} h at {speed.origin}: {jobs} start(s) of {limit}"
 
 
 def sbatch_command(options: SubmitOptions) -> list[str]:
@@ -162,8 +185,14 @@ def training_command(options: SubmitOptions) -> list[str]:
         value = getattr(options, entry.name)
         default = entry.default if entry.default_factory is dataclasses.MISSING else entry.default_factory()
         if value != default and entry.name != "resume":
-            words += [f"--{entry.name}", *map(str, value if isinstance(value, list) else [value])]
+            words += [f"--{entry.name}", *_words(value)]
     return words
+
+
+def _words(value: object) -> list[str]:
+    """A value as its flag takes it: tables, such as stages, as JSON."""
+    values = value if isinstance(value, list) else [value]
+    return [json.dumps(value)] if isinstance(values[0], dict) else list(map(str, values))
 
 
 def submit(options: SubmitOptions, command: str) -> None:

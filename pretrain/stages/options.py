@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -72,7 +72,7 @@ def resolve_stages(options: TrainOptions) -> list[StageOptions]:
     """The stages of a run; one for a run without `stages`. Nothing is opened.
 
     Raises:
-        InputError: one line that names the stage and all that is wrong with it.
+        InputError: one line that names the stages and all that is wrong with them.
     """
     if options.stages is None:
         options.check()
@@ -82,48 +82,59 @@ def resolve_stages(options: TrainOptions) -> list[StageOptions]:
     if options.max_steps is not None or options.max_epochs is not None:
         raise InputError("--max_steps and --max_epochs are for runs without stages: each stage has its steps")
     resolved: list[StageOptions] = []
+    mistakes: dict[str, list[str]] = {}
     for number, table in enumerate(options.stages):
-        stage = _resolve(options, number, table, resolved[-1] if resolved else None)
-        if any(other.name == stage.name for other in resolved):
-            raise InputError(f"stage {stage.name}: there are two of this name; names are unique")
-        resolved.append(stage)
+        try:
+            resolved.append(_resolve(options, number, table, resolved))
+        except InputError as error:
+            mistakes.setdefault(str(error), []).append(str(table.get("name", number + 1)))
+    if mistakes:
+        raise InputError(in_one_line(mistakes))
     return resolved
 
 
+def in_one_line(mistakes: Mapping[str, Sequence[str]]) -> str:
+    """Mistakes, and the names of the stages that have each: one of the whole run is said once."""
+    said = []
+    for message, names in mistakes.items():
+        label = f"stage{'s' if len(names) > 1 else ''} {', '.join(names)}: " if names else ""
+        said.append(f"{label}{message}")
+    return "; ".join(said)
+
+
 def _resolve(
-    run: TrainOptions, number: int, table: Mapping[str, Any], before: StageOptions | None
+    run: TrainOptions, number: int, table: Mapping[str, Any], earlier: Sequence[StageOptions]
 ) -> StageOptions:
-    label = f"stage {table.get('name', number + 1)}"
     own_names = [field.name for field in dataclasses.fields(_OwnKeys)]
     own, mistakes = convert_fields(_OwnKeys, {name: table[name] for name in table if name in own_names})
     mistakes += [f"{name} is missing" for name in ("name", "steps") if name not in table]
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", own.get("name", "x")):
         mistakes.append(f"name {quoted(own['name'])}: use letters, digits, _ . and - only")
+    if any(stage.name == own.get("name") for stage in earlier):
+        mistakes.append("there are two of this name; names are unique")
     mistakes += [_refusal(name) for name in table if name not in (*own_names, *STAGE_OPTIONS)]
     differing, wrong = convert_fields(
         TrainOptions, {name: value for name, value in table.items() if name in STAGE_OPTIONS}
     )
     if mistakes := mistakes + wrong:
-        raise InputError(f"{label}: {'; '.join(mistakes)}")
+        raise InputError("; ".join(mistakes))
     keys = _OwnKeys(**own)
     options = dataclasses.replace(run, stages=None, max_steps=keys.steps, max_epochs=None, **differing)
-    try:
-        options.check()
-    except InputError as error:
-        raise InputError(f"{label}: {error}") from error
-    if before is None:
-        if keys.optimizer == "keep":
-            raise InputError(f"{label}: optimizer: keep, but there is no stage before it to keep that of")
+    options.check()
+    if number == 0 and keys.optimizer == "keep":
+        raise InputError("optimizer: keep, but there is no stage before it to keep that of")
+    if not earlier:
         return StageOptions(keys.name, number, 0, options)
-    return StageOptions(keys.name, number, before.last_step, options, _is_fresh(label, keys, options, before))
+    before = earlier[-1]
+    return StageOptions(keys.name, number, before.last_step, options, _is_fresh(keys, options, before))
 
 
-def _is_fresh(label: str, keys: _OwnKeys, options: TrainOptions, before: StageOptions) -> bool:
+def _is_fresh(keys: _OwnKeys, options: TrainOptions, before: StageOptions) -> bool:
     """Moments are kept unless asked otherwise; they do not fit other trainable parameters."""
     changed = options.trainable != before.options.trainable
     if changed and keys.optimizer == "keep":
         raise InputError(
-            f"{label}: optimizer: keep does not go with another trainable than in the stage before, whose "
+            "optimizer: keep does not go with another trainable than in the stage before, whose "
             "moments would move what is frozen now; write optimizer: fresh"
         )
     return changed or keys.optimizer == "fresh"

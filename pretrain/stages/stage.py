@@ -9,7 +9,6 @@ import numpy as np
 from lit_gpt.errors import InputError
 from lit_gpt.model.config import ModelConfig
 from lit_gpt.rows.packed_store import PackedStore
-from lit_gpt.rows.sample_order import OrderStart
 from pretrain.data.inputs import open_inputs
 from pretrain.data.numbering import Numbering
 from pretrain.data.training_data import TrainingData
@@ -17,6 +16,7 @@ from pretrain.monitor.epochs import Epochs
 from pretrain.options import TrainOptions
 from pretrain.schedules import Schedule, make_schedule
 from pretrain.stages.options import StageOptions
+from pretrain.stages.starts import Starts, StoreRows
 
 FEW_PAST = 0.05
 SHARDS_LOOKED_AT = 8  # of a store, for an estimate
@@ -35,6 +35,8 @@ class Stage:
     schedule: Schedule
     block_size_before: int | None
     """Of the stage before; None for the first."""
+    repeats: list[str]
+    """Warnings about documents that an earlier stage reads too."""
 
     @property
     def name(self) -> str:
@@ -59,8 +61,12 @@ class Stage:
         plan = dataclasses.replace(self.plan, options=options)
         return dataclasses.replace(self, plan=plan, schedule=make_schedule(options, self.epochs.rows))
 
+    def describe(self) -> list[str]:
+        """For its first lines: what follows from the stages before."""
+        return [*(f"warning: {warning}" for warning in self.repeats), *self.long_range()]
+
     def long_range(self) -> list[str]:
-        """For its first lines, where rows grew: how much of the data is longer than the rows before."""
+        """Where rows grew: how much of the data is longer than the rows before."""
         before = self.block_size_before
         if before is None or self.config.block_size <= before:
             return []
@@ -82,7 +88,7 @@ def open_stages(plans: Sequence[StageOptions]) -> list[Stage]:
         InputError: data or shape of a stage cannot be used; it is named.
     """
     stages: list[Stage] = []
-    starts = _Starts()
+    starts = Starts()
     for plan in plans:
         try:
             stages.append(_open(plan, stages[-1] if stages else None, starts if len(plans) > 1 else None))
@@ -93,7 +99,7 @@ def open_stages(plans: Sequence[StageOptions]) -> list[Stage]:
     return stages
 
 
-def _open(plan: StageOptions, before: Stage | None, starts: "_Starts | None") -> Stage:
+def _open(plan: StageOptions, before: Stage | None, starts: Starts | None) -> Stage:
     inputs = open_inputs(plan.options, before.config if before else None)
     data, size = inputs.data, plan.options.global_batch_size
     if before and _tokenizer(data) != _tokenizer(before.data):
@@ -101,53 +107,47 @@ def _open(plan: StageOptions, before: Stage | None, starts: "_Starts | None") ->
             f"{data.stores[0].store.path} was made with another tokenizer than the data of stage "
             f"{before.name}; another tokenizer needs another initial checkpoint, not a stage"
         )
+    repeats: list[str] = []
     if starts is not None:
-        data = starts.place(data, plan.options.max_steps or 0, size)
+        data, repeats = _place(data, plan, starts)
     epochs = Epochs.of(data, size, plan.steps_before)
-    schedule = dataclasses.replace(
-        make_schedule(plan.options, epochs.rows),
-        steps_before=plan.steps_before,
-        initial=before.schedule.learning_rate(before.schedule.last_step) if before else 0.0,
-    )
+    schedule = schedule_of(plan, epochs.rows, before.schedule if before else None)
     numbering = Numbering(size, plan.steps_before, data.order.start.first_sample)
-    block_size = before.config.block_size if before else None
-    return Stage(plan, data, inputs.validation, inputs.config, epochs, numbering, schedule, block_size)
+    return Stage(
+        plan=plan,
+        data=data,
+        validation=inputs.validation,
+        config=inputs.config,
+        epochs=epochs,
+        numbering=numbering,
+        schedule=schedule,
+        block_size_before=before.config.block_size if before else None,
+        repeats=repeats,
+    )
+
+
+def schedule_of(plan: StageOptions, rows_per_epoch: int, before: Schedule | None) -> Schedule:
+    """Of a stage: it warms up from the last rate of the stage before. Raises as `make_schedule`."""
+    return dataclasses.replace(
+        make_schedule(plan.options, rows_per_epoch),
+        steps_before=plan.steps_before,
+        initial=before.learning_rate(before.last_step) if before else 0.0,
+    )
+
+
+def _place(data: TrainingData, plan: StageOptions, starts: Starts) -> tuple[TrainingData, list[str]]:
+    """The data, begun where the stages before ended, and warnings about what they read already."""
+    stores = [StoreRows.of(packed.store, packed.share, data.options) for packed in data.stores]
+    start = starts.begin(stores)
+    repeats = starts.repeats(stores)
+    placed = TrainingData(data.options, data.stores, data.weights, start=start)
+    samples = (plan.options.max_steps or 0) * plan.options.global_batch_size
+    starts.end(plan.name, stores, placed.order.positions_after(start.first_sample + samples), samples)
+    return placed, repeats
 
 
 def _tokenizer(data: TrainingData) -> str:
     return data.stores[0].store.manifest.tokenizer
-
-
-class _Starts:
-    """Where the sequences of stores begin, stage by stage.
-
-    A store (or a share of one) is numbered by its first appearance, and that number is the key of its
-    permutations. The rows of a packing that earlier stages were dealt are not dealt again.
-    """
-
-    def __init__(self) -> None:
-        self._numbers: dict[tuple[str, str], int] = {}
-        self._positions: dict[str, int] = {}
-        self._first_sample = 0
-
-    def place(self, data: TrainingData, steps: int, global_batch_size: int) -> TrainingData:
-        """The data of the next stage, begun where the stages before ended."""
-        packings = [packed.fingerprint for packed in data.stores]
-        if twice := next((n for n, packing in enumerate(packings) if packing in packings[:n]), None):
-            raise InputError(
-                f"{data.stores[twice].store.path} is named twice: name it once, with both weights"
-            )
-        numbers = [
-            self._numbers.setdefault((packed.store.fingerprint, str(packed.share)), len(self._numbers))
-            for packed in data.stores
-        ]
-        positions = [self._positions.get(packing, 0) for packing in packings]
-        start = OrderStart(self._first_sample, tuple(numbers), tuple(positions))
-        placed = TrainingData(data.options, data.stores, data.weights, start=start)
-        self._first_sample += steps * global_batch_size
-        after = placed.order.positions_after(self._first_sample)
-        self._positions |= dict(zip(packings, after, strict=True))
-        return placed
 
 
 def _past(data: TrainingData, block_size: int) -> tuple[list[float], list[float]]:

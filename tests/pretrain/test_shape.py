@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from lit_gpt.checkpoint.folder import folder_name
 from lit_gpt.cli import InputError, parse_options
 from lit_gpt.model.config import ModelConfig
-from pretrain.launch.plan import examine
+from pretrain.launch.examine import examine
 from pretrain.options import TrainOptions
 from pretrain.shape import initial_shape, length_warnings, resolve_shape
 from scripts.convert_lit_checkpoint import ConvertOptions, convert

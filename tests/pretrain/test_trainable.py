@@ -17,7 +17,7 @@ from lit_gpt.model.config import ModelConfig
 from lit_gpt.model.gpt import GPT, parameter_shapes
 from pretrain import parallel
 from pretrain.checkpoint.snapshot import model_tensors, optimizer_tensors
-from pretrain.launch.plan import checkpoint_bytes, estimate_memory
+from pretrain.launch.memory import checkpoint_bytes, estimate_memory
 from pretrain.optim import build_optimizer, guarded_step
 from pretrain.options import TrainOptions
 from pretrain.trainable import frozen_rows, partly_frozen, zero_frozen

@@ -12,7 +12,7 @@ import yaml
 
 from lit_gpt.cli import EXIT_BAD_INPUT, InputError, parse_options
 from pretrain.data.training_data import TrainingData
-from pretrain.launch.plan import examine
+from pretrain.launch.examine import examine
 from pretrain.monitor.epochs import Epochs
 from pretrain.options import DataOptions, TrainOptions
 from scripts import submit
@@ -52,15 +52,16 @@ def test_the_plan_counts(options):
     estimate = examine(options)
     epochs = Epochs.of(TrainingData.open(DataOptions(options.train_data_dir, 128)), 64)
     plan = examine(options)
-    assert estimate.epochs.passes(1000) == pytest.approx(epochs.passes(1000), rel=0.02)
-    assert plan.epochs.passes(1000) == epochs.passes(1000)  # of the packing, now that there is one
-    assert plan.tokens_per_step == 64 * 128
+    [estimated], [stage] = estimate.stages, plan.stages
+    assert estimated.epochs.passes(1000) == pytest.approx(epochs.passes(1000), rel=0.02)
+    assert stage.epochs.passes(1000) == epochs.passes(1000)  # of the packing, now that there is one
+    assert stage.tokens_per_step == 64 * 128
     assert plan.checkpoints_kept == 4  # keep_last 3 and the one being written
-    assert plan.hours(tokens_per_second=128.0) == pytest.approx(1000 * 64 / 8 / 3600)
+    assert plan.hours(tokens_per_second=128.0) == [pytest.approx(1000 * 64 / 8 / 3600)]
     lines = dict(plan.lines(device_gib=80))
     assert "starts at step 1" in lines["run"]
     assert lines["steps"].startswith(f"1,000 steps of 64 rows, {epochs.tokens(1000):,} tokens, ")
-    assert "is read 51.1 times" in lines["warning"]
+    assert "is read 51.1 times" in dict(plan.warnings())["warning"]
     assert "weights split over 8; 8 row(s) a step and device, 4 at a time" in lines["job"]
 
 
@@ -68,7 +69,7 @@ def test_the_plan_goes_on_from_checkpoints(options, tmp_path):
     (tmp_path / "run/iter-00000400-ckpt.pth").mkdir(parents=True)
     plan = examine(options)
     assert plan.first_step == 400
-    assert plan.hours(tokens_per_second=128.0) == pytest.approx(600 * 64 / 8 / 3600)
+    assert plan.hours(tokens_per_second=128.0) == [pytest.approx(600 * 64 / 8 / 3600)]
     assert "continues at step 401" in dict(plan.lines(device_gib=80))["run"]
 
 

@@ -8,7 +8,7 @@ import torch
 from lit_gpt.model.attention import Documents
 from lit_gpt.model.config import ModelConfig
 from lit_gpt.model.gpt import GPT
-from pretrain.launch.plan import checkpoint_bytes, estimate_memory
+from pretrain.launch.memory import checkpoint_bytes, estimate_memory
 from pretrain.options import TrainOptions
 
 CONFIG = dataclasses.replace(ModelConfig.load("tiny_20M"), block_size=256).with_vocab_of(512)
