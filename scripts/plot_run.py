@@ -44,7 +44,7 @@ Metrics = list[dict[str, float | None]]
 
 @dataclass
 class Options:
-    """Plot runs: loss, validation, learning rate, gradient norm, speed, MFU, skipped steps and restarts."""
+    """Plot runs: loss, validation (by store too), learning rate, gradient norm, speed, MFU, restarts."""
 
     run: list[Path]
     """Folders of runs (the --out_dir of their training); several are overlaid."""
