@@ -19,7 +19,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -30,8 +30,10 @@ from lit_gpt.cli import InputError, progress, run_command
 from lit_gpt.option_types import PositiveInt
 from pretrain.datapoints.replay import Replay
 from pretrain.options import TrainOptions
+from pretrain.stages.options import resolve_stages
 from scripts.bench.sample_store import sample_store
 from scripts.faults.faults import KINDS, Job, Outcome, suffer
+from scripts.faults.rank import BORDER
 
 SHAPE = {
     "n_layer": 2, "n_head": 2, "n_query_groups": 1, "n_embd": 32, "intermediate_size": 88, "block_size": 64
@@ -54,6 +56,8 @@ class TortureOptions:
     """Processes of the job; must divide 12."""
     steps: PositiveInt = 120
     """Optimizer steps of a run."""
+    stages: PositiveInt = 1
+    """Stages of a run, which alternate between row lengths, batch sizes, and kept and fresh moments."""
     save_step_interval: PositiveInt = 4
     """Steps between checkpoints."""
     state_dict_type: Literal["sharded", "full"] = "sharded"
@@ -141,6 +145,7 @@ class Torture:
 
 def main(options: TortureOptions) -> None:
     kinds = [kind for kind in KINDS if not options.only or any(part in kind for part in options.only)]
+    kinds = [kind for kind in kinds if options.stages > 1 or BORDER not in kind]
     if not kinds:
         raise InputError(f"--only {' '.join(options.only)}: no such fault; known: {', '.join(KINDS)}")
     if options.work_dir.exists() and any(options.work_dir.iterdir()):
@@ -186,7 +191,8 @@ def _train_options(options: TortureOptions) -> TrainOptions:
         devices=options.ranks,
         global_batch_size=12,
         micro_batch_size=2,
-        max_steps=options.steps,
+        max_steps=options.steps if options.stages == 1 else None,
+        stages=_stages(options) if options.stages > 1 else None,
         warmup_steps=10,
         learning_rate=3e-3,
         min_lr=3e-4,
@@ -197,8 +203,21 @@ def _train_options(options: TortureOptions) -> TrainOptions:
         on_save_error="continue",
         state_dict_type=options.state_dict_type,
     )
-    train.check()
+    resolve_stages(train)
     return train
+
+
+def _stages(options: TortureOptions) -> list[dict[str, Any]]:
+    """As long as one another, but for the first, which has what does not divide."""
+    length, rest = divmod(options.steps, options.stages)
+    if length == 0:
+        raise InputError(f"--stages {options.stages} do not fit --steps {options.steps}: give more steps")
+    stages: list[dict[str, Any]] = [{"name": "stage-0", "steps": length + rest}]
+    for number in range(1, options.stages):
+        longer, fresh = number % 2 == 1, number % 3 == 2
+        stage = {"name": f"stage-{number}", "steps": length, "optimizer": "fresh" if fresh else "keep"}
+        stages.append(stage | ({"block_size": 128, "global_batch_size": 24} if longer else {}))
+    return stages
 
 
 def _print(torture: Torture) -> None:

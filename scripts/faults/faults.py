@@ -17,7 +17,7 @@ from lit_gpt.checkpoint.folder import MANIFEST, list_checkpoints
 from lit_gpt.cli import EXIT_BAD_INPUT
 from pretrain.options import TrainOptions
 from pretrain.stages.options import resolve_stages
-from scripts.faults.rank import PHASES, STAGING, Fault, Report, run_rank
+from scripts.faults.rank import BORDER, PHASES, STAGING, Fault, Report, run_rank
 
 EXIT_LIMIT = 60.0
 """Seconds within which the other ranks must end after one has died."""
@@ -147,7 +147,8 @@ Inject = Callable[[Job, random.Random], None]
 
 def _kill_in_phase(phase: str, all_ranks: bool, job: Job, rng: random.Random) -> None:
     delay = rng.choice([0.0, 0.0, rng.uniform(0, 0.005)])
-    job.start(_victim(phase, job, rng), Fault(phase, occurrence=rng.randint(1, 3), delay=delay))
+    victim, changes = _victim(phase, job, rng), 40 if phase == BORDER else 3
+    job.start(victim, Fault(phase, occurrence=rng.randint(1, changes), delay=delay))
     job.until(lambda: False)
     if all_ranks:
         job.kill()
@@ -190,7 +191,7 @@ def _damage(change: Callable[[Path], object], job: Job, rng: random.Random) -> N
 
 
 def _victim(phase: str, job: Job, rng: random.Random) -> int:
-    alone = phase in PHASES and PHASES[phase].rank_0_only
+    alone = phase == BORDER or (phase in PHASES and PHASES[phase].rank_0_only)
     writes_alone = phase == "shard" and job.options.state_dict_type == "full"
     return 0 if alone or writes_alone else rng.randrange(job.n_ranks)
 
@@ -242,7 +243,7 @@ def _bring_stale(folder: Path) -> None:
 KINDS: dict[str, Inject] = {
     **{
         f"{who} killed: {phase}": partial(_kill_in_phase, phase, all_ranks)
-        for phase in (STAGING, *PHASES)
+        for phase in (STAGING, *PHASES, BORDER)
         for who, all_ranks in (("one rank", False), ("all ranks", True))
     },
     "one rank killed: any moment": partial(_kill_any_time, False),

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.slow
 def test_a_dozen_faults_lose_nothing(tmp_path):
-    flags = ["--work_dir", str(tmp_path), "--faults", "12", "--seed", "12", "--steps", "80"]
+    flags = ["--work_dir", str(tmp_path), "--faults", "12", "--seed", "12", "--steps", "80", "--stages", "3"]
     result = subprocess.run(
         [sys.executable, str(ROOT / "scripts/torture.py"), *flags],
         capture_output=True,
@@ -33,3 +33,5 @@ def test_a_folder_in_use_and_an_unknown_fault_are_refused(tmp_path):
         torture.main(torture.TortureOptions(work_dir=tmp_path))
     with pytest.raises(InputError, match="no such fault; known: one rank killed: staging"):
         torture.main(torture.TortureOptions(work_dir=tmp_path / "new", only=["earthquake"]))
+    with pytest.raises(InputError, match="--stages 5 do not fit --steps 4"):
+        torture.main(torture.TortureOptions(work_dir=tmp_path / "new", steps=4, stages=5))
