@@ -3,5 +3,6 @@
 In: the options, and the environment of srun or torchrun. Out: connected ranks on checked devices, a claimed
 run folder, one exit code. Open in this order: processes, preflight, roll_call, run_folder;
 then stop (a rank is asked to stop, or is silent for too long), watchdog (a rank hangs, crashes or has bad
-input), agreement (how all end alike). plan tells without a device what a job will need.
+input), agreement (how all end alike). examine, plan and memory tell without a device what a job will need,
+stage by stage.
 """

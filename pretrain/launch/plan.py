@@ -107,7 +107,7 @@ class JobPlan:
     def checkpoints_kept(self) -> int:
         """The most there are at a time: those that stay, borders among them, and the one being written."""
         options = self.options
-        written = sum(_saves(stage) for stage in self.stages)
+        written = sum(_saves(stage, stage is self.stages[-1]) for stage in self.stages)
         last_step = self.stages[-1].schedule.last_step
         forever = last_step // options.keep_every if options.keep_every else 0
         forever += len(self.stages) - 1
@@ -205,10 +205,12 @@ class JobPlan:
         return text
 
 
-def _saves(stage: StagePlan) -> int:
-    """Checkpoints that a stage writes, at most: the intervals count steps of the run."""
-    interval = stage.options.save_step_interval or stage.schedule.last_step
-    return stage.schedule.last_step // interval - stage.stage.steps_before // interval + 1
+def _saves(stage: StagePlan, is_last: bool) -> int:
+    """Checkpoints that a stage writes: intervals count steps of the run. The last may be stopped once."""
+    last_step = stage.schedule.last_step
+    interval = stage.options.save_step_interval or last_step
+    at_the_end = 1 if is_last or last_step % interval else 0
+    return last_step // interval - stage.stage.steps_before // interval + at_the_end
 
 
 def _each(numbers: Iterable[int]) -> str:

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import yaml
 
@@ -15,6 +16,8 @@ from pretrain.data.training_data import TrainingData
 from pretrain.launch.examine import examine
 from pretrain.monitor.epochs import Epochs
 from pretrain.options import DataOptions, TrainOptions
+from pretrain.stages.options import resolve_stages
+from pretrain.stages.stage import open_stages
 from scripts import submit
 from scripts.bench import measurement
 from tests.pretrain.running import ROOT
@@ -120,6 +123,102 @@ def test_without_sbatch_the_submission_is_left_to_run(options, tmp_path, capsys)
     subprocess.run(["bash", "-n", script], check=True)
     submitted = yaml.safe_load((tmp_path / "run/submitted.yaml").read_text())
     assert TrainOptions(**submitted) == options
+
+
+@pytest.fixture
+def staged(options, tmp_path, train_store_dir, val_store_dir) -> TrainOptions:
+    """Read from a file, as a user's: `end` continues the rows of `begin`, `long` has rows of its own."""
+    train, val = str(train_store_dir), str(val_store_dir)
+    run = {"model_name": "tiny_100K", "out_dir": options.out_dir, "val_data_dir": [f"de={val}"], "stages": [
+        {"name": "begin", "steps": 7, "train_data_dir": [f"{train}:0.7", f"{val}:0.3"], "block_size": 64,
+         "learning_rate": 3e-5, "min_lr": 1e-6, "save_step_interval": 3},
+        {"name": "long", "steps": 2, "train_data_dir": [f"{train}@0-40"], "warmup_steps": 1,
+         "rope_scaling": {"rope_type": "linear", "factor": 2.0}, "block_size": 128},
+        {"name": "end", "steps": 30, "train_data_dir": [val], "block_size": 64, "optimizer": "fresh",
+         "rope_scaling": {"rope_type": "linear", "factor": 2.0}, "trainable": ["lm_head"]},
+    ], "global_batch_size": 16, "micro_batch_size": 4, "accelerator": "cpu"}  # fmt: skip
+    file = tmp_path / "stages.yaml"
+    file.write_text(yaml.safe_dump(run))
+    return parse_options(TrainOptions, ["--config", str(file)])
+
+
+def test_the_plan_of_stages_is_what_the_trainer_opens(staged):
+    estimate = examine(staged)
+    opened = open_stages(resolve_stages(staged))
+    plan = examine(staged)
+    for stage, trained, before_packing in zip(plan.stages, opened, estimate.stages, strict=True):
+        steps = trained.schedule.max_steps
+        assert (stage.config, stage.schedule) == (trained.config, trained.schedule)
+        assert stage.epochs.passes(steps) == trained.epochs.passes(steps)
+        assert before_packing.epochs.passes(steps) == pytest.approx(stage.epochs.passes(steps), rel=0.1)
+        assert stage.remarks == trained.repeats
+    dealt = opened[0].data.rows(np.arange(7 * 16)).store  # counted one by one
+    n_rows = opened[2].data.order.rows_per_epoch(0)
+    assert plan.stages[2].epochs.passes(30) == [((dealt == 1).sum() + 30 * 16) / n_rows]
+
+
+def test_stages_are_a_table(staged, capsys, tmp_path):
+    open_stages(resolve_stages(staged))
+    submit.main(submission(staged, dry_run=True, tokens_per_second=4.0))
+    lines = capsys.readouterr().out.splitlines()
+    begin = next(number for number, line in enumerate(lines) if line.startswith("stage "))
+    cells = [re.split(r"  +", line.strip()) for line in lines[begin : begin + 5]]
+    assert [line[:3] for line in cells[1:4]] == [
+        ["begin", "1-7", "16 x 64"], ["long", "8-9", "16 x 128"], ["end", "10-39", "16 x 64"]
+    ]  # fmt: skip
+    tokens = [int(line[3].replace(",", "")) for line in cells[1:4]]
+    assert cells[4] == ["total", "1-39", f"{sum(tokens):,}", f"{(7 + 2 * 2 + 30) * 1024 / 4 / 3600:.1f}"]
+    assert [line[5] for line in cells[1:4]] == ["0.5", "0.3", "2.1"]
+    assert cells[2][6] == "1 steps of warm-up from 1e-06 to 0.0004, then cosine to 4e-05"
+    rest = "\n".join(lines)
+    assert "rows of 64/128" in rest
+    assert "16 row(s) a step and device" in rest
+    assert "warning  stage long: documents repeat: " in rest
+    assert re.search("memory .* in stage long$", rest, re.M)
+    assert not (tmp_path / "run").exists()
+
+
+def test_submitted_stages_are_read_back(staged, tmp_path):
+    resolved = resolve_stages(staged)
+    submit.main(submission(staged))
+    again = parse_options(TrainOptions, ["--config", str(tmp_path / "run/submitted.yaml")])
+    assert resolve_stages(again) == resolved
+    words = shlex.split(shlex.join(submit.training_command(submission(staged))))
+    here = parse_options(TrainOptions, words[2:])
+    assert resolve_stages(dataclasses.replace(here, resume=None)) == resolved
+
+
+def test_a_plan_of_stages_goes_on_in_one_of_them(staged, tmp_path):
+    (tmp_path / "run/iter-00000008-ckpt.pth").mkdir(parents=True)
+    plan = examine(staged)
+    assert "continues at step 9, stage long" in dict(plan.lines(device_gib=80))["run"]
+    hours = [0, 1 * 16 * 128 / 3600, 30 * 16 * 64 / 3600]
+    assert plan.hours(tokens_per_second=1.0) == pytest.approx(hours)
+    assert plan.longest.name == "end"
+
+
+def test_mistakes_of_all_stages_are_named_before_anything_is_submitted(staged, tmp_path):
+    def refused(*changes, **run):
+        tables = [table | change for table, change in zip(staged.stages, changes, strict=True)]
+        with pytest.raises(InputError) as caught:
+            submit.main(submission(dataclasses.replace(staged, stages=tables, **run)))
+        assert not (tmp_path / "run").exists()
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    train = staged.stages[1]["train_data_dir"][0].partition("@")[0]
+    said = refused({"train_data_dir": [str(tmp_path)]}, {}, {"trainable": ["lm_haed"]})
+    assert re.search("stage begin: .* manifest.*; stage end: .*did you mean lm_head", said)
+    said = refused({}, {"train_data_dir": [f"{train}@0-0.0000001"]}, {"train_data_dir": [f"{train}:0"]})
+    assert re.search("stage long: .* has no rows.*; stage end: .* has weight 0", said)
+    said = refused(
+        {}, {"train_data_dir": [f"{train}:1", f"{train}:2"]}, {"steps": 0, "n_layer": 3}, out_dir=""
+    )
+    assert re.search(
+        "^stages begin, long: --out_dir is missing.*; stage end: steps: .*; n_layer: no such", said
+    )
+    said = refused({}, {"train_data_dir": [f"{train}:1", f"{train}:2"]}, {})
+    assert re.search("^stage long: .* is named twice", said)
 
 
 @pytest.mark.parametrize(

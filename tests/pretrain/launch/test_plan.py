@@ -1,6 +1,7 @@
-"""The memory estimate against what autograd keeps and against arithmetic done by hand."""
+"""Memory against what autograd keeps and arithmetic done by hand; checkpoints against retention."""
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ import torch
 from lit_gpt.model.attention import Documents
 from lit_gpt.model.config import ModelConfig
 from lit_gpt.model.gpt import GPT
+from pretrain.checkpoint import writer
+from pretrain.launch.examine import examine
 from pretrain.launch.memory import checkpoint_bytes, estimate_memory
 from pretrain.options import TrainOptions
 
@@ -61,3 +64,27 @@ def test_activations_are_what_autograd_keeps():
     measured = sum(storage.nbytes() for storage in kept.values())
     options = TrainOptions(micro_batch_size=n_rows)
     assert estimate_memory(options, CONFIG, compute_bytes=4).activations == pytest.approx(measured, rel=0.2)
+
+
+@pytest.mark.parametrize("lengths", [(31,), (13, 2, 16)])
+def test_there_are_never_more_checkpoints_than_planned(tmp_path, monkeypatch, train_store_dir, lengths):
+    """Saved as the trainer does, and deleted where its retention finds them expired."""
+    monkeypatch.setattr(writer, "_looks_complete", lambda folder: True)
+    borders = set(itertools.accumulate(lengths[:-1]))
+    stages = [{"name": str(number), "steps": steps} for number, steps in enumerate(lengths)]
+    length = {"stages": stages} if borders else {"max_steps": 31}
+    for number, chosen in enumerate(itertools.product([0, 3, 5, 100], [0, 1, 3], [0, 10, 12])):
+        interval, keep_last, keep_every = chosen
+        out_dir = tmp_path / str(number)
+        options = TrainOptions(
+            [str(train_store_dir)], model_name="tiny_100K", out_dir=str(out_dir), **length,
+            save_step_interval=interval, keep_last=keep_last, keep_every=keep_every,
+        )  # fmt: skip
+        planned, most = examine(options).checkpoints_kept, 0
+        for step in range(1, 32):
+            if step in {*borders, 31} or (interval and step % interval == 0):
+                (out_dir / f"iter-{step:08d}-ckpt.pth").mkdir(parents=True)
+                most = max(most, len(list(out_dir.iterdir())))
+                for folder in writer.expired(out_dir, keep_last, keep_every, borders):
+                    folder.rmdir()
+        assert most <= planned <= most + len(lengths) + (31 // keep_every if keep_every else 0)
