@@ -111,7 +111,7 @@ def python_with(folder: Path, fault: str) -> Path:
     return python_that(folder, f"FAULT={fault} exec {sys.executable} {ROOT}/tests/pretrain/train_faulty.py")
 
 
-@pytest.mark.parametrize("point", ["options", "open_inputs", "train_step"])
+@pytest.mark.parametrize("point", ["options", "open_stages", "train_step"])
 def test_bad_input_on_one_node_is_not_requeued(slurm, tmp_path, train_store_dir, point):
     """Rank 3 alone, on the second node, does not find what it needs."""
     venv = python_with(tmp_path / "venv", f"refuse:{point}:3")
@@ -123,9 +123,9 @@ def test_bad_input_on_one_node_is_not_requeued(slurm, tmp_path, train_store_dir,
 
 
 def test_a_task_killed_before_the_process_group_exists_ends_all(slurm, tmp_path, train_store_dir):
-    venv = python_with(tmp_path / "venv", "wait:open_inputs:3")
+    venv = python_with(tmp_path / "venv", "wait:open_stages:3")
     job = train(slurm, tmp_path / "run", train_store_dir, site_settings={"VENV": venv})
-    job.wait_until(lambda: "fault before open_inputs" in job.output)
+    job.wait_until(lambda: "fault before open_stages" in job.output)
     tasks = job.tasks()
     os.kill(tasks[0], signal.SIGKILL)
     python_that(venv, f"exec {sys.executable} {ROOT}/pretrain/tinyllama_fabric.py")  # at the next start
@@ -135,9 +135,9 @@ def test_a_task_killed_before_the_process_group_exists_ends_all(slurm, tmp_path,
 
 
 def test_a_stop_before_the_first_step_requeues(slurm, straight, tmp_path, train_store_dir):
-    venv = python_with(tmp_path / "venv", "wait:open_inputs:3")
+    venv = python_with(tmp_path / "venv", "wait:open_stages:3")
     job = train(slurm, tmp_path / "run", train_store_dir, site_settings={"VENV": venv})
-    job.wait_until(lambda: "fault before open_inputs" in job.output)
+    job.wait_until(lambda: "fault before open_stages" in job.output)
     python_that(venv, f"exec {sys.executable} {ROOT}/pretrain/tinyllama_fabric.py")  # at the next start
     slurm.run("scancel", "--signal=USR1", job.id)
     job.wait_until(lambda: "stopped as asked; requeueing" in job.output, seconds=60)

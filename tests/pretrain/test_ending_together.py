@@ -115,7 +115,7 @@ def marker(out_dir: Path, name: Marker) -> bool:
 
 @pytest.mark.parametrize(
     ("launcher", "point"),
-    [("own", "options"), ("own", "open_inputs"), ("own", "train_step"), ("torchrun", "_resume")],
+    [("own", "options"), ("own", "open_stages"), ("own", "train_step"), ("torchrun", "_resume")],
 )
 def test_bad_input_on_one_rank_ends_all_with_one_line(tmp_path, train_store_dir, launcher, point):
     """Rank 0 is then waiting, in the roll call or in a collective."""
@@ -140,7 +140,7 @@ def test_a_crash_of_one_rank_ends_all_with_one_traceback(tmp_path, train_store_d
 
 
 def test_bad_input_on_the_first_rank_ends_all(tmp_path, train_store_dir):
-    with FaultyJob(tmp_path / "run", train_store_dir, "own", "refuse:open_inputs:0") as job:
+    with FaultyJob(tmp_path / "run", train_store_dir, "own", "refuse:open_stages:0") as job:
         job.wait_for("fault before")
         other = job.ranks()[1]
         assert job.wait() == 2
@@ -150,7 +150,7 @@ def test_bad_input_on_the_first_rank_ends_all(tmp_path, train_store_dir):
 
 @pytest.mark.parametrize(("launcher", "victim"), [("own", 0), ("own", 1), ("torchrun", 0)])
 def test_a_rank_killed_before_the_process_group_exists_ends_all(tmp_path, train_store_dir, launcher, victim):
-    with FaultyJob(tmp_path / "run", train_store_dir, launcher, "wait:open_inputs:1") as job:
+    with FaultyJob(tmp_path / "run", train_store_dir, launcher, "wait:open_stages:1") as job:
         job.wait_for("fault before")
         pids = job.ranks()
         assert sorted(pids) == [0, 1]
@@ -171,7 +171,7 @@ def test_ranks_end_with_their_launcher(tmp_path, train_store_dir, launcher):
 @pytest.mark.parametrize(
     ("number", "point", "has_marker"),
     [
-        (signal.SIGTERM, "open_inputs", False),  # the run's folder is not ours yet
+        (signal.SIGTERM, "open_stages", False),  # the run's folder is not ours yet
         (signal.SIGTERM, "preflight", True),
         (signal.SIGUSR1, "_build_model", True),
         (signal.SIGINT, "train_step", True),
