@@ -80,7 +80,8 @@ class Trainer(Run):
         """Drop all of a stage, and build the next from the checkpoint that was just written."""
         began = time.monotonic()
         self.loader.close()
-        del self.model, self.optimizer, self.partly_frozen, self.loader, self.reporter
+        # Not the loader: what goes wrong from here on closes it once more.
+        del self.model, self.optimizer, self.partly_frozen, self.reporter
         gc.collect()
         torch.compiler.reset()  # or the recompilations of all stages would count towards dynamo's limit
         self.found = self.checkpointer.folder(self.step)
