@@ -189,6 +189,10 @@ class Tokenizer:
         """The vocabulary's entry for an id, None for an id without one."""
         return self._backend.id_to_token(token_id)
 
+    def id_of(self, token: str) -> int | None:
+        """The id of a vocabulary's entry, None if there is no such entry."""
+        return self._backend.token_to_id(token)
+
     def _encode(self, text: str) -> bytes:
         if self._words is not None:
             return self._words.encode(text)

@@ -1,0 +1,306 @@
+"""An extended tokenizer: exact on every document, no token unreachable, the same ids in every library."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_prep.reading.documents import Rejects, read_documents
+from data_prep.tokenizing import extend, gain, train
+from data_prep.tokenizing.continued_bpe import Base, NewToken
+from data_prep.tokenizing.extend import Options, extend_tokenizer, write_extended
+from data_prep.tokenizing.reachable import find_text
+from lit_gpt.errors import InputError
+from lit_gpt.store.extension import Extension
+from lit_gpt.store.tokenizer import Tokenizer
+from scripts.client_environments import TRANSFORMERS, find_python
+from tests.conftest import german_texts
+from tests.data_prep.corpus_tools import write_jsonl
+
+PASSAGES = Path(train.__file__).parents[1] / "sample_passages"
+CORPUS = os.environ.get("LLAMMLEIN_CORPUS")  # a glob of documents to check instead of the passages
+KINDS = ["byte_level", "ignore_merges", "sentencepiece", "llama2", "added", "old_merges"]
+NEW_TOKENS = 150
+SPECIAL = ["<|im_start|>", "</s>", "<|im_end|>"]
+
+
+def passages():
+    """Paragraphs of another kind of text than those that the base has learned from."""
+    return [part for file in sorted(PASSAGES.glob("*.txt")) for part in file.read_text().split("\n\n")]
+
+
+def base_of_kind(kind, folder):
+    """A small tokenizer of one kind, trained on other text."""
+    texts = list(german_texts(60, seed=1))
+    if kind in ("byte_level", "ignore_merges", "old_merges"):
+        train.train_byte_level(texts, 400, folder, ["<|im_end|>"])
+    else:
+        train.train_sentencepiece(texts, 400, folder)
+    definition = json.loads((folder / "tokenizer.json").read_text())
+    model, added = definition["model"], definition["added_tokens"]
+    if kind == "ignore_merges":  # Llama 3: added tokens are no part of the model's vocabulary
+        model["ignore_merges"] = True
+        highest = max(model["vocab"].values()) + 1
+        added.append({**added[0], "id": highest, "content": "<|reserved|>"})
+    if kind == "old_merges":
+        model["merges"] = [" ".join(merge) for merge in model["merges"]]
+    if kind in ("llama2", "added"):
+        model["vocab"] = {name.replace(" ", "▁"): number for name, number in model["vocab"].items()}
+        model["merges"] = [[part.replace(" ", "▁") for part in merge] for merge in model["merges"]]
+    if kind == "llama2":
+        prepend, replace = {"type": "Prepend", "prepend": "▁"}, {"pattern": {"String": " "}, "content": "▁"}
+        definition["normalizer"] = {
+            "type": "Sequence",
+            "normalizers": [prepend, {"type": "Replace", **replace}],
+        }
+        backward = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
+        strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+        definition["decoder"]["decoders"] = [backward, *definition["decoder"]["decoders"], strip]
+    if kind == "added":  # as the released tokenizer: single characters added, no byte tokens
+        definition["pre_tokenizer"] = {
+            "type": "Metaspace", "replacement": "▁", "prepend_scheme": "never", "split": False,
+        }  # fmt: skip
+        for number in range(256):
+            del model["vocab"][f"<0x{number:02X}>"]
+        names = sorted(model["vocab"], key=model["vocab"].get)
+        model["vocab"] = {name: number for number, name in enumerate(names)}
+        for number, content in enumerate("\n<$", len(names)):
+            added.append({**added[0], "id": number, "content": content, "special": False, "normalized": True})
+        definition["decoder"] = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
+        (folder / "tokenizer.model").unlink()
+    (folder / "tokenizer.json").write_text(json.dumps(definition))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def german(tmp_path_factory):
+    """The passages as documents, often enough for pairs to repeat."""
+    documents = [{"id": str(number), "text": text} for number, text in enumerate(passages())]
+    return write_jsonl(tmp_path_factory.mktemp("german") / "de.jsonl", documents)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def pair(request, tmp_path_factory, german):
+    """(base, extended)"""
+    folder = tmp_path_factory.mktemp(request.param)
+    base = base_of_kind(request.param, folder / "base")
+    extend_tokenizer(Options(base, [str(german)], folder / "out", NEW_TOKENS, SPECIAL, held_out=0.1))
+    return base, folder / "out"
+
+
+def documents(german):
+    """Every document that the tests are to be held against."""
+    files = sorted(Path(CORPUS).parent.glob(Path(CORPUS).name)) if CORPUS else [german]
+    return [document.text for document in read_documents(files, Rejects())]
+
+
+def test_new_ids_stand_for_old_ids_in_every_document(pair, german):
+    base, extended = map(Tokenizer.load, pair)
+    extension = Extension.read(pair[1])
+    assert extension.base == base.fingerprint
+    assert (extension.first_new_id, len(extension.new_tokens)) == (base.vocab_size, NEW_TOKENS)
+    assert extended.vocab_size == extension.vocab_size
+    shorter = 0
+    for text in documents(german):
+        old, new = base.encode([text])[0].tolist(), extended.encode([text])[0].tolist()
+        assert extension.to_base(new) == old
+        assert extended.decode(new) == base.decode(old)
+        shorter += len(old) - len(new)
+    assert shorter > 0
+    for token in range(base.vocab_size):
+        assert extended.token(token) == base.token(token)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text() | st.text(" ▁\t\naeßnrst<|im_>7.,"))
+def test_new_ids_stand_for_old_ids_in_any_text(pair, text):
+    base, extended = map(_loaded, pair)
+    new = extended.encode([text])[0].tolist()
+    assert Extension.read(pair[1]).to_base(new) == base.encode([text])[0].tolist()
+
+
+def _loaded(folder, _cache={}):  # noqa: B006
+    return _cache.setdefault(folder, Tokenizer.load(folder))
+
+
+def test_every_new_token_is_in_the_encoding_of_some_text(pair):
+    extended, extension = Tokenizer.load(pair[1]), Extension.read(pair[1])
+    byte_level = "ByteLevel" in (pair[1] / "tokenizer.json").read_text()
+    library = library_tokenizer(pair[1])
+    for token in extension.new_tokens:
+        text = find_text(extended.token(token), extended, byte_level)
+        assert token in library.encode(text, add_special_tokens=False).ids
+
+
+def library_tokenizer(folder):
+    library = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    library.encode_special_tokens = True
+    return library
+
+
+def test_the_library_gives_our_ids(pair, german):
+    extended, library = Tokenizer.load(pair[1]), library_tokenizer(pair[1])
+    for text in documents(german)[:300]:
+        assert extended.encode([text])[0][1:-1].tolist() == library.encode(text, add_special_tokens=False).ids
+
+
+def test_special_tokens_keep_their_ids_or_follow_the_new_tokens(pair):
+    base, extended = map(Tokenizer.load, pair)
+    extension, library = (
+        Extension.read(pair[1]),
+        tokenizers.Tokenizer.from_file(str(pair[1] / "tokenizer.json")),
+    )
+    new = [name for name in SPECIAL if base.id_of(name) is None]
+    first = base.vocab_size + NEW_TOKENS
+    assert extension.special_tokens == {name: first + number for number, name in enumerate(new)}
+    for name in SPECIAL:
+        assert library.encode(f"a{name}b", add_special_tokens=False).ids.count(library.token_to_id(name)) == 1
+        assert extended.id_of(name) == (
+            base.id_of(name) if name not in new else extension.special_tokens[name]
+        )
+        assert extended.id_of(name) not in extended.encode([f"a{name}b"])[0][1:-1]
+
+
+def test_digits_and_words_stay_apart(pair):
+    """Not byte-level: a new token has no two digits, no space inside, and letters or marks only."""
+    contents = [Tokenizer.load(pair[1]).token(token) for token in Extension.read(pair[1]).new_tokens]
+    if "ByteLevel" not in (pair[1] / "tokenizer.json").read_text():
+        for content in contents:
+            text = content.lstrip("▁ ")
+            assert not any(character.isnumeric() for character in text) or len(text) == 1
+            assert text.isalpha() or not any(character.isalpha() for character in text)
+
+
+def test_training_again_gives_the_same_files(pair, german, tmp_path):
+    extend_tokenizer(Options(pair[0], [str(german)], tmp_path / "t", NEW_TOKENS, SPECIAL, held_out=0.1))
+    names = sorted(path.name for path in pair[1].iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "t").iterdir())
+    for name in {"tokenizer.json", "tokenizer_config.json", "extension.json"}:
+        assert (tmp_path / "t" / name).read_bytes() == (pair[1] / name).read_bytes()
+
+
+LOAD = """
+import json, sys
+from transformers import AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+ids = [tokenizer.encode(text, add_special_tokens=False) for text in json.load(sys.stdin)]
+json.dump([ids, tokenizer.convert_tokens_to_ids(sys.argv[2:])], sys.stdout)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", TRANSFORMERS)
+def test_transformers_gives_our_ids(pair, german, version):
+    python = find_python(version)
+    if python is None:
+        pytest.skip(f"no transformers {version}: run python scripts/client_environments.py")
+    texts = [text for text in documents(german)[:300] if "<" not in text]
+    command = [str(python), "-c", LOAD, str(pair[1]), *SPECIAL]
+    done = subprocess.run(command, input=json.dumps(texts), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    extended = Tokenizer.load(pair[1])
+    ids, special = json.loads(done.stdout)
+    assert ids == [encoded[1:-1].tolist() for encoded in extended.encode(texts)]
+    assert special == [extended.id_of(name) for name in SPECIAL]
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "says"),
+    [
+        (
+            {"type": "Unigram", "vocab": [["a", 0.0], ["<s>", 0.0], ["</s>", 0.0]], "unk_id": 0},
+            {},
+            "Unigram, not BPE",
+        ),
+        (
+            {"type": "WordPiece", "max_input_chars_per_word": 100, "unk_token": "<s>"},
+            {},
+            "WordPiece, not BPE",
+        ),
+        ({"end_of_word_suffix": "</w>"}, {}, "end_of_word_suffix"),
+        ({}, {"new_tokens": 10**6}, r"gives [\d,]+ new tokens, --new_tokens is 1,000,000"),
+        ({}, {"special_tokens": ["e"]}, "'e' is an ordinary token"),
+        ({}, {"held_out": 1e-9}, "held out"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(tmp_path, german, tokenizer_dir, change, options, says):
+    shutil.copytree(tokenizer_dir, tmp_path / "base")
+    file = tmp_path / "base" / "tokenizer.json"
+    definition = json.loads(file.read_text())
+    definition["model"] = {**definition["model"], **change}
+    if change.get("type") in ("Unigram", "WordPiece"):
+        for name in {"merges", "dropout", "unk_token", "fuse_unk", "byte_fallback", "ignore_merges"} - {
+            *change
+        }:
+            definition["model"].pop(name, None)
+    file.write_text(json.dumps(definition))
+    given = {"tokenizer": tmp_path / "base", "input": [str(german)], "output": tmp_path / "out"}
+    with pytest.raises(InputError, match=says) as refused:
+        extend_tokenizer(Options(**{**given, "new_tokens": 20, "held_out": 0.1, **options}))
+    assert "\n" not in str(refused.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]
+
+
+def test_a_tokenizer_that_is_not_exact_is_not_written(tmp_path, german, tokenizer_dir, monkeypatch):
+    """Were the merges to outrank the old ones, the check would see it."""
+
+    def first_merges(base, tokens, special_tokens, folder):
+        extension = write_extended(base, tokens, special_tokens, folder)
+        definition = json.loads((folder / "tokenizer.json").read_text())
+        definition["model"]["merges"] = definition["model"]["merges"][::-1]
+        (folder / "tokenizer.json").write_text(json.dumps(definition))
+        return extension
+
+    monkeypatch.setattr(extend, "write_extended", first_merges)
+    monkeypatch.setattr(extend, "find_text", lambda *_: "")
+    with pytest.raises(InputError, match="differently when extended"):
+        extend_tokenizer(Options(tokenizer_dir, [str(german)], tmp_path / "out", 50, held_out=0.1))
+    assert not list(tmp_path.iterdir())
+
+
+def test_half_characters_are_completed(tmp_path):
+    """Cyrillic on a German base: tokens of a space and half a letter have texts too."""
+    folder = base_of_kind("byte_level", tmp_path / "base")
+    texts = [
+        "Бег утром полезен для здоровья человека и его хорошего настроения. " * 3,
+        "Белый снег лежит на поле.",
+    ]
+    file = write_jsonl(tmp_path / "ru.jsonl", [{"id": str(n), "text": texts[n % 2]} for n in range(40)])
+    extend_tokenizer(Options(folder, [str(file)], tmp_path / "out", 60, held_out=0.2))
+    extended, extension = Tokenizer.load(tmp_path / "out"), Extension.read(tmp_path / "out")
+    halves = 0
+    for token in extension.new_tokens:
+        text = find_text(extended.token(token), extended, byte_level=True)
+        assert token in extended.encode([text])[0]
+        halves += "\ufffd" in extended.decode([token])
+    assert halves > 0
+
+
+def test_the_gain_by_prefix_is_that_of_a_tokenizer_of_this_size(pair, german, tmp_path):
+    """The curve is computed from one encoding; the tokenizer of half the size must agree."""
+    base = Base(pair[0])
+    tokens = [
+        NewToken(*merge, Extension.read(pair[1]).new_tokens[token])
+        for token, merge in enumerate(merges_of(pair[1])[-NEW_TOKENS:], base.tokenizer.vocab_size)
+    ]
+    (tmp_path / "half").mkdir()
+    write_extended(base, tokens[: NEW_TOKENS // 2], [], tmp_path / "half")
+    texts = documents(german)
+    half, extended = Tokenizer.load(tmp_path / "half"), Tokenizer.load(pair[1])
+    counts = Counter(token for ids in extended.encode(texts) for token in ids[1:-1].tolist())
+    parts = [(extended.id_of(token.left), extended.id_of(token.right)) for token in tokens]
+    for size, tokenizer in ((0, base.tokenizer), (NEW_TOKENS // 2, half), (NEW_TOKENS, extended)):
+        expected = sum(len(ids) - 2 for ids in tokenizer.encode(texts))
+        assert gain.n_tokens(counts, parts, base.tokenizer.vocab_size, size) == expected
+
+
+def merges_of(folder):
+    merges = json.loads((folder / "tokenizer.json").read_text())["model"]["merges"]
+    return [merge if isinstance(merge, list) else merge.split(" ") for merge in merges]
