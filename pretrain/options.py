@@ -107,7 +107,8 @@ class TrainOptions(DataOptions):
     """Largest norm of the gradient; 0 switches clipping off."""
     trainable: list[str] | None = None
     """Train only these parameters: names, parts of the model, shell patterns (`transformer.h.*.mlp lm_head`);
-    of a matrix also rows alone (`transformer.wte[32000:]`). All when not given."""
+    of a matrix also rows alone (`transformer.wte[32000:]`, of the new tokens `transformer.wte[new]`). All
+    when not given."""
 
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes CUDA devices if there are any; under SLURM and torchrun there must be."""

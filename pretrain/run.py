@@ -21,6 +21,7 @@ from pretrain.data.dataloader import DataLoader, check_resumable
 from pretrain.data.validation import Validation
 from pretrain.datapoints import files as datapoint_files
 from pretrain.datapoints.log import DatapointLog
+from pretrain.extension import recorded_extension
 from pretrain.launch import run_folder
 from pretrain.launch.preflight import connect, join, preflight
 from pretrain.launch.roll_call import RollCall
@@ -65,6 +66,7 @@ class Run:
         """Before the ranks are connected: packing may take hours, and no collective is to wait for it."""
         self.watchdog.phase("reading the data")
         self.stages = open_stages(resolve_stages(self.options))
+        self.extension = recorded_extension(self.options)
 
     @property
     def last_step(self) -> int:

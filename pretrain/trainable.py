@@ -2,7 +2,8 @@
 
 A pattern names a parameter or a part of the model, which stands for everything in it: `lm_head`,
 `transformer.h.0.attn`. Shell wildcards are allowed: `transformer.h.*.mlp`. A range after it, `[a:b]`, `[a:]`
-or `[:b]`, stands for these rows of a matrix: `transformer.wte[32000:]`. What no pattern matches is frozen.
+or `[:b]`, stands for these rows of a matrix: `transformer.wte[32000:]`; `[new]` for those from the first new
+token of an extended vocabulary on. What no pattern matches is frozen.
 
 A parameter that is wholly frozen has neither gradient nor moments. Of one that is partly frozen the gradient
 is computed, and its frozen rows are set to zero before norm and clipping: their moments and AdamW's step stay
@@ -22,6 +23,7 @@ from lit_gpt.model.config import ModelConfig
 from lit_gpt.model.gpt import clean_name, parameter_shapes
 from lit_gpt.option_types import suggestion
 from pretrain.checkpoint.snapshot import local_part, rows_of
+from pretrain.extension import NEW
 
 FrozenRows = Mapping[str, tuple[tuple[int, int], ...]]
 """(first, last + 1) of the ranges of frozen rows by parameter; nothing of one that is wholly trained."""
@@ -112,6 +114,11 @@ def check_unchanged(
 
 def _matches(pattern: str, shapes: Mapping[str, tuple[int, ...]], tied: bool) -> list[str]:
     """The parameters that a pattern names, itself or by a part of the model that they are in."""
+    if pattern.endswith(NEW):
+        raise InputError(
+            f"--trainable {pattern}: the vocabulary of this model was not extended; start from a checkpoint "
+            "that convert_hf_checkpoint.py --extension wrote, or give the rows as numbers"
+        )
     part = match[1] if (match := _RANGE.fullmatch(pattern)) else pattern
     paths = {name: list(accumulate(name.split("."), "{}.{}".format)) for name in shapes}
     if found := [name for name in shapes if fnmatch.filter(paths[name], part)]:

@@ -220,6 +220,7 @@ class Trainer(Run):
                 "tokenizer": self.data.stores[0].store.manifest.tokenizer,
                 "documents": self.data.document_ends._asdict(),
                 "versions": {"python": platform.python_version(), "torch": torch.__version__},
+                **({"extension": self.extension} if self.extension else {}),
                 **self._identity(),
                 **describe_plan(self.stages, self.stage),
             }

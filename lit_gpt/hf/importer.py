@@ -4,9 +4,9 @@
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -155,7 +155,11 @@ class Source(Protocol):
 
 
 def write_initial_checkpoint(
-    source: Source, output: Path, origin: str, tokenizer_files: Iterable[Path] = ()
+    source: Source,
+    output: Path,
+    origin: str,
+    tokenizer_files: Iterable[Path] = (),
+    extension: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a checkpoint folder of step 0, one tensor in memory at a time.
 
@@ -164,6 +168,7 @@ def write_initial_checkpoint(
         output: does not exist yet.
         origin: where the weights are from, kept in state.json.
         tokenizer_files: taken along byte for byte, so that the way back needs nothing else.
+        extension: what is recorded of an extended vocabulary, `base` and `first_new_id`.
 
     Raises:
         InputError: `output` exists, or it cannot be written, as when the disk is full; nothing is left.
@@ -178,6 +183,8 @@ def write_initial_checkpoint(
             "options": {"model_name": source.config.name},
             "origin": origin,
         }
+        if extension is not None:
+            state["extension"] = dict(extension)
         files[checkpoint.STATE] = checkpoint.write_state(temporary, state)
         checkpoint.seal(temporary, Manifest(0, 1, "full", files))
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from lit_gpt.errors import InputError
 from lit_gpt.option_types import PositiveInt, convert_fields, quoted, suggestion
+from pretrain.extension import with_new_rows
 from pretrain.options import TrainOptions
 
 TRAINING_OPTIONS = (
@@ -69,14 +70,14 @@ class StageOptions:
 
 
 def resolve_stages(options: TrainOptions) -> list[StageOptions]:
-    """The stages of a run; one for a run without `stages`. Nothing is opened.
+    """The stages of a run; one for a run without `stages`. No data is opened.
 
     Raises:
         InputError: one line that names the stages and all that is wrong with them.
     """
     if options.stages is None:
         options.check()
-        return [StageOptions("", 0, 0, options)]
+        return [StageOptions("", 0, 0, with_new_rows(options))]
     if not options.stages:
         raise InputError("stages is an empty list: name at least one stage, or leave it out")
     if options.max_steps is not None or options.max_epochs is not None:
@@ -121,6 +122,7 @@ def _resolve(
     keys = _OwnKeys(**own)
     options = dataclasses.replace(run, stages=None, max_steps=keys.steps, max_epochs=None, **differing)
     options.check()
+    options = with_new_rows(options)
     if number == 0 and keys.optimizer == "keep":
         raise InputError("optimizer: keep, but there is no stage before it to keep that of")
     if not earlier:

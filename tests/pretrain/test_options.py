@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from lit_gpt.checkpoint.folder import write_state
 from lit_gpt.cli import InputError, parse_options
+from lit_gpt.model.config import ModelConfig
+from lit_gpt.model.gpt import parameter_shapes
 from lit_gpt.option_types import parse_duration
 from pretrain.options import TrainOptions
 from pretrain.schedules import make_schedule
 from pretrain.stages.options import resolve_stages
+from pretrain.trainable import frozen_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -92,6 +96,32 @@ def test_presets_train_on_what_their_sources_state():
     assert shares[-1][1] == "100"
     tokens = [tokens for *_, tokens in growing]
     assert [int(high) - int(low) for low, high in shares] == [round(100 * n / sum(tokens)) for n in tokens]
+
+
+def test_a_preset_of_a_new_vocabulary_finds_its_rows(tmp_path, monkeypatch):
+    (tmp_path / "checkpoints/extended").mkdir(parents=True)
+    write_state(tmp_path / "checkpoints/extended", {"extension": {"base": "0", "first_new_id": 320}})
+    monkeypatch.chdir(tmp_path)
+    config = ModelConfig.load("tiny_100K", vocab_size=384)
+    wte, head, names = "transformer.wte.weight", "lm_head.weight", parameter_shapes(config)
+    blocks = {name: ((0, shape[0]),) for name, shape in names.items() if name not in (wte, head)}
+    new, all_of = ((0, 320),), ((0, 384),)
+    expected = {
+        "vocabulary": [{wte: new, head: new}, None],
+        "eeve": [
+            *({wte: new, head: all_of}, {wte: all_of, head: new}, {wte: new, head: new}),
+            *({wte: all_of}, {wte: new}, None),
+        ],
+    }
+    for preset, stages in expected.items():
+        flags = ["--config", str(ROOT / f"pretrain/configs/{preset}.yaml"), "--out_dir", "out"]
+        resolved = [stage.options for stage in resolve_stages(parse_options(TrainOptions, flags))]
+        for options, frozen in zip(resolved, stages, strict=False):
+            assert frozen_rows(options.trainable, config) == ({} if frozen is None else blocks | frozen)
+    assert resolved[6].trainable == ["transformer.h"]
+    assert sum(s.max_steps * s.global_batch_size * s.block_size for s in resolved) == pytest.approx(
+        2e9, rel=0.01
+    )
 
 
 def test_the_infinite_schedule_has_no_re_warming():
