@@ -1,12 +1,14 @@
 """What the options of stages resolve to, and what is refused before anything is opened."""
 
 import dataclasses
+import json
 
 import pytest
 
 from lit_gpt.cli import InputError, parse_options
 from pretrain.options import TrainOptions
 from pretrain.stages.options import STAGE_OPTIONS, resolve_stages
+from tests.pretrain.running import train
 
 RUN = TrainOptions(["de"], out_dir="out", learning_rate=1e-3, block_size=64)
 FIRST = {"name": "adapt", "steps": 30}
@@ -101,3 +103,23 @@ def test_what_is_no_list_of_tables_is_refused(tmp_path, text, message):
 
 def test_each_key_of_a_stage_is_an_option():
     assert set(STAGE_OPTIONS) < {field.name for field in dataclasses.fields(TrainOptions)}
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ({"blocksize": 32}, "error: stage b: blocksize: no such key; did you mean block_size?"),
+        ({"train_data_dir": "none"}, "error: stage b: none"),  # found once the first stage is opened
+    ],
+)
+def test_the_command_ends_with_2_and_one_line_before_there_is_a_run(
+    tmp_path, train_store_dir, second, message
+):
+    stages = [{"name": "a", "steps": 2}, {"name": "b", "steps": 2} | second]
+    result = train(
+        tmp_path / "run", train_store_dir, max_steps=None, block_size=64, stages=json.dumps(stages)
+    )
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].startswith(message)
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists()
