@@ -12,6 +12,7 @@ import numpy as np
 
 from lit_gpt.checkpoint.folder import list_checkpoints
 from lit_gpt.cli import InputError
+from lit_gpt.hf.trained_model import check_tokenizer
 from lit_gpt.model.config import ModelConfig
 from lit_gpt.rows.packed_store import PackedStore
 from lit_gpt.rows.sample_order import SampleOrder
@@ -106,6 +107,9 @@ def _plan_stage(
     if config is not None and stores:
         every = [*(store for _, store in (*(before.stores if before else ()), *stores)), *validation]
         attempt(partial(_check_tokenizers, every))
+        initial = options.initial_checkpoint_dir
+        if initial is not None and not list_checkpoints(Path(options.out_dir)):
+            attempt(partial(check_tokenizer, Path(initial), stores[0][1]))
         config = attempt(partial(config.with_vocab_of, max(store.vocab_size for store in every)))
         attempt(lambda: config and frozen_rows(options.trainable, config))
     if config is None or not stores or len(stores) < len(entries):

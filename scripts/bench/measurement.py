@@ -117,6 +117,7 @@ def measure(options: TrainOptions) -> Measurement:
         options,
         val_data_dir=None,
         initial_checkpoint_dir=None,
+        rope_scaling=None,  # as fast, and what it takes from the initial checkpoint is not there
         resume=None,
         num_nodes=1,
         global_batch_size=min(rows, options.global_batch_size),

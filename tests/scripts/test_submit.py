@@ -1,9 +1,11 @@
 """scripts/submit.py without a cluster: its checks, its plan, and what it would submit."""
 
 import dataclasses
+import json
 import re
 import resource
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -135,8 +137,9 @@ def staged(options, tmp_path, train_store_dir, val_store_dir) -> TrainOptions:
         {"name": "long", "steps": 2, "train_data_dir": [f"{train}@0-40"], "warmup_steps": 1,
          "rope_scaling": {"rope_type": "linear", "factor": 2.0}, "block_size": 128},
         {"name": "end", "steps": 30, "train_data_dir": [val], "block_size": 64, "optimizer": "fresh",
-         "rope_scaling": {"rope_type": "linear", "factor": 2.0}, "trainable": ["lm_head"]},
-    ], "global_batch_size": 16, "micro_batch_size": 4, "accelerator": "cpu"}  # fmt: skip
+         "trainable": ["lm_head"]},
+    ], "global_batch_size": 16, "micro_batch_size": 4, "accelerator": "cpu",
+        "rope_scaling": {"rope_type": "linear", "factor": 2}}  # fmt: skip
     file = tmp_path / "stages.yaml"
     file.write_text(yaml.safe_dump(run))
     return parse_options(TrainOptions, ["--config", str(file)])
@@ -217,6 +220,12 @@ def test_mistakes_of_all_stages_are_named_before_anything_is_submitted(staged, t
     assert re.search(
         "^stages begin, long: --out_dir is missing.*; stage end: steps: .*; n_layer: no such", said
     )
+    other = tmp_path / "other"
+    shutil.copytree(train, other)
+    manifest = json.loads((other / "manifest.json").read_text())
+    (other / "manifest.json").write_text(json.dumps(manifest | {"tokenizer": "0" * 64}))
+    said = refused({}, {}, {"train_data_dir": [str(other)]})
+    assert re.search("^stage end: .*other was made with another tokenizer than", said)
     said = refused({}, {"train_data_dir": [f"{train}:1", f"{train}:2"]}, {})
     assert re.search("^stage long: .* is named twice", said)
 
