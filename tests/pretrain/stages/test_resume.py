@@ -6,6 +6,7 @@ import pytest
 
 from lit_gpt.checkpoint.folder import folder_name, read_state
 from lit_gpt.cli import InputError
+from pretrain.datapoints.replay import Replay
 from pretrain.options import TrainOptions
 from pretrain.stages.options import resolve_stages
 from pretrain.stages.resume import stage_to_continue
@@ -112,3 +113,5 @@ def test_an_earlier_stage_is_gone_back_to_and_a_complete_run_lengthened(
     assert losses(run)[:7] == losses(straight)[:7]
     assert (run / f"{folder_name(7)}.superseded").is_dir()
     assert read_state(run / folder_name(8))["stages"][2]["name"] == "other"
+    report = list(Replay(run).verify())[-1]
+    assert (report.messages, report.steps) == ([], 8)
