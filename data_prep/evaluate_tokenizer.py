@@ -4,12 +4,17 @@ import sys
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.reading.documents import TEXT_FIELDS, Rejects, sample_texts
 from data_prep.reading.inputs import find_files, look_into
 from data_prep.stages.pipeline import write_json
+from data_prep.tokenizing import gain
+from data_prep.tokenizing.against_base import append, curve, load_extension, n_unreachable
+from data_prep.tokenizing.continued_bpe import Base
 from lit_gpt.cli import InputError, progress, run_command
 from lit_gpt.files import write_atomically
 from lit_gpt.option_types import PositiveFloat
@@ -26,6 +31,9 @@ class Options:
     """Folders of the tokenizers."""
     output: Path
     """Folder for tokenizers.json, tokenizers.md and tokenizers.png."""
+    base: Path | None = None
+    """Folder of an old tokenizer: those of --tokenizers that extend it are compared with the others' tokens
+    appended to it; vocabulary.png shows tokens per word over the number of new tokens."""
     sample_mb: PositiveFloat = 20.0
     """Text to measure, in 10^6 bytes: the beginning of each file, in proportion to its size."""
     text_fields: list[str] = field(default_factory=lambda: list(TEXT_FIELDS))
@@ -47,6 +55,10 @@ class Measures:
     unknown_per_million: float
     changed_texts: float
     """Share of the documents that decoding does not restore."""
+    change: str | None = None
+    """Of tokens per word against the base."""
+    unreachable: int | None = None
+    """New tokens that no text is encoded to."""
 
 
 def main(options: Options) -> None:
@@ -56,15 +68,62 @@ def main(options: Options) -> None:
     texts = list(sample_texts(files, options.sample_mb * 1e6, Rejects(), options.text_fields))
     if not any(text.split() for text in texts):
         raise InputError("no words in the sample: give other --input")
+    base = Base(options.base) if options.base else None
+    folders = [options.base, *options.tokenizers] if options.base else options.tokenizers
     measured = [
         measure(Tokenizer.load(folder), texts, name)
-        for folder, name in zip(options.tokenizers, row_names(options.tokenizers), strict=True)
+        for folder, name in zip(folders, row_names(folders), strict=True)
     ]
     options.output.mkdir(parents=True, exist_ok=True)
-    write_json(options.output / "tokenizers.json", [asdict(measures) for measures in measured])
+    if base is not None:
+        measured += compare_with_base(base, options.tokenizers, measured, texts, options.output)
+    write_json(options.output / "tokenizers.json", _rows(measured))
     write_atomically(options.output / "tokenizers.md", table(measured))
     plot(measured, options.output / "tokenizers.png")
     print(table(measured), end="")
+
+
+def compare_with_base(
+    base: Base, folders: list[Path], measured: list[Measures], texts: list[str], output: Path
+) -> list[Measures]:
+    """Complete the rows of the base and of `folders`, draw the curves, and make rows for tokens appended.
+
+    Raises:
+        InputError: one extends another base.
+    """
+    extensions = [load_extension(folder, base) for folder in folders]
+    n_new = max((len(each.new_tokens) for each in extensions if each), default=sys.maxsize)
+    curves: dict[str, list[gain.Point]] = {}
+    levels, appended = {}, []
+    for folder, extension, row in zip(folders, extensions, measured[1:], strict=True):
+        if extension is not None:
+            tokenizer = Tokenizer.load(folder)
+            contents = [tokenizer.token(token) or "" for token in extension.new_tokens]
+            _add_curve(curves, row, base, tokenizer, contents, texts)
+            continue
+        levels[row.name] = row.tokens_per_word
+        fresh = Base(folder)
+        if fresh.byte_level == base.byte_level:  # else no token of one is spelled as in the other
+            with TemporaryDirectory() as temporary:
+                tokenizer, contents = append(base, fresh, n_new, Path(temporary))
+                appended.append(measure(tokenizer, texts, f"{row.name} appended"))
+                _add_curve(curves, appended[-1], base, tokenizer, contents, texts)
+    for row in [*measured[1:], *appended]:
+        row.change = f"{row.tokens_per_word / measured[0].tokens_per_word - 1:+.1%}"
+    gain.plot(curves, output / "vocabulary.png", levels)
+    return appended
+
+
+def _add_curve(
+    curves: dict[str, list[gain.Point]],
+    row: Measures,
+    base: Base,
+    tokenizer: Tokenizer,
+    contents: list[str],
+    texts: list[str],
+) -> None:
+    row.unreachable = n_unreachable(tokenizer, contents, base.byte_level)
+    curves[row.name] = curve(base, tokenizer, len(contents), texts)
 
 
 def row_names(folders: list[Path]) -> list[str]:
@@ -97,10 +156,19 @@ def measure(tokenizer: Tokenizer, texts: list[str], name: str) -> Measures:
     )
 
 
+def _rows(measured: list[Measures]) -> list[dict[str, Any]]:
+    """Without the columns that no row has."""
+    rows = [asdict(measures) for measures in measured]
+    return [
+        {name: value for name, value in row.items() if any(r[name] is not None for r in rows)} for row in rows
+    ]
+
+
 def table(measured: list[Measures]) -> str:
     """Markdown, one line a tokenizer."""
-    rows = [[name.replace("_", " ") for name in asdict(measured[0])], ["---"] * len(asdict(measured[0]))]
-    rows += [[str(value) for value in asdict(measures).values()] for measures in measured]
+    values = _rows(measured)
+    rows = [[name.replace("_", " ") for name in values[0]], ["---"] * len(values[0])]
+    rows += [["" if value is None else str(value) for value in row.values()] for row in values]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import tokenizers
 from tokenizers import models, pre_tokenizers, trainers
 
-from lit_gpt.errors import InputError
+from lit_gpt.cli import InputError, progress
 from lit_gpt.store.tokenizer import Tokenizer, read_definition
 
 SPACES = "▁ "
@@ -72,6 +72,9 @@ class Base:
             if not (model.get("byte_fallback") and _BYTE.fullmatch(content))
         }
         """Tokens that stand for text of their own."""
+        marked = any(content[0] == SPACES[0] for content in self.contents.values())
+        self.space = "Ġ" if self.byte_level else SPACES[not marked]
+        """How tokens spell a space."""
         self._edges = {
             token: ("L", "L") if self.byte_level else _edges(content)
             for token, content in self.contents.items()
@@ -92,6 +95,13 @@ class Base:
             word += chr(_FIRST + token) if start else ""
             end = next_end
         yield word
+
+
+def merges_of(definition: dict[str, Any]) -> list[tuple[str, str]]:
+    """The pairs that are merged, in their order; files of older libraries have them as one string."""
+    merges = definition["model"]["merges"]
+    pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in merges)
+    return [(left, right) for left, right in pairs]
 
 
 def _why_not(model: dict[str, Any]) -> str:
@@ -179,7 +189,7 @@ def _merges(words: Counter[str], n_merges: int) -> list[tuple[str, str]]:
 
 def _repeated(words: Counter[str]) -> Iterator[str]:
     """Each word as often as it occurs: the trainer takes no counts."""
-    for word, count in words.items():
+    for word, count in progress(words.items(), description="learn", unit=" words"):
         for begin in range(0, count, _FED):
             yield " ".join([word] * min(_FED, count - begin))
 

@@ -71,8 +71,10 @@ def extend_tokenizer(options: Options) -> None:
         words = count_words(_to_learn(documents, options.held_out, held_out), base)
         if not any(text.split() for text in held_out):
             raise InputError("no document with words is held out; give more text or a larger --held_out")
-        extension, parts = _choose_tokens(words, base, options, folder)
-        counts = check_exact(base.tokenizer, Tokenizer.load(folder), extension, held_out)
+        extension = _choose_tokens(words, base, options, folder)
+        extended = Tokenizer.load(folder)
+        counts = check_exact(base.tokenizer, extended, extension, held_out)
+        parts = gain.parts_of_new(extended, options.new_tokens)
         curve = gain.curve(counts, parts, extension.first_new_id, sum(len(text.split()) for text in held_out))
         gain.plot({"continued": curve}, folder / "gain.png")
         notes = [*_write_model(base, folder, extension, held_out), *_notes(base, extension, options)]
@@ -95,13 +97,8 @@ def _to_learn(documents: Iterable[Document], fraction: float, held_out: list[str
                 yield document.text
 
 
-def _choose_tokens(
-    words: Counter[str], base: Base, options: Options, folder: Path
-) -> tuple[Extension, list[tuple[int, int]]]:
-    """Learn tokens and write the folder with as many as were asked for, of which each occurs in some text.
-
-    Returns the two ids that each new token is merged of, in the order of their ids.
-    """
+def _choose_tokens(words: Counter[str], base: Base, options: Options, folder: Path) -> Extension:
+    """Learn tokens and write the folder with as many as were asked for, of which each occurs in some text."""
     wanted = options.new_tokens
     n_merges, dropped = wanted + wanted // 8 + 64, set[str]()
     learned, all_learned = learn(words, n_merges, base) if words else ([], True)
@@ -117,7 +114,7 @@ def _choose_tokens(
                 if find_text(token.content, tokenizer, base.byte_level) is None
             }
             if not unreachable:
-                return extension, [(_id(tokenizer, one.left), _id(tokenizer, one.right)) for one in tokens]
+                return extension
             dropped |= unreachable
         elif all_learned:
             raise InputError(
@@ -126,12 +123,6 @@ def _choose_tokens(
         else:
             n_merges *= 2
             learned, all_learned = learn(words, n_merges, base)
-
-
-def _id(tokenizer: Tokenizer, content: str) -> int:
-    token_id = tokenizer.id_of(content)
-    assert token_id is not None
-    return token_id
 
 
 def write_extended(base: Base, tokens: list[NewToken], special_tokens: list[str], folder: Path) -> Extension:

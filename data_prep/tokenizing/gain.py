@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from data_prep.tokenizing.continued_bpe import merges_of
+from lit_gpt.store.tokenizer import Tokenizer, read_definition
+
 _POINTS = 10
 
 
@@ -18,6 +21,13 @@ class Point(NamedTuple):
 def sizes_of(n_new_tokens: int) -> list[int]:
     """Numbers of new tokens to compare, from none to all."""
     return sorted({round(n_new_tokens * step / _POINTS) for step in range(_POINTS + 1)})
+
+
+def parts_of_new(tokenizer: Tokenizer, n_new: int) -> list[tuple[int, int]]:
+    """The two ids that each new token is merged of: the last `n_new` merges of a tokenizer."""
+    definition, _ = read_definition(tokenizer.folder)
+    ids = definition["model"]["vocab"]
+    return [(ids[left], ids[right]) for left, right in merges_of(definition)[-n_new:]] if n_new else []
 
 
 def n_tokens(

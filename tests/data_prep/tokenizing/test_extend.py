@@ -4,10 +4,12 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+import sentencepiece
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,6 +26,7 @@ from scripts.client_environments import TRANSFORMERS, find_python
 from tests.conftest import german_texts
 from tests.data_prep.corpus_tools import write_jsonl
 
+COMMAND = Path(train.__file__).parents[1] / "extend_tokenizer.py"
 PASSAGES = Path(train.__file__).parents[1] / "sample_passages"
 CORPUS = os.environ.get("LLAMMLEIN_CORPUS")  # a glob of documents to check instead of the passages
 KINDS = ["byte_level", "ignore_merges", "sentencepiece", "llama2", "added", "old_merges"]
@@ -184,6 +187,32 @@ def test_training_again_gives_the_same_files(pair, german, tmp_path):
     assert names == sorted(path.name for path in (tmp_path / "t").iterdir())
     for name in {"tokenizer.json", "tokenizer_config.json", "extension.json"}:
         assert (tmp_path / "t" / name).read_bytes() == (pair[1] / name).read_bytes()
+
+
+@pytest.mark.parametrize("pair", ["sentencepiece"], indirect=True)
+def test_sentencepiece_reads_the_model_with_our_ids(pair, german):
+    """In most documents: it merges by piece, which the command has counted on the held-out ones."""
+    theirs = sentencepiece.SentencePieceProcessor(model_file=str(pair[1] / "tokenizer.model"))
+    extended, texts = Tokenizer.load(pair[1]), documents(german)
+    assert theirs.vocab_size() == extended.vocab_size
+    same = sum(theirs.encode(text) == extended.encode([text])[0][1:-1].tolist() for text in texts)
+    assert same > 0.9 * len(texts)
+
+
+@pytest.mark.slow
+def test_the_command_is_deterministic_and_refuses_with_code_2(tmp_path, german, tokenizer_dir):
+    """Neither threads nor hash seeds make a difference."""
+    written = set()
+    for number in ("1", "3"):
+        words = [sys.executable, str(COMMAND), "--tokenizer", str(tokenizer_dir), "--input", str(german)]
+        words += ["--new_tokens", "100", "--held_out", "0.1", "--output", str(tmp_path / number)]
+        environment = os.environ | {"RAYON_NUM_THREADS": number, "PYTHONHASHSEED": number}
+        subprocess.run(words, check=True, env=environment)
+        written.add((tmp_path / number / "tokenizer.json").read_bytes())
+    assert len(written) == 1
+    again = subprocess.run(words, capture_output=True, text=True)
+    assert (again.returncode, again.stderr.count("\n")) == (2, 1)
+    assert "already exists" in again.stderr
 
 
 LOAD = """
