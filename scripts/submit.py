@@ -74,7 +74,8 @@ class SubmitOptions(TrainOptions):
     sbatch_options: str = ""
     """Further options of sbatch, in one string: --sbatch_options='--qos=long --exclude=node07'."""
     measure: bool = False
-    """Train for a minute on this machine to measure tokens_per_second; packs the data first if needed."""
+    """Train for a minute on this machine to measure tokens_per_second; packs the data first if needed. Of a
+    run in stages it is the one with most to train."""
     dry_run: bool = False
     """Check and print the plan; write and submit nothing. Needs no cluster."""
 
@@ -87,10 +88,10 @@ def main(options: SubmitOptions) -> None:
         resolve_stages(options)  # mistakes in the options are named before what the machine lacks
         raise InputError(missing)
     plan = examine(options)
-    show(plan.lines(options.device_memory))
+    print_lines(plan.lines(options.device_memory))
     speed = speed_of(plan, options)
     print("".join(f"{line}\n" for line in plan.table(speed and speed.tokens_per_second)), end="")
-    show([*plan.warnings(), ("time", time_needed(plan, speed, options.time))])
+    print_lines([*plan.warnings(), ("time", time_needed(plan, speed, options.time))])
     command = shlex.join(sbatch_command(options))
     print(f"{'submits' if options.chain == 1 else f'{options.chain} x':<8} {command}")
     if not options.dry_run:
@@ -101,7 +102,7 @@ def main(options: SubmitOptions) -> None:
         print(f"{'note':<8} before submitting: {missing}")
 
 
-def show(lines: Iterable[tuple[str, str]]) -> None:
+def print_lines(lines: Iterable[tuple[str, str]]) -> None:
     """Print what and how much; at once, since a measurement may follow."""
     for name, text in lines:
         print(f"{name:<8} {text}", flush=True)
