@@ -90,36 +90,22 @@ def draw(
     Raises:
         InputError: the file cannot be written, or its suffix names no known format.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
 
     rows = [["validation"] * 3] if any(validations.values()) else []
-    size = (15, 9 + 4 * len(rows))
-    figure, panels = plt.subplot_mosaic(LAYOUT + rows, figsize=size, layout="constrained")
+    figure = Figure(figsize=(15, 9 + 4 * len(rows)), layout="constrained")
+    panels: dict[str, Any] = figure.subplot_mosaic(LAYOUT + rows)
     for number, (name, metrics) in enumerate(runs.items()):
         _draw_run(panels, metrics, x, smooth, name, f"C{number}")
         if lines := validations.get(name):
             before = f"{name}: " if len(runs) > 1 else ""
             colours = [f"C{number}"] if len(runs) > 1 else [f"C{store}" for store in range(10)]
             _draw_validation(panels["validation"], lines, _positions(metrics, x), before, colours)
-    if rows:
-        panels["validation"].axhline(0, color="black", linewidth=1)
-        panels["validation"].legend(bbox_to_anchor=(1, 1), loc="upper left")
-        panels["validation"].margins(y=0.15)  # room for the names of stages
-        panels["validation"].set_ylabel("learned  < 0 <  forgotten")
-    for name, title in (TITLES | ({"validation": VALIDATION} if rows else {})).items():
-        panels[name].set_title(title, fontsize=10)
-        panels[name].grid(alpha=0.3)
-        panels[name].set_xlabel(x, fontsize=8)
-    panels["grad_norm"].set_yscale("log")
-    panels["loss"].legend()
+    _label(panels, TITLES | ({"validation": VALIDATION} if rows else {}), x)
     if not any(_column(metrics, x, "mfu")[0] for metrics in runs.values()):
         panels["mfu"].text(
             0.5, 0.5, "the device's peak is not known", ha="center", transform=panels["mfu"].transAxes
         )
-    panels["text"].axis("off")
     panels["text"].text(0, 1, "\n".join(describe(*run) for run in runs.items()), va="top", fontsize=9)
     part = output.with_name(f".{output.name}.part{output.suffix}")
     try:
@@ -127,9 +113,23 @@ def draw(
         figure.savefig(part, dpi=110)
     except (OSError, ValueError) as error:
         raise InputError(f"--output {output}: {error}") from error
-    finally:
-        plt.close(figure)
     rename(part, output)
+
+
+def _label(panels: dict[str, Any], titles: Mapping[str, str], x: str) -> None:
+    """Titles, axes and legends, once all lines are drawn."""
+    for name, title in titles.items():
+        panels[name].set_title(title, fontsize=10)
+        panels[name].grid(alpha=0.3)
+        panels[name].set_xlabel(x, fontsize=8)
+    panels["grad_norm"].set_yscale("log")
+    panels["loss"].legend()
+    panels["text"].axis("off")
+    if "validation" in titles:
+        panels["validation"].axhline(0, color="black", linewidth=1)
+        panels["validation"].legend(bbox_to_anchor=(1, 1), loc="upper left")
+        panels["validation"].margins(y=0.15)  # room for the names of stages
+        panels["validation"].set_ylabel("learned  < 0 <  forgotten")
 
 
 def _draw_run(panels: dict[str, Any], metrics: Metrics, x: str, smooth: int, name: str, colour: str) -> None:
