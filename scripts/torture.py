@@ -33,7 +33,7 @@ from pretrain.options import TrainOptions
 from pretrain.stages.options import resolve_stages
 from scripts.bench.sample_store import sample_store
 from scripts.faults.faults import KINDS, Job, Outcome, suffer
-from scripts.faults.rank import BORDER
+from scripts.faults.rank import BORDER, IMPORTED_LATE
 
 SHAPE = {
     "n_layer": 2, "n_head": 2, "n_query_groups": 1, "n_embd": 32, "intermediate_size": 88, "block_size": 64
@@ -154,7 +154,7 @@ def main(options: TortureOptions) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # bitwise equality holds for one number of threads
     os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
     mp.set_start_method("forkserver")
-    mp.set_forkserver_preload(["scripts.faults.rank"])  # seconds less at every start
+    mp.set_forkserver_preload(["scripts.faults.rank", *IMPORTED_LATE])  # seconds less at every start
 
     torture = Torture(options, _train_options(options))
     begun = time.monotonic()

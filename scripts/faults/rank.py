@@ -65,6 +65,10 @@ BORDER = "border"  # any change to files after the last step of a stage, until t
 _CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate")
 
 
+IMPORTED_LATE = ("torch._dynamo", "pandas")
+"""What torch's optimizers and pyarrow import in a run's first step, where it is installed."""
+
+
 class Fault(NamedTuple):
     """The fault that a rank injects into itself, if any."""
 

@@ -11,7 +11,7 @@ import pytest
 from lit_gpt.checkpoint.folder import list_checkpoints
 from pretrain.options import TrainOptions
 from scripts.faults import faults
-from scripts.faults.rank import BORDER, Fault
+from scripts.faults.rank import BORDER, IMPORTED_LATE, Fault
 from tests.pretrain.running import ROOT, SMALL
 from tests.pretrain.stages.test_borders import assert_same_run
 from tests.pretrain.stages.three_stages import BORDERS, LAST_STEP, RUN, three_stages
@@ -56,7 +56,7 @@ def struck(tmp_path_factory, train_store_dir, val_store_dir):
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("PYTHONPATH", str(ROOT))
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["scripts.faults.rank"])
+        context.set_forkserver_preload(["scripts.faults.rank", *IMPORTED_LATE])
         patch.setattr(faults, "Process", context.Process)
         # Saved at once, so that no change of the save before falls into the border.
         settings = SMALL | RUN | {"devices": 2, "resume": "auto", "log_step_interval": 1, "async_save": False}
