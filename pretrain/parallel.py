@@ -9,7 +9,6 @@ ModelParallelStrategy, on GPUs over NCCL and on CPUs over gloo alike:
     NO_SHARD       every rank holds a copy
 """
 
-import importlib.util
 import logging
 import os
 import socket
@@ -31,7 +30,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from lit_gpt.cli import InputError
 from lit_gpt.model.config import ModelConfig
 from lit_gpt.model.gpt import GPT
-from pretrain import trainable
+from pretrain import kernels, trainable
 from pretrain.launch.processes import is_torchrun
 
 if TYPE_CHECKING:
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
 # Later than any limit of the watchdog, which says where a rank hangs, with all stacks and an exit code of its
 # own: torch would end the process without. A rank that dies is noticed at once, whatever the timeout.
 PROCESS_GROUP_TIMEOUT = timedelta(days=1)
-FLOAT8_RECIPE = "tensorwise"
 
 
 def launch(options: "TrainOptions") -> Fabric:
@@ -133,9 +131,9 @@ def build_model(
         model = GPT(config)
     trainable.freeze(model, trainable.frozen_rows(options.trainable, config))
     if options.float8:
-        _use_float8(model)
+        kernels.use_float8(model)
     _checkpoint_activations(model, options.activation_checkpointing)
-    if is_compiled(options, fabric.device.type):
+    if kernels.is_compiled(options, fabric.device.type):
         model.transformer.compile_blocks()
     if not options.sharded:
         model = model.to_empty(device=fabric.device)
@@ -147,11 +145,6 @@ def build_model(
     if draw_weights:
         model.init_weights(options.seed)
     return trained
-
-
-def is_compiled(options: "TrainOptions", device_type: str) -> bool:
-    """Whether blocks are compiled: `--compile auto` means on CUDA."""
-    return options.compile == "true" or (options.compile == "auto" and device_type == "cuda")
 
 
 def sync_gradients(model: nn.Module, last: bool) -> None:
@@ -247,22 +240,3 @@ def _checkpoint_activations(model: GPT, which: str) -> None:
     blocks = model.transformer.h
     for index in range(0, len(blocks), step) if step else ():
         blocks[index] = checkpoint_wrapper(blocks[index])
-
-
-def check_float8(device: torch.device) -> None:
-    """Check that float8 can be used.
-
-    Raises:
-        InputError: torchao is missing or the device has no float8 matrix products.
-    """
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 9):
-        raise InputError("--float8 needs a CUDA device of compute capability 8.9 or later; leave it out here")
-    if importlib.util.find_spec("torchao") is None:
-        raise InputError("--float8 needs the package torchao: pip install torchao==0.18.0")
-
-
-def _use_float8(model: GPT) -> None:
-    """Replace the blocks' linear layers by torchao's float8 ones; lm_head keeps its precision."""
-    from torchao.float8 import Float8LinearConfig, convert_to_float8_training
-
-    convert_to_float8_training(model.transformer.h, config=Float8LinearConfig.from_recipe_name(FLOAT8_RECIPE))

@@ -10,10 +10,7 @@ by the same code that resumes a run: an interrupted run and an uninterrupted one
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lit_gpt.checkpoint.folder import read_state
-from lit_gpt.model.attention import choose_attention
 from pretrain import parallel, trainable
 from pretrain.checkpoint.checkpointer import Checkpointer
 from pretrain.checkpoint.collective import Ranks
@@ -22,6 +19,7 @@ from pretrain.data.validation import Validation
 from pretrain.datapoints import files as datapoint_files
 from pretrain.datapoints.log import DatapointLog
 from pretrain.extension import recorded_extension
+from pretrain.kernels import choose_kernels
 from pretrain.launch import run_folder
 from pretrain.launch.preflight import connect, join, preflight
 from pretrain.launch.roll_call import RollCall
@@ -93,21 +91,9 @@ class Run:
 
     def _choose_kernels(self) -> None:
         """Before a checkpoint is verified, which takes minutes for 7B: what cannot work here is refused."""
-        options, device_type = self.options, self.device.type
-        precision = parallel.resolve_precision(options.precision, device_type)
-        dtype = torch.float32 if precision == "32-true" else torch.bfloat16
+        precision = parallel.resolve_precision(self.options.precision, self.device.type)
         head_dim = self.stages[0].config.head_dim
-        attention, reason = choose_attention(options.attention, self.device, dtype, head_dim)
-        if options.float8:
-            parallel.check_float8(self.device)
-        self.startup_lines += [
-            f"{self.world_size} process(es) on {device_type}, {precision}, "
-            f"{options.sharding_strategy if options.sharded else 'not sharded'}, "
-            f"{'compiled' if parallel.is_compiled(options, device_type) else 'not compiled'}",
-            f"attention: {attention} ({reason})",
-        ]
-        if precision == "bf16-true":
-            self.startup_lines.append("warning: bf16-true keeps weights and Adam's moments in bf16")
+        self.startup_lines += choose_kernels(self.options, self.device, precision, head_dim)
 
     def _find_checkpoint(self) -> Stage:
         """Before weights are drawn: that takes minutes for 7B, and resuming would throw them away.

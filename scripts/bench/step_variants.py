@@ -21,7 +21,7 @@ from lit_gpt.model import gpt as model
 from lit_gpt.model import loss
 from lit_gpt.model.attention import Documents
 from lit_gpt.model.gpt import GPT, Transformer
-from pretrain import parallel
+from pretrain import kernels, parallel
 from pretrain.data import batch, dataloader
 from pretrain.data.batch import Batch
 from pretrain.data.dataloader import DataLoader
@@ -112,7 +112,7 @@ SWITCHES = {
     "ours-sharded": Switch({"force_sharding": True}),
     "ours-float8": Switch({"float8": True}),
     # Experiments.
-    "ours-float8-rowwise": Switch({"float8": True}, partial(_replace, parallel, "FLOAT8_RECIPE", "rowwise")),
+    "ours-float8-rowwise": Switch({"float8": True}, partial(_replace, kernels, "FLOAT8_RECIPE", "rowwise")),
     "ours-longest-first": Switch(apply=_order_documents),
     "ours-autotune": Switch(apply=partial(_compile_with, "max-autotune-no-cudagraphs")),
     "ours-cudagraphs": Switch(apply=partial(_compile_with, "reduce-overhead")),
