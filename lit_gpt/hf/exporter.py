@@ -7,7 +7,7 @@ tokenizer.json  tokenizer_config.json  ...             as the data was tokenized
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,14 +72,14 @@ def write_hf_folder(
     config, tokenizer = source.config, source.tokenizer
     _write_weights(source.reader, config, folder, dtype, max_shard_bytes)
     stored = dtype or source.reader.dtype(source.reader.keys()[0])
-    _write_json(folder / "config.json", config_json(config, tokenizer, stored))
+    write_json(folder / "config.json", config_json(config, tokenizer, stored))
     # The pad token only here: in config.json it would freeze its row of the embedding in later training.
     ids = {
         "bos_token_id": tokenizer.bos_id,
         "eos_token_id": tokenizer.eos_id,
         "pad_token_id": tokenizer.pad_id,
     }
-    _write_json(folder / "generation_config.json", {"_from_model_config": True, **ids})
+    write_json(folder / "generation_config.json", {"_from_model_config": True, **ids})
     if not source.tokenizer_files:
         tokenizer.write_for_transformers(folder, config.block_size, source.bos)
     for path in source.tokenizer_files:
@@ -101,34 +101,61 @@ def config_json(config: ModelConfig, tokenizer: Tokenizer, dtype: torch.dtype) -
 def _write_weights(
     reader: TensorReader, config: ModelConfig, folder: Path, dtype: torch.dtype | None, max_shard_bytes: int
 ) -> None:
-    plan = list(_plan(reader, config, dtype))
-    shards = list(split_into_files([spec for spec, _ in plan], max_shard_bytes))
-    places = {spec.name: place for spec, place in plan}
-    bar = progress(description="weights", total=sum(spec.n_bytes for spec, _ in plan), unit="B")
+    places = dict(_plan(reader, config, dtype))
 
-    def rows_of(spec: TensorSpec) -> Iterator[Tensor]:
-        key, first_row = places[spec.name]
-        n_rows = spec.shape[0]
-        step = max(1, CHUNK_BYTES * n_rows // max(spec.n_bytes, 1))
-        for row in range(0, n_rows, step):
-            rows = reader.read_rows(key, first_row + row, min(step, n_rows - row)).to(spec.dtype)
+    def rows_of(spec: TensorSpec, first: int, n_rows: int) -> Tensor:
+        key, first_row = places[spec]
+        return reader.read_rows(key, first_row + first, n_rows).to(spec.dtype)
+
+    write_weights(folder, list(places), rows_of, max_shard_bytes)
+
+
+def write_weights(
+    folder: Path,
+    specs: Sequence[TensorSpec],
+    rows_of: Callable[[TensorSpec, int, int], Tensor],
+    max_shard_bytes: int,
+) -> None:
+    """Write model.safetensors, or shards and last their index.
+
+    Args:
+        folder: Exists.
+        rows_of: Gives (spec, first row, number of rows) of a tensor, in the dtype of the spec.
+        max_shard_bytes: Of a file, unless a single tensor is larger.
+
+    Raises:
+        OSError: a file could not be written.
+    """
+    shards = list(split_into_files(specs, max_shard_bytes))
+    total = sum(spec.n_bytes for spec in specs)
+    bar = progress(description="weights", total=total, unit="B")
+
+    def body(spec: TensorSpec) -> Iterator[Tensor]:
+        for first, n_rows in row_ranges(spec):
+            rows = rows_of(spec, first, n_rows)
             bar.update(rows.nbytes)
             yield rows
 
     weight_map: dict[str, str] = {}
     with bar:
-        for number, specs in enumerate(shards, start=1):
+        for number, group in enumerate(shards, start=1):
             name = (
                 f"model-{number:05d}-of-{len(shards):05d}.safetensors"
                 if len(shards) > 1
                 else "model.safetensors"
             )
-            write_tensors(folder / name, specs, rows_of)
-            weight_map |= {spec.name: name for spec in specs}
+            write_tensors(folder / name, group, body)
+            weight_map |= {spec.name: name for spec in group}
     if len(shards) > 1:
-        total = sum(spec.n_bytes for spec, _ in plan)
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-        _write_json(folder / "model.safetensors.index.json", index)
+        write_json(folder / "model.safetensors.index.json", index)
+
+
+def row_ranges(spec: TensorSpec) -> Iterator[tuple[int, int]]:
+    """(first row, number of rows) of the parts in which a tensor is read and written."""
+    n_rows = spec.shape[0]
+    step = max(1, CHUNK_BYTES * n_rows // max(spec.n_bytes, 1))
+    return ((row, min(step, n_rows - row)) for row in range(0, n_rows, step))
 
 
 def _plan(
@@ -150,7 +177,8 @@ def _plan(
             yield spec, (key, first)
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write an indented JSON file."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
