@@ -62,13 +62,15 @@ class Base:
             raise InputError(f"{folder} cannot be extended: {reason}; train one by train_tokenizer.py")
         self.tokenizer = Tokenizer.load(folder)
         self.byte_level = '"ByteLevel"' in json.dumps(self.definition.get("pre_tokenizer"))
-        added = {token["content"] for token in self.definition.get("added_tokens") or []}
-        self.taken = {*model["vocab"], *added}
+        added_tokens = self.definition.get("added_tokens") or []
+        self.added: dict[str, bool] = {token["content"]: token["special"] for token in added_tokens}
+        """The added tokens' contents, and whether each is special."""
+        self.taken = {*model["vocab"], *self.added}
         """All tokens' contents."""
         self.contents = {
             token: content
             for content, token in model["vocab"].items()
-            if content and content not in added and content != model.get("unk_token")
+            if content and content not in self.added and content != model.get("unk_token")
             if not (model.get("byte_fallback") and _BYTE.fullmatch(content))
         }
         """Tokens that stand for text of their own."""
@@ -163,7 +165,8 @@ def learn(words: Counter[str], n_merges: int, base: Base) -> tuple[list[NewToken
     A merge whose string is a token already is dropped, and what builds on it: two encodings of one string
     cannot share a token.
     """
-    merges = _merges(words, n_merges)
+    possible = sum(len(word) - 1 for word in words)  # each merge makes a word shorter
+    merges = _merges(words, min(n_merges, possible)) if words else []
     known = {chr(_FIRST + token): content for token, content in base.contents.items()}
     taken, learned = set(base.taken), []
     for left, right in merges:
@@ -173,7 +176,7 @@ def learn(words: Counter[str], n_merges: int, base: Base) -> tuple[list[NewToken
                 taken.add(token.content)
                 known[left + right] = token.content
                 learned.append(token)
-    return learned, len(merges) < n_merges
+    return learned, len(merges) < n_merges or n_merges >= possible
 
 
 def _merges(words: Counter[str], n_merges: int) -> list[tuple[str, str]]:

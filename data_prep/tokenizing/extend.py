@@ -62,6 +62,7 @@ def extend_tokenizer(options: Options) -> None:
         InputError: the base cannot be continued, the text gives too few tokens, or the result is not exact.
     """
     base = Base(options.tokenizer)
+    new_special_tokens(base, options.special_tokens, base.taken)
     rejects = Rejects(options.max_bad_lines)
     files = find_files(options.input)
     look_into(files, options.text_fields, ())
@@ -101,7 +102,7 @@ def _choose_tokens(words: Counter[str], base: Base, options: Options, folder: Pa
     """Learn tokens and write the folder with as many as were asked for, of which each occurs in some text."""
     wanted = options.new_tokens
     n_merges, dropped = wanted + wanted // 8 + 64, set[str]()
-    learned, all_learned = learn(words, n_merges, base) if words else ([], True)
+    learned, all_learned = learn(words, n_merges, base)
     while True:
         usable = without(learned, dropped)
         if len(usable) >= wanted:
@@ -140,10 +141,7 @@ def write_extended(base: Base, tokens: list[NewToken], special_tokens: list[str]
     model["vocab"] |= {token.content: first + number for number, token in enumerate(tokens)}
     as_lists = not model["merges"] or isinstance(model["merges"][0], list)
     model["merges"] += [[one.left, one.right] if as_lists else f"{one.left} {one.right}" for one in tokens]
-    known = {token["content"] for token in added}
-    new_special = [name for name in dict.fromkeys(special_tokens) if name not in known]
-    if ordinary := [name for name in new_special if name in model["vocab"] or not name]:
-        raise InputError(f"--special_tokens: {ordinary[0]!r} is an ordinary token; give another name")
+    new_special = new_special_tokens(base, special_tokens, {*model["vocab"]})
     extension = Extension(
         base.tokenizer.fingerprint,
         first,
@@ -151,19 +149,30 @@ def write_extended(base: Base, tokens: list[NewToken], special_tokens: list[str]
         {name: first + len(tokens) + number for number, name in enumerate(new_special)},
     )
     model["vocab"] |= extension.special_tokens
-    definition["added_tokens"] = added + [_special(*item) for item in extension.special_tokens.items()]
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False) | {"special": True}
+    definition["added_tokens"] = [
+        *added,
+        *({"id": token, "content": name, **flags} for name, token in extension.special_tokens.items()),
+    ]
     if "added_tokens_decoder" in config:
-        for token in definition["added_tokens"][len(added) :]:
-            config["added_tokens_decoder"][str(token.pop("id"))] = dict(token)
-            token["id"] = extension.special_tokens[token["content"]]
+        config["added_tokens_decoder"] |= {
+            str(token): {"content": name, **flags} for name, token in extension.special_tokens.items()
+        }
     _write_files(base, definition, config, folder)
     extension.write(folder)
     return extension
 
 
-def _special(content: str, token_id: int) -> dict[str, Any]:
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    return {"id": token_id, "content": content, **flags, "special": True}
+def new_special_tokens(base: Base, names: list[str], taken: set[str]) -> list[str]:
+    """The names that are no added tokens of the base.
+
+    Raises:
+        InputError: one of them is taken by an ordinary token.
+    """
+    new = [name for name in dict.fromkeys(names) if name not in base.added]
+    if ordinary := [name for name in new if name in taken or not name]:
+        raise InputError(f"--special_tokens: {ordinary[0]!r} is an ordinary token; give another name")
+    return new
 
 
 def _write_files(base: Base, definition: dict[str, Any], config: dict[str, Any], folder: Path) -> None:
@@ -199,8 +208,7 @@ def _write_model(base: Base, folder: Path, extension: Extension, texts: list[str
     if not path.is_file():
         return
     old, extended = path.read_bytes(), Tokenizer.load(folder)
-    added = {token["content"]: token["special"] for token in base.definition.get("added_tokens") or []}
-    new = sentencepiece_model.extended_model(old, extended, added, list(extension.special_tokens))
+    new = sentencepiece_model.extended_model(old, extended, base.added, list(extension.special_tokens))
     before = sentencepiece_model.agreement(old, base.tokenizer, texts)
     after = -1 if new is None else sentencepiece_model.agreement(new, extended, texts)
     said = (

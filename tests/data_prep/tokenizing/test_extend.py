@@ -50,6 +50,7 @@ def base_of_kind(kind, folder):
     model, added = definition["model"], definition["added_tokens"]
     if kind == "ignore_merges":  # Llama 3: added tokens are no part of the model's vocabulary
         model["ignore_merges"] = True
+        model["merges"] = model["merges"][:-20]  # the last tokens are made of complete words only
         highest = max(model["vocab"].values()) + 1
         added.append({**added[0], "id": highest, "content": "<|reserved|>"})
     if kind == "old_merges":
@@ -78,6 +79,13 @@ def base_of_kind(kind, folder):
             added.append({**added[0], "id": number, "content": content, "special": False, "normalized": True})
         definition["decoder"] = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
         (folder / "tokenizer.model").unlink()
+        config = json.loads((folder / "tokenizer_config.json").read_text())
+        config["added_tokens_decoder"] = {
+            str(token["id"]): {name: value for name, value in token.items() if name != "id"}
+            for token in added
+        }
+        config |= {"legacy": False, "add_prefix_space": False, "tokenizer_class": "LlamaTokenizer"}
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
     (folder / "tokenizer.json").write_text(json.dumps(definition))
     return folder
 
@@ -173,20 +181,13 @@ def test_special_tokens_keep_their_ids_or_follow_the_new_tokens(pair):
 
 def test_digits_and_words_stay_apart(pair):
     """Not byte-level: a new token has no two digits, no space inside, and letters or marks only."""
-    contents = [Tokenizer.load(pair[1]).token(token) for token in Extension.read(pair[1]).new_tokens]
+    extended = Tokenizer.load(pair[1])
+    contents = [extended.token(token) for token in Extension.read(pair[1]).new_tokens]
     if "ByteLevel" not in (pair[1] / "tokenizer.json").read_text():
         for content in contents:
             text = content.lstrip("▁ ")
             assert not any(character.isnumeric() for character in text) or len(text) == 1
             assert text.isalpha() or not any(character.isalpha() for character in text)
-
-
-def test_training_again_gives_the_same_files(pair, german, tmp_path):
-    extend_tokenizer(Options(pair[0], [str(german)], tmp_path / "t", NEW_TOKENS, SPECIAL, held_out=0.1))
-    names = sorted(path.name for path in pair[1].iterdir())
-    assert names == sorted(path.name for path in (tmp_path / "t").iterdir())
-    for name in {"tokenizer.json", "tokenizer_config.json", "extension.json"}:
-        assert (tmp_path / "t" / name).read_bytes() == (pair[1] / name).read_bytes()
 
 
 @pytest.mark.parametrize("pair", ["sentencepiece"], indirect=True)
@@ -208,7 +209,8 @@ def test_the_command_is_deterministic_and_refuses_with_code_2(tmp_path, german, 
         words += ["--new_tokens", "100", "--held_out", "0.1", "--output", str(tmp_path / number)]
         environment = os.environ | {"RAYON_NUM_THREADS": number, "PYTHONHASHSEED": number}
         subprocess.run(words, check=True, env=environment)
-        written.add((tmp_path / number / "tokenizer.json").read_bytes())
+        files = ("tokenizer.json", "tokenizer_config.json", "extension.json")
+        written.add(tuple((tmp_path / number / name).read_bytes() for name in files))
     assert len(written) == 1
     again = subprocess.run(words, capture_output=True, text=True)
     assert (again.returncode, again.stderr.count("\n")) == (2, 1)
@@ -254,7 +256,7 @@ def test_transformers_gives_our_ids(pair, german, version):
             "WordPiece, not BPE",
         ),
         ({"end_of_word_suffix": "</w>"}, {}, "end_of_word_suffix"),
-        ({}, {"new_tokens": 10**6}, r"gives [\d,]+ new tokens, --new_tokens is 1,000,000"),
+        ({}, {"new_tokens": 10**12}, r"gives [\d,]+ new tokens, --new_tokens is 1,000,000,000,000"),
         ({}, {"special_tokens": ["e"]}, "'e' is an ordinary token"),
         ({}, {"held_out": 1e-9}, "held out"),
     ],
