@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -25,7 +25,7 @@ from lit_gpt.hf.merging import (
     slerp,
     weighted_mean,
 )
-from lit_gpt.option_types import Fraction, NonNegativeFloat, PositiveFloat
+from lit_gpt.option_types import Fraction, NonNegativeFloat, PositiveFloat, Range
 from lit_gpt.store.tokenizer import files_in
 
 FORMULAS = {
@@ -74,7 +74,7 @@ class MergeOptions:
     """For slerp two folders, for linear two or more."""
     t: Fraction | None = None
     """For slerp: 0 is the first model, 1 the second."""
-    weights: list[NonNegativeFloat] | None = None
+    weights: list[Annotated[float, Range(at_least=0, at_most=1e6)]] | None = None
     """For linear: one for each model, in any proportion."""
     max_shard_gb: PositiveFloat = 5.0
     """Largest weights file, in 10^9 bytes."""

@@ -142,8 +142,8 @@ def describe(uploads: list[Upload]) -> Iterator[str]:
     for upload in uploads:
         if upload.repo_type == "model" and not _names_licence(upload.folder / "README.md"):
             yield f"note: {upload.folder}/README.md has no licence (`license:` between its first `---`)"
-        if "data.json" in upload.files:
-            yield f"note: {upload.folder}/data.json names folders of the machine that trained"
+        for name in sorted({"data.json", "merge.json"} & upload.files.keys()):
+            yield f"note: {upload.folder}/{name} names folders of the machine that wrote it"
 
 
 def send(uploads: list[Upload], token: str, private: bool) -> None:

@@ -153,9 +153,12 @@ def test_linear_is_the_weighted_mean(tmp_path, three):
     assert_close(tmp_path / "same", {key: (a[key] + b[key] + c[key]) / 3 for key in a}, 1e-5)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_ends_are_bitwise_the_models(tmp_path, tokenizer_dir, dtype):
-    models = [save_model(tmp_path / name, tokenizer_dir, seed, dtype) for seed, name in enumerate("abc")]
+@pytest.mark.parametrize(("dtype", "tied"), [(torch.float32, False), (torch.bfloat16, True)])
+def test_the_ends_are_bitwise_the_models(tmp_path, tokenizer_dir, dtype, tied):
+    models = [
+        save_model(tmp_path / name, tokenizer_dir, seed, dtype, tie_word_embeddings=tied)
+        for seed, name in enumerate("abc")
+    ]
     chat_vector = dict(zip(("cpt", "chat", "base"), models, strict=True))
     ends = [
         (0, MergeOptions("chat_vector", tmp_path / "w0", **chat_vector, w=0)),
