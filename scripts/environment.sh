@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by quickstart.sh, forgetting_trial.sh and test.sh. `use_environment` sets PYTHON to an interpreter with
+# Sourced by quickstart.sh, the trials and test.sh. `use_environment` sets PYTHON to an interpreter with
 # the packages of requirements.txt: the one that PYTHON names, else that of .venv, which is made and kept up to
 # date. `use_environment all` wants all of them, `use_environment model` those that lead from text to a model:
 # half the download.
