@@ -1,7 +1,6 @@
 """Continued, appended and fresh vocabularies in one table; the curve's points are tokenizers of that size."""
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -13,20 +12,18 @@ from data_prep.tokenizing.extend import Options, extend_tokenizer
 from lit_gpt.errors import InputError
 from tests.conftest import german_texts
 from tests.data_prep.corpus_tools import write_jsonl
-
-PASSAGES = sorted((Path(train.__file__).parents[1] / "sample_passages").glob("*.txt"))
+from tests.data_prep.tokenizing import kinds_of_bases
 
 
 @pytest.fixture(scope="module")
-def passages(tmp_path_factory):
-    texts = [part for file in PASSAGES for part in file.read_text().split("\n\n")]
+def texts():
+    return kinds_of_bases.passages()
+
+
+@pytest.fixture(scope="module")
+def passages(tmp_path_factory, texts):
     records = [{"id": str(number), "text": text} for number, text in enumerate(texts)]
     return write_jsonl(tmp_path_factory.mktemp("passages") / "de.jsonl", records)
-
-
-@pytest.fixture(scope="module")
-def texts(passages):
-    return [json.loads(line)["text"] for line in passages.read_text().splitlines()]
 
 
 @pytest.fixture(scope="module", params=["byte_level", "sentencepiece"])
