@@ -70,7 +70,8 @@ class TrainOptions(DataOptions):
     """Rotary scaling in Hugging Face's words, `{rope_type: linear, factor: 2.0}`, also llama3 and yarn; the
     shape's own when not given. original_max_position_embeddings is the length of the initial checkpoint."""
     initial_checkpoint_dir: str | None = None
-    """Start from these weights (a converted model) with a fresh optimizer: continued pretraining."""
+    """Start from these weights (a converted model) with a fresh optimizer: continued pretraining. One
+    that --resume finds goes before."""
     resume: str | None = None
     """A checkpoint folder; `true`: the newest in out_dir, an error if none; `auto`: the newest if any."""
     allow_changed_data: bool = False
@@ -226,10 +227,6 @@ class TrainOptions(DataOptions):
             (
                 group is not None and world % group != 0,
                 f"--shard_group_size {group} does not divide the {world} processes",
-            ),
-            (
-                self.initial_checkpoint_dir is not None and self.resume not in (None, "auto"),
-                "--initial_checkpoint_dir starts a run and --resume continues one: give one of them",
             ),
             (
                 self.resume not in (None, "true", "auto") and not os.path.isdir(str(self.resume)),

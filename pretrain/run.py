@@ -129,7 +129,8 @@ class Run:
         if not self.stage.validation:
             return None
         world = (self.rank, self.world_size, self.device)
-        validation = Validation(self.stage.validation, self.options, *world)
+        # As many rows in every stage, whatever its micro_batch_size: else losses jump at a border.
+        validation = Validation(self.stage.validation, self.options, *world, self.stages[0].options)
         if self.rank == 0:
             self.startup_lines += validation.describe()
         return validation

@@ -71,6 +71,7 @@ class Trainer(Run):
         if not self.checkpointer.has_saved(self.step):
             border = self.checkpointer.folder(self.step)
             self.errors.warn(f"stage {following.name} does not begin: it would start from {border}")
+            self.stop_request.reason = self.stop_request.reason or f"{border} could not be written"
             return False
         self._stop_if_unwritten()
         self.agreement.should_stop()  # what this call sends the next one reads

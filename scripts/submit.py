@@ -193,7 +193,7 @@ def training_command(options: SubmitOptions) -> list[str]:
 def _words(value: object) -> list[str]:
     """A value as its flag takes it: tables, such as stages, as JSON."""
     values = value if isinstance(value, list) else [value]
-    return [json.dumps(value)] if isinstance(values[0], dict) else list(map(str, values))
+    return [json.dumps(value)] if any(isinstance(entry, dict) for entry in values) else list(map(str, values))
 
 
 def submit(options: SubmitOptions, command: str) -> None:

@@ -121,8 +121,11 @@ class Validation:
         rank: int = 0,
         world_size: int = 1,
         device: torch.device | str = "cpu",
+        sampled_by: TrainOptions | None = None,
     ) -> None:
-        max_rows = options.eval_iters * options.micro_batch_size or None
+        """`sampled_by`: options that decide how many rows are read, where they are not `options`."""
+        sampled_by = sampled_by or options
+        max_rows = sampled_by.eval_iters * sampled_by.micro_batch_size or None
         self._samples = {name: ValidationSample(packed, max_rows) for name, packed in stores.items()}
         self._share = (options.micro_batch_size, rank, world_size, device)
         self._bytes: TokenBytes | None = None

@@ -15,6 +15,7 @@ from pretrain.data.training_data import TrainingData
 from pretrain.monitor.epochs import Epochs
 from pretrain.options import TrainOptions
 from pretrain.schedules import Schedule, make_schedule
+from pretrain.shape import initial_shape
 from pretrain.stages.options import StageOptions
 from pretrain.stages.starts import Starts, StoreRows
 
@@ -34,7 +35,7 @@ class Stage:
     numbering: Numbering
     schedule: Schedule
     block_size_before: int | None
-    """Of the stage before; None for the first."""
+    """Of the stage before or of the initial checkpoint; None where weights are drawn."""
     repeats: list[str]
     """Warnings about documents that an earlier stage reads too."""
 
@@ -63,7 +64,14 @@ class Stage:
 
     def describe(self) -> list[str]:
         """For its first lines: what follows from the stages before."""
-        return [*(f"warning: {warning}" for warning in self.repeats), *self.long_range()]
+        lines = [*(f"warning: {warning}" for warning in self.repeats), *self.long_range()]
+        differ = self.plan.number and self.config.block_size != self.block_size_before
+        if differ and self.validation and self.options.eval_iters:
+            lines.append(
+                "warning: rows of another length are another sample of the validation documents: compare "
+                "losses across this border with --eval_iters 0"
+            )
+        return lines
 
     def long_range(self) -> list[str]:
         """Where rows grew: how much of the data is longer than the rows before."""
@@ -100,7 +108,8 @@ def open_stages(plans: Sequence[StageOptions]) -> list[Stage]:
 
 
 def _open(plan: StageOptions, before: Stage | None, starts: Starts | None) -> Stage:
-    inputs = open_inputs(plan.options, before.config if before else None)
+    shape_before = before.config if before else initial_shape(plan.options)
+    inputs = open_inputs(plan.options, shape_before)
     data, size = inputs.data, plan.options.global_batch_size
     if before and _tokenizer(data) != _tokenizer(before.data):
         raise InputError(
@@ -121,7 +130,7 @@ def _open(plan: StageOptions, before: Stage | None, starts: Starts | None) -> St
         epochs=epochs,
         numbering=numbering,
         schedule=schedule,
-        block_size_before=before.config.block_size if before else None,
+        block_size_before=shape_before.block_size if shape_before else None,
         repeats=repeats,
     )
 

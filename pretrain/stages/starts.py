@@ -1,5 +1,6 @@
 """Where the sequences of stores begin, stage by stage, and which documents are read again."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -62,8 +63,13 @@ class Starts:
         return OrderStart(self._first_sample, tuple(numbers), tuple(positions))
 
     def repeats(self, stores: Sequence[StoreRows]) -> list[str]:
-        """Of the stage that begins: warnings about documents that an earlier one reads in other rows."""
-        return [
+        """Of the stage that begins: warnings about documents that it reads twice, or an earlier one read."""
+        overlaps = [
+            f"documents repeat: {one.name} and {other.name} overlap"
+            for one, other in itertools.combinations(stores, 2)
+            if one.has_documents_of(other)
+        ]
+        return overlaps + [
             f"documents repeat: {rows.name} begins anew in rows of {rows.block_size}, but stage {stage} "
             f"read {earlier.name} in rows of {earlier.block_size}; give the stages shares that do not "
             "overlap, DIR@0-40 and DIR@40-100"

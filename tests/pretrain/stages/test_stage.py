@@ -10,9 +10,11 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LinearLR, Sequ
 
 from data_prep.tokenizing.train import train_byte_level
 from lit_gpt.cli import InputError
+from lit_gpt.rows.store_entry import DocumentShare
 from pretrain.options import TrainOptions
 from pretrain.stages.options import resolve_stages
 from pretrain.stages.stage import open_stages
+from pretrain.stages.starts import Starts, StoreRows
 from tests.german import german_texts
 
 
@@ -170,3 +172,12 @@ def test_long_rows_are_said_to_train_long_range_or_not(train_store_dir):
     assert short.long_range() == []
     assert long.long_range()[0].startswith("long range: ")
     assert "of the targets lie past the first 64 of their document" in longest.long_range()[0]
+
+
+def test_shares_of_one_stage_that_overlap_are_named():
+    shares = [DocumentShare.parse(text) for text in ("0-60", "40-100", "60-100")]
+    first, overlapping, rest = (
+        StoreRows(f"a@{n}", "a", share, 8, "concat") for n, share in enumerate(shares)
+    )
+    assert Starts().repeats([first, overlapping]) == ["documents repeat: a@0 and a@1 overlap"]
+    assert Starts().repeats([first, rest]) == []
