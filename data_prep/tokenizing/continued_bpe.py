@@ -109,10 +109,12 @@ def merges_of(definition: dict[str, Any]) -> list[tuple[str, str]]:
 def _why_not(model: dict[str, Any]) -> str:
     if model.get("type") != "BPE":
         return f"its model is {model.get('type')}, not BPE"
+    if not (model.get("vocab") and isinstance(model["vocab"], dict)):
+        return "its tokenizer.json has no vocab"
     for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(name):
             return f"its model has {name}"
-    return f"it has more than {_MAX_IDS:,} ids" if max(model["vocab"].values(), default=0) >= _MAX_IDS else ""
+    return f"it has more than {_MAX_IDS:,} ids" if max(model["vocab"].values()) >= _MAX_IDS else ""
 
 
 def _edges(content: str) -> tuple[str, str]:

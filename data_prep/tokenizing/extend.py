@@ -23,6 +23,7 @@ from data_prep.reading.inputs import find_files, look_into
 from data_prep.tokenizing import gain, sentencepiece_model
 from data_prep.tokenizing.continued_bpe import Base, NewToken, count_words, learn, without
 from data_prep.tokenizing.reachable import find_text
+from data_prep.tokenizing.special_tokens import check_special_tokens, new_special_tokens
 from data_prep.tokenizing.work import is_validation
 from lit_gpt.cli import InputError, progress
 from lit_gpt.files import new_folder, write_atomically
@@ -62,18 +63,20 @@ def extend_tokenizer(options: Options) -> None:
         InputError: the base cannot be continued, the text gives too few tokens, or the result is not exact.
     """
     base = Base(options.tokenizer)
-    new_special_tokens(base, options.special_tokens, base.taken)
     rejects = Rejects(options.max_bad_lines)
     files = find_files(options.input)
     look_into(files, options.text_fields, ())
     documents = sample_documents(files, options.sample_mb * 1e6, rejects, options.text_fields)
     with new_folder(options.output) as folder:
+        only_special = write_extended(base, [], options.special_tokens, folder)  # mistakes before learning
+        check_special_tokens(base, Tokenizer.load(folder), only_special)
         held_out: list[str] = []
         words = count_words(_to_learn(documents, options.held_out, held_out), base)
         if not any(text.split() for text in held_out):
             raise InputError("no document with words is held out; give more text or a larger --held_out")
         extension = _choose_tokens(words, base, options, folder)
         extended = Tokenizer.load(folder)
+        check_special_tokens(base, extended, extension)
         counts = check_exact(base.tokenizer, extended, extension, held_out)
         parts = gain.parts_of_new(extended, options.new_tokens)
         curve = gain.curve(counts, parts, extension.first_new_id, sum(len(text.split()) for text in held_out))
@@ -163,18 +166,6 @@ def write_extended(base: Base, tokens: list[NewToken], special_tokens: list[str]
     return extension
 
 
-def new_special_tokens(base: Base, names: list[str], taken: set[str]) -> list[str]:
-    """The names that are no added tokens of the base.
-
-    Raises:
-        InputError: one of them is taken by an ordinary token.
-    """
-    new = [name for name in dict.fromkeys(names) if name not in base.added]
-    if ordinary := [name for name in new if name in taken or not name]:
-        raise InputError(f"--special_tokens: {ordinary[0]!r} is an ordinary token; give another name")
-    return new
-
-
 def _write_files(base: Base, definition: dict[str, Any], config: dict[str, Any], folder: Path) -> None:
     for path in files_in(base.tokenizer.folder):
         if path.name != sentencepiece_model.NAME:
@@ -208,6 +199,9 @@ def _write_model(base: Base, folder: Path, extension: Extension, texts: list[str
     if not path.is_file():
         return
     old, extended = path.read_bytes(), Tokenizer.load(folder)
+    if not sentencepiece_model.is_model(old):
+        yield f"tokenizer.model: left out; {path} is no SentencePiece model"
+        return
     new = sentencepiece_model.extended_model(old, extended, base.added, list(extension.special_tokens))
     before = sentencepiece_model.agreement(old, base.tokenizer, texts)
     after = -1 if new is None else sentencepiece_model.agreement(new, extended, texts)

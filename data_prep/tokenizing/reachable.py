@@ -26,13 +26,14 @@ def find_text(content: str, tokenizer: Tokenizer, byte_level: bool) -> str | Non
         byte_level: whether its characters stand for bytes.
     """
     token_id = tokenizer.id_of(content)
-    for text in islice(_texts(content, byte_level), _TRIED):
+    for text in islice(texts_of(content, byte_level), _TRIED):
         if token_id in tokenizer.encode([text])[0][1:-1]:
             return text
     return None
 
 
-def _texts(content: str, byte_level: bool) -> Iterator[str]:
+def texts_of(content: str, byte_level: bool) -> Iterator[str]:
+    """Texts that may be encoded to the token of this content."""
     if byte_level:
         plain = _completed(bytes(_bytes_of_letters()[letter] for letter in content))
     else:
@@ -70,6 +71,12 @@ def _halves() -> tuple[dict[bytes, list[bytes]], dict[bytes, list[bytes]]]:
             before[data[cut:]].append(data[:cut])
             after[data[:cut]].append(data[cut:])
     return before, after
+
+
+def letters_of(text: str) -> str:
+    """A text as the tokens of a byte-level tokenizer spell it."""
+    letters = {byte: letter for letter, byte in _bytes_of_letters().items()}
+    return "".join(letters[byte] for byte in text.encode())
 
 
 @functools.cache

@@ -15,6 +15,14 @@ from lit_gpt.store.tokenizer import Tokenizer
 NAME = "tokenizer.model"
 
 
+def is_model(data: bytes) -> bool:
+    """Whether this is a SentencePiece model: other files have the name too."""
+    try:
+        return bool(data) and bool(sentencepiece.SentencePieceProcessor(model_proto=data))
+    except RuntimeError:
+        return False
+
+
 def extended_model(
     model: bytes, tokenizer: Tokenizer, added: dict[str, bool], special: Sequence[str]
 ) -> bytes | None:

@@ -44,14 +44,14 @@ class ExtendedSource:
                 its model has rows; or the extended tokenizer is not the one that its extension.json is of.
         """
         extension = Extension.read(extended)
-        if Tokenizer.load(extended, cache_words=False).vocab_size != extension.vocab_size:
-            raise InputError(f"{extended}: tokenizer and extension.json differ; extend the tokenizer again")
         tokenizer = Tokenizer.load(base.folder, cache_words=False)
         if tokenizer.fingerprint != extension.base:
             raise InputError(
                 f"{extended} extends another tokenizer ({extension.base[:12]}) than {base.folder} has "
                 f"({tokenizer.fingerprint[:12]}); extend that one: --tokenizer {base.folder}"
             )
+        if not extension.is_of(tokenizer, Tokenizer.load(extended, cache_words=False)):
+            raise InputError(f"{extended}: tokenizer and extension.json differ; extend the tokenizer again")
         if extension.first_new_id > base.config.vocab_rows:
             raise InputError(
                 f"{base.folder}: its tokenizer has {extension.first_new_id} ids, its model only "

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from lit_gpt.errors import InputError
 from lit_gpt.files import read_json, write_atomically
+from lit_gpt.store.tokenizer import Tokenizer
 
 NAME = "extension.json"
 FORMAT_VERSION = 1
@@ -40,6 +41,18 @@ class Extension:
     def to_base(self, ids: Iterable[int]) -> list[int]:
         """Replace each new token by its old ids: the base's encoding of the same text."""
         return [old for token in ids for old in self.new_tokens.get(token, (token,))]
+
+    def is_of(self, base: Tokenizer, extended: Tokenizer) -> bool:
+        """Whether `extended` is `base` with these tokens: each new one is spelled as its old ids are."""
+        rows = [[token] for token in range(self.first_new_id)] + [*self.new_tokens.values()]
+        return (
+            (base.vocab_size, extended.vocab_size) == (self.first_new_id, self.vocab_size)
+            and all(
+                (extended.token(token) or "") == "".join(base.token(old) or "" for old in row)
+                for token, row in enumerate(rows)
+            )
+            and all(extended.id_of(name) == token for name, token in self.special_tokens.items())
+        )
 
     def write(self, folder: Path) -> None:
         """Write `extension.json` into the tokenizer's folder."""

@@ -198,8 +198,10 @@ def test_transformers_gives_our_ids(pair, german, version):
             "WordPiece, not BPE",
         ),
         ({"end_of_word_suffix": "</w>"}, {}, "end_of_word_suffix"),
+        ({"vocab": None}, {}, "no vocab"),
         ({}, {"new_tokens": 10**12}, r"gives [\d,]+ new tokens, --new_tokens is 1,000,000,000,000"),
         ({}, {"special_tokens": ["e"]}, "'e' is an ordinary token"),
+        ({}, {"special_tokens": ["über"]}, "'über' is an ordinary token"),  # spelled Ã¼ber
         ({}, {"held_out": 1e-9}, "held out"),
     ],
 )
@@ -207,7 +209,11 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path, german, tokenizer_dir
     shutil.copytree(tokenizer_dir, tmp_path / "base")
     file = tmp_path / "base" / "tokenizer.json"
     definition = json.loads(file.read_text())
-    definition["model"] = {**definition["model"], **change}
+    definition["model"] = {
+        name: value
+        for name, value in {**definition["model"], **change}.items()
+        if (name, value) != ("vocab", None)
+    }
     if change.get("type") in ("Unigram", "WordPiece"):
         for name in {"merges", "dropout", "unk_token", "fuse_unk", "byte_fallback", "ignore_merges"} - {
             *change
@@ -219,6 +225,49 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path, german, tokenizer_dir
         extend_tokenizer(Options(**{**given, "new_tokens": 20, "held_out": 0.1, **options}))
     assert "\n" not in str(refused.value)
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "of_base", "new", "says"),
+    [
+        ("llama2", [], ["☃"], "--special_tokens: the text '☃' would be encoded as the special token '☃'"),
+        ("ignore_merges", [], ["ENDOFTURN"], "--special_tokens: the text .* special token 'ENDOFTURN'"),
+        ("ignore_merges", [], ["ĠENDOFTURN"], "--special_tokens: the text ' ENDOFTURN' would be encoded"),
+        ("gpt2", [], ["ENDOFTURN", "☃"], None),
+        ("ignore_merges", ["ENDOFTURN"], [], "base cannot be extended: the text .* token 'ENDOFTURN'"),
+    ],
+)
+def test_special_tokens_that_plain_text_reaches_are_refused(tmp_path, german, kind, of_base, new, says):
+    """Held-out text need not have them."""
+    base = base_of_kind(kind, tmp_path / "base")
+    definition = json.loads((base / "tokenizer.json").read_text())
+    for content in of_base:
+        added = definition["added_tokens"]
+        added.append({**added[0], "id": added[-1]["id"] + 1, "content": content})
+    (base / "tokenizer.json").write_text(json.dumps(definition))
+    options = Options(base, [str(german)], tmp_path / "out", 20, new, held_out=0.1)
+    if says is None:
+        extend_tokenizer(options)
+        texts = [form.format(name) for name in new for form in ("{}", " {}", "a\n{}", "a{}b")]
+        old, extended = (Tokenizer.load(folder).encode(texts) for folder in (base, tmp_path / "out"))
+        to_base = Extension.read(tmp_path / "out").to_base
+        assert [to_base(ids.tolist()) for ids in extended] == [ids.tolist() for ids in old]
+        return
+    with pytest.raises(InputError, match=says):
+        extend_tokenizer(options)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\n", b"IQ== 0\n"]
+)
+def test_a_file_that_is_no_sentencepiece_model_is_left_out(tmp_path, german, capsys, data):
+    """An empty file, a pointer of git-lfs, and ranks as of tiktoken."""
+    base = base_of_kind("sentencepiece", tmp_path / "base")
+    (base / "tokenizer.model").write_bytes(data)
+    extend_tokenizer(Options(base, [str(german)], tmp_path / "out", 20, held_out=0.1))
+    assert f"left out; {base / 'tokenizer.model'} is no SentencePiece model" in capsys.readouterr().out
+    assert not (tmp_path / "out" / "tokenizer.model").exists()
 
 
 def test_a_tokenizer_that_is_not_exact_is_not_written(tmp_path, german, tokenizer_dir, monkeypatch):

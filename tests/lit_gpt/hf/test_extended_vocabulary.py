@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -228,6 +229,15 @@ def test_what_does_not_fit_is_refused(tmp_path, trained, tokenizer_dir):
     torn = shutil.copytree(trained.tokenizer, tmp_path / "torn")
     shutil.copy(trained.base / "tokenizer.json", torn)
     refused(r"torn: tokenizer and extension\.json differ", trained.base, torn)
+    theirs = trained.extension
+    rows, first = theirs.new_tokens, theirs.first_new_id
+    for another in (
+        replace(theirs, new_tokens=dict(zip(rows, reversed(rows.values()), strict=True))),
+        replace(theirs, first_new_id=first - 1, new_tokens={first - 1: [1, 2], **rows}),
+    ):
+        shutil.copytree(trained.tokenizer, torn, dirs_exist_ok=True)
+        another.write(torn)
+        refused(r"torn: tokenizer and extension\.json differ", trained.base, torn)
     small = save_llama(tmp_path / "small", llama_config(vocab_size=500))
     for path in Tokenizer.load(trained.base).files():
         shutil.copy(path, small)
