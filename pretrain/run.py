@@ -110,7 +110,8 @@ class Run:
         if self.found is None:
             return self.stages[0]
         state = read_state(self.found)
-        return stage_to_continue(self.found, state, self.stages, self.options.allow_changed_data)
+        data = None if self.options.allow_changed_data else [stage.data for stage in self.stages]
+        return stage_to_continue(self.found, state, self.stages, data)
 
     def _build_stage(self, stage: Stage) -> None:
         """Model and optimizer of a stage, from the checkpoint that was found or from the run's first step."""

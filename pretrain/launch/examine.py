@@ -4,13 +4,14 @@ import dataclasses
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from lit_gpt.checkpoint.folder import list_checkpoints
+from lit_gpt.checkpoint.folder import DamagedCheckpoint, list_checkpoints, read_state
 from lit_gpt.cli import InputError
 from lit_gpt.hf.trained_model import check_tokenizer
 from lit_gpt.model.config import ModelConfig
@@ -24,6 +25,7 @@ from pretrain.monitor.epochs import Epochs, StoreSize
 from pretrain.options import TrainOptions
 from pretrain.shape import initial_shape, length_warnings, resolve_shape
 from pretrain.stages.options import StageOptions, in_one_line, resolve_stages
+from pretrain.stages.resume import stage_to_continue
 from pretrain.stages.stage import schedule_of
 from pretrain.stages.starts import Starts, StoreRows
 from pretrain.trainable import frozen_rows
@@ -83,6 +85,9 @@ def examine(options: TrainOptions) -> JobPlan:
         mistakes.add(f"--out_dir {options.out_dir}: no right to write in {parent}")
     mistakes.refuse()
     checkpoints = list_checkpoints(Path(options.out_dir))
+    if checkpoints:
+        with suppress(DamagedCheckpoint):  # the job renames it and continues from the one before
+            stage_to_continue(checkpoints[-1][1], read_state(checkpoints[-1][1]), stages, data=None)
     return JobPlan(
         options,
         stages,

@@ -22,7 +22,7 @@ ON_THE_LEFT = ("stage", "learning rate")
 class StagePlan:
     """What one stage works on; a run without stages is one."""
 
-    stage: StageOptions
+    plan: StageOptions
     config: ModelConfig
     stores: list[tuple[StoreEntry, TokenStore]]
     epochs: Epochs
@@ -32,11 +32,11 @@ class StagePlan:
 
     @property
     def name(self) -> str:
-        return self.stage.name
+        return self.plan.name
 
     @property
     def options(self) -> TrainOptions:
-        return self.stage.options
+        return self.plan.options
 
     @property
     def tokens_per_step(self) -> int:
@@ -45,7 +45,7 @@ class StagePlan:
 
     def tokens_left(self, first_step: int) -> int:
         """Slots of its steps after that step of the run."""
-        steps_done = max(first_step - self.stage.steps_before, 0)
+        steps_done = max(first_step - self.plan.steps_before, 0)
         return max(self.schedule.max_steps - steps_done, 0) * self.tokens_per_step
 
     def estimate(self, device_gib: float) -> MemoryEstimate:
@@ -70,7 +70,7 @@ class StagePlan:
         steps = self.schedule.max_steps
         return [
             self.name,
-            f"{self.stage.steps_before + 1:,}-{self.schedule.last_step:,}",
+            f"{self.plan.steps_before + 1:,}-{self.schedule.last_step:,}",
             f"{self.options.global_batch_size:,} x {self.config.block_size:,}",
             f"{self.epochs.tokens(steps):,}",
             "/".join(f"{passed:.2f}" for passed in self.epochs.passes(steps)),
@@ -210,7 +210,7 @@ def _saves(stage: StagePlan, is_last: bool) -> int:
     last_step = stage.schedule.last_step
     interval = stage.options.save_step_interval or last_step
     at_the_end = 1 if is_last or last_step % interval else 0
-    return last_step // interval - stage.stage.steps_before // interval + at_the_end
+    return last_step // interval - stage.plan.steps_before // interval + at_the_end
 
 
 def _each(numbers: Iterable[int]) -> str:

@@ -2,14 +2,28 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from lit_gpt.errors import InputError
-from pretrain.data.training_data import compare_data
-from pretrain.stages.options import TRAINING_OPTIONS
+from pretrain.data.training_data import TrainingData, compare_data
+from pretrain.schedules import Schedule
+from pretrain.stages.options import TRAINING_OPTIONS, StageOptions
 from pretrain.stages.stage import Stage
 
 _IN_DATA = ("train_data_dir", "block_size", "packing")  # compared as data
+
+
+class Planned(Protocol):
+    """A stage, opened or not."""
+
+    @property
+    def plan(self) -> StageOptions: ...
+
+    @property
+    def schedule(self) -> Schedule: ...
+
+
+PlannedT = TypeVar("PlannedT", bound=Planned)
 
 
 def describe_plan(stages: Sequence[Stage], current: Stage) -> dict[str, Any]:
@@ -19,36 +33,37 @@ def describe_plan(stages: Sequence[Stage], current: Stage) -> dict[str, Any]:
     """
     if not current.name:
         return {}
-    return {"stage": current.plan.number, "stages": [_describe(stage) for stage in stages]}
+    described = [{**_describe(stage), "data": stage.data.describe()} for stage in stages]
+    return {"stage": current.plan.number, "stages": described}
 
 
-def _describe(stage: Stage) -> dict[str, Any]:
-    options = {name: getattr(stage.options, name) for name in TRAINING_OPTIONS}
+def _describe(stage: Planned) -> dict[str, Any]:
+    options = {name: getattr(stage.plan.options, name) for name in TRAINING_OPTIONS}
     decided = stage.schedule.as_options()
     return {
-        "name": stage.name,
+        "name": stage.plan.name,
         "steps": decided.pop("max_steps"),
         "fresh_optimizer": stage.plan.fresh_optimizer,
         "options": options | decided,
-        "data": stage.data.describe(),
     }
 
 
 def stage_to_continue(
-    folder: Path, state: dict[str, Any], stages: Sequence[Stage], allow_changed_data: bool = False
-) -> Stage:
+    folder: Path, state: dict[str, Any], stages: Sequence[PlannedT], data: Sequence[TrainingData] | None
+) -> PlannedT:
     """The stage of the step after a checkpoint.
 
     Args:
         folder: Of the checkpoint, for messages.
         state: Its state.json.
         stages: As the options have them now. Those after the checkpoint's may differ from its plan.
+        data: Of each stage; None: not compared.
 
     Raises:
         InputError: a stage that is finished, or was begun, is not what it was.
     """
     saved, number = state.get("stages", []), state.get("stage", 0)
-    if bool(saved) != bool(stages[0].name):
+    if bool(saved) != bool(stages[0].plan.name):
         has = "has" if saved else "has no"
         raise InputError(
             f"{folder} is of a run that {has} stages: continue it as it was, or start another run with "
@@ -61,35 +76,39 @@ def stage_to_continue(
             f"{folder} was saved in stage {saved[number]['name']}, which the options no longer have"
         )
     for before, stage in zip(saved[: number + 1], stages, strict=False):
-        at_end = state["step"] == stage.schedule.last_step == stage.steps_before + before["steps"]
+        at_end = state["step"] == stage.schedule.last_step == stage.plan.steps_before + before["steps"]
         finished = stage.plan.number < number or (at_end and number + 1 < len(stages))
-        if changes := _changes(before, stage, finished, allow_changed_data):
+        changes = _changes(before, stage, finished)
+        if data is not None and before["name"] == stage.plan.name:
+            changes = compare_data(before["data"], data[stage.plan.number].describe()) + changes
+        if changes:
             raise InputError(
                 f"stage {before['name']} is {'finished' if finished else 'begun'} and cannot be changed: "
                 f"{'; '.join(changes)}; restore it, or start another run with --initial_checkpoint_dir"
             )
     current = stages[number]
     if state["step"] > current.schedule.last_step:
-        done = state["step"] - current.steps_before
-        raise InputError(f"stage {current.name}: {done} steps of it are done; give at least as many")
+        done = state["step"] - current.plan.steps_before
+        raise InputError(f"stage {current.plan.name}: {done} steps of it are done; give at least as many")
     if state["step"] == current.schedule.last_step and number + 1 < len(stages):
         return stages[number + 1]
     return current
 
 
-def _changes(before: dict[str, Any], stage: Stage, finished: bool, allow_changed_data: bool) -> list[str]:
-    """What of a stage is not what it was, in words.
+def _changes(before: dict[str, Any], stage: Planned, finished: bool) -> list[str]:
+    """What of a stage, apart from its data, is not what it was, in words.
 
     The rates and the length of a stage that is under way may change, as those of a run without stages.
     """
     now = _describe(stage)
-    changes = [] if allow_changed_data else compare_data(before["data"], now["data"])
+    if before["name"] != now["name"]:
+        return [f"it was stage {stage.plan.number + 1} of the run, where the options have {now['name']}"]
     names = ("name", "steps", "fresh_optimizer")
     old = {name: before[name] for name in names} | before["options"]
     new = {name: now[name] for name in names} | now["options"]
     compared = ["name", "fresh_optimizer", "global_batch_size", "rope_scaling", "rope_base", "trainable"]
     if finished:
         compared = [name for name in old if name not in _IN_DATA]
-    return changes + [
+    return [
         f"{name} was {old[name]} and is {new.get(name)}" for name in compared if old[name] != new.get(name)
     ]

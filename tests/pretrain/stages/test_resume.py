@@ -7,6 +7,7 @@ import pytest
 from lit_gpt.checkpoint.folder import folder_name, read_state
 from lit_gpt.cli import InputError
 from pretrain.datapoints.replay import Replay
+from pretrain.launch.examine import examine
 from pretrain.options import TrainOptions
 from pretrain.stages.options import resolve_stages
 from pretrain.stages.resume import stage_to_continue
@@ -31,10 +32,15 @@ def plan(train_store_dir, val_store_dir):
 
 def continued(run, step, stages, train, **flags):
     """The stage of the next step after a checkpoint, or of step 1 without stages."""
-    options = TrainOptions(**SMALL | {"train_data_dir": [str(train)], "out_dir": str(run)} | RUN | flags)
-    options.stages = stages
+    options = options_of(run, stages, train, **flags)
     folder = run / folder_name(step)
-    return stage_to_continue(folder, read_state(folder), open_stages(resolve_stages(options)))
+    opened = open_stages(resolve_stages(options))
+    return stage_to_continue(folder, read_state(folder), opened, [stage.data for stage in opened])
+
+
+def options_of(run, stages, train, **flags):
+    settings = SMALL | {"train_data_dir": [str(train)], "out_dir": str(run)} | RUN | flags
+    return TrainOptions(**settings | {"stages": stages})
 
 
 def test_a_checkpoint_is_continued_in_the_stage_of_its_next_step(straight, plan, train_store_dir):
@@ -49,7 +55,12 @@ def test_a_checkpoint_is_continued_in_the_stage_of_its_next_step(straight, plan,
         (5, 0, {"steps": 5}, "adapt is finished and cannot be changed: steps was 4 and is 5"),
         (5, 0, {"steps": 2}, "adapt is finished and cannot be changed: steps was 4 and is 2"),
         (5, 0, {"warmup_steps": 1}, "warmup_steps was 2 and is 1"),
-        (5, 0, {"name": "first"}, "stage adapt is finished .* name was adapt and is first"),
+        (
+            5,
+            0,
+            {"name": "first"},
+            "stage adapt is finished .* it was stage 1 of the run, where the options have first",
+        ),
         (5, 0, {"block_size": 32}, "block_size was 64 and is 32"),
         (5, 0, {"train_data_dir": "TRAIN"}, "there were 2 stores and are 1"),
         (5, 1, {"global_batch_size": 4}, "long is begun and cannot be changed: global_batch_size was 8 and"),
@@ -68,6 +79,16 @@ def test_what_was_trained_cannot_be_edited(straight, plan, train_store_dir, step
     with pytest.raises(InputError, match=message) as caught:
         continued(straight, step, plan, train_store_dir)
     assert "\n" not in str(caught.value)
+
+
+def test_a_job_that_the_checkpoint_would_refuse_is_not_planned(straight, plan, train_store_dir):
+    plan[2] |= {"learning_rate": 1.0}
+    assert examine(options_of(straight, plan, train_store_dir)).first_step == LAST_STEP
+    plan[0] |= {"warmup_steps": 1}
+    with pytest.raises(InputError, match="stage adapt is finished and cannot be changed: warmup_steps was 2"):
+        examine(options_of(straight, plan, train_store_dir))
+    with pytest.raises(InputError, match="is of a run that has stages"):
+        examine(options_of(straight, None, train_store_dir, max_steps=9))
 
 
 def test_what_is_to_come_may_be_edited(straight, plan, train_store_dir):
