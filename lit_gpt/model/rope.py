@@ -35,7 +35,8 @@ def inverse_frequencies(config: ModelConfig) -> tuple[Tensor, float]:
     except KeyError as error:
         raise InputError(f"rope_scaling: {kind} needs {error.args[0]}") from error
     except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise InputError(f"rope_scaling: a parameter of {kind} is no sensible number: {error}") from error
+        given = ", ".join(f"{name}: {value}" for name, value in scaling.items() if name != "rope_type")
+        raise InputError(f"rope_scaling: {kind} cannot be computed with {given}") from error
 
 
 def complete_scaling(given: dict[str, Any], original: int | None) -> dict[str, Any] | None:

@@ -276,7 +276,7 @@ def spoil_weights(folder, change):
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
         ({"sliding_window": 64}, "sliding_window 64 is shorter than max_position_embeddings 128"),
         ({"rope_parameters": {"rope_type": "longrope"}}, "rope_type 'longrope' is unknown"),
-        ({"rope_parameters": {"rope_type": "yarn", "factor": None}}, "yarn is no sensible number"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": None}}, "yarn cannot be computed"),
         ({"rope_scaling": "linear"}, "rope_scaling is 'linear', not an object"),
         ({"rms_norm_eps": None, "vocab_size": None}, "vocab_size, rms_norm_eps is null"),
         ({"vocab_size": "absent"}, r"embed_tokens.weight has shape .*, config.json wants \(32000, 64\)"),

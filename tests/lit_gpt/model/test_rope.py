@@ -78,7 +78,7 @@ def test_scores_depend_on_distance_only():
         ({"rope_type": "dynamic", "factor": 2.0}, "'dynamic' is unknown; known: default, linear"),
         ({"rope_type": "llama3", "factor": 2.0}, "llama3 needs low_freq_factor"),
         ({"rope_type": "linear"}, "linear needs factor"),
-        ({"rope_type": "linear", "factor": "two"}, "linear is no sensible number"),
+        ({"rope_type": "linear", "factor": "two"}, "linear cannot be computed with factor: two"),
     ],
 )
 def test_unknown_or_incomplete_scalings_are_named(scaling, message):
