@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,11 +14,12 @@ from data_prep.reading.documents import TEXT_FIELDS, Rejects, sample_texts
 from data_prep.reading.inputs import find_files, look_into
 from data_prep.stages.pipeline import write_json
 from data_prep.tokenizing import gain
-from data_prep.tokenizing.against_base import append, curve, load_extension, n_unreachable
+from data_prep.tokenizing.against_base import append, curve, load_others, n_unreachable
 from data_prep.tokenizing.continued_bpe import Base
 from lit_gpt.cli import InputError, progress, run_command
 from lit_gpt.files import write_atomically
 from lit_gpt.option_types import PositiveFloat
+from lit_gpt.store.extension import Extension
 from lit_gpt.store.tokenizer import Tokenizer
 
 
@@ -69,6 +71,7 @@ def main(options: Options) -> None:
     if not any(text.split() for text in texts):
         raise InputError("no words in the sample: give other --input")
     base = Base(options.base) if options.base else None
+    others, said = load_others(options.tokenizers, base) if base else ([], [])
     folders = [options.base, *options.tokenizers] if options.base else options.tokenizers
     measured = [
         measure(Tokenizer.load(folder), texts, name)
@@ -76,36 +79,38 @@ def main(options: Options) -> None:
     ]
     options.output.mkdir(parents=True, exist_ok=True)
     if base is not None:
-        measured += compare_with_base(base, options.tokenizers, measured, texts, options.output)
+        measured += compare_with_base(base, options.tokenizers, others, measured, texts, options.output)
     write_json(options.output / "tokenizers.json", _rows(measured))
     write_atomically(options.output / "tokenizers.md", table(measured))
     plot(measured, options.output / "tokenizers.png")
     print(table(measured), end="")
+    for line in said:
+        print(line)
 
 
 def compare_with_base(
-    base: Base, folders: list[Path], measured: list[Measures], texts: list[str], output: Path
+    base: Base,
+    folders: list[Path],
+    others: Sequence[Extension | Base | None],
+    measured: list[Measures],
+    texts: list[str],
+    output: Path,
 ) -> list[Measures]:
-    """Complete the rows of the base and of `folders`, draw the curves, and make rows for tokens appended.
-
-    Raises:
-        InputError: one extends another base.
-    """
-    extensions = [load_extension(folder, base) for folder in folders]
-    n_new = max((len(each.new_tokens) for each in extensions if each), default=sys.maxsize)
+    """Complete the rows of the base and of `folders`, draw the curves, and make rows for tokens appended."""
+    sizes = (len(other.new_tokens) for other in others if isinstance(other, Extension))
+    n_new = max(sizes, default=sys.maxsize)
     curves: dict[str, list[gain.Point]] = {}
     levels, appended = {}, []
-    for folder, extension, row in zip(folders, extensions, measured[1:], strict=True):
-        if extension is not None:
+    for folder, other, row in zip(folders, others, measured[1:], strict=True):
+        if isinstance(other, Extension):
             tokenizer = Tokenizer.load(folder)
-            contents = [tokenizer.token(token) or "" for token in extension.new_tokens]
+            contents = [tokenizer.token(token) or "" for token in other.new_tokens]
             _add_curve(curves, row, base, tokenizer, contents, texts)
             continue
         levels[row.name] = row.tokens_per_word
-        fresh = Base(folder)
-        if fresh.byte_level == base.byte_level:  # else no token of one is spelled as in the other
+        if other is not None:
             with TemporaryDirectory() as temporary:
-                tokenizer, contents = append(base, fresh, n_new, Path(temporary))
+                tokenizer, contents = append(base, other, n_new, Path(temporary))
                 appended.append(measure(tokenizer, texts, f"{row.name} appended"))
                 _add_curve(curves, appended[-1], base, tokenizer, contents, texts)
     for row in [*measured[1:], *appended]:

@@ -14,18 +14,32 @@ from lit_gpt.store.extension import NAME, Extension
 from lit_gpt.store.tokenizer import Tokenizer
 
 
-def load_extension(folder: Path, base: Base) -> Extension | None:
-    """What a tokenizer adds to the base, None if it extends nothing.
+def load_others(folders: list[Path], base: Base) -> tuple[list[Extension | Base | None], list[str]]:
+    """What each tokenizer is to the base: its extension, one whose tokens can be appended to it, or neither.
+
+    Also returned is why some are neither.
 
     Raises:
-        InputError: it extends another tokenizer.
+        InputError: one extends another tokenizer.
     """
-    if not (folder / NAME).is_file():
-        return None
-    extension = Extension.read(folder)
-    if extension.base != base.tokenizer.fingerprint:
-        raise InputError(f"{folder} extends another tokenizer than --base {base.tokenizer.folder}")
-    return extension
+    others: list[Extension | Base | None] = []
+    said = []
+    for folder in folders:
+        if (folder / NAME).is_file():
+            extension = Extension.read(folder)
+            if extension.base != base.tokenizer.fingerprint:
+                raise InputError(f"{folder} extends another tokenizer than --base {base.tokenizer.folder}")
+            others.append(extension)
+            continue
+        try:
+            fresh, reason = Base(folder), "only one of the two is byte-level"  # and no token is spelled alike
+            others.append(fresh if fresh.byte_level == base.byte_level else None)
+        except InputError as error:
+            others.append(None)
+            reason = str(error)
+        if others[-1] is None:
+            said.append(f"no row for the tokens of {folder} appended to {base.tokenizer.folder}: {reason}")
+    return others, said
 
 
 def append(base: Base, fresh: Base, n_tokens: int, folder: Path) -> tuple[Tokenizer, list[str]]:

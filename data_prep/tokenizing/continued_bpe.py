@@ -129,22 +129,24 @@ def _kind(character: str) -> str:
     return " " if character in SPACES else {"L": "L", "M": "L", "N": "N"}.get(category, "O")
 
 
-def count_words(texts: Iterable[str], base: Base) -> Counter[str]:
+def count_words(texts: Iterable[str], base: Base) -> tuple[Counter[str], int]:
     """Count spelled words of more than one token.
 
-    Memory is bounded: where there are too many different words, those that occurred once are forgotten.
+    Memory is bounded: where there are too many different words, the rarest are forgotten. Also returned is
+    the highest count at which words were; 0 if none were.
     """
     words: Counter[str] = Counter()
     parts: Counter[str] = Counter()
-    size = 0
+    size = forgotten = 0
     for text in texts:
         parts.update(base.tokenizer.cut(text))
         size += len(text)
         if size > _BLOCK:
             _add_words(words, parts, base)
+            forgotten = max(forgotten, _forget(words))
             parts, size = Counter(), 0
     _add_words(words, parts, base)
-    return words
+    return words, max(forgotten, _forget(words))
 
 
 def _add_words(words: Counter[str], parts: Counter[str], base: Base) -> None:
@@ -156,9 +158,18 @@ def _add_words(words: Counter[str], parts: Counter[str], base: Base) -> None:
                 for word in base.spelled(ids):
                     if len(word) > 1:
                         words[word] += parts[part]
-    if len(words) > _MAX_WORDS:
-        for word in [word for word, count in words.items() if count == 1]:
-            del words[word]
+
+
+def _forget(words: Counter[str]) -> int:
+    """Forget the rarest words until the others fit; the highest count of a forgotten one."""
+    n_left, limit = len(words), 0
+    for count, n_words in sorted(Counter(words.values()).items()):
+        if n_left <= _MAX_WORDS:
+            break
+        n_left, limit = n_left - n_words, count
+    for word in [word for word, count in words.items() if count <= limit]:
+        del words[word]
+    return limit
 
 
 def learn(words: Counter[str], n_merges: int, base: Base) -> tuple[list[NewToken], bool]:

@@ -7,14 +7,13 @@ for. That this holds is checked on held-out documents before the folder gets its
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 from data_prep.reading.documents import (
     TEXT_FIELDS,
-    Document,
     Rejects,
     losses_in_short,
     sample_documents,
@@ -22,9 +21,9 @@ from data_prep.reading.documents import (
 from data_prep.reading.inputs import find_files, look_into
 from data_prep.tokenizing import gain, sentencepiece_model
 from data_prep.tokenizing.continued_bpe import Base, NewToken, count_words, learn, without
+from data_prep.tokenizing.held_out import HeldOut
 from data_prep.tokenizing.reachable import find_text
 from data_prep.tokenizing.special_tokens import check_special_tokens, new_special_tokens
-from data_prep.tokenizing.work import is_validation
 from lit_gpt.cli import InputError, progress
 from lit_gpt.files import new_folder, write_atomically
 from lit_gpt.option_types import NonNegativeInt, PositiveFloat, PositiveInt, Range
@@ -70,8 +69,9 @@ def extend_tokenizer(options: Options) -> None:
     with new_folder(options.output) as folder:
         only_special = write_extended(base, [], options.special_tokens, folder)  # mistakes before learning
         check_special_tokens(base, Tokenizer.load(folder), only_special)
-        held_out: list[str] = []
-        words = count_words(_to_learn(documents, options.held_out, held_out), base)
+        held = HeldOut(options.held_out)
+        words, forgotten = count_words(held.take_from(documents), base)
+        held_out = held.texts
         if not any(text.split() for text in held_out):
             raise InputError("no document with words is held out; give more text or a larger --held_out")
         extension = _choose_tokens(words, base, options, folder)
@@ -82,23 +82,13 @@ def extend_tokenizer(options: Options) -> None:
         curve = gain.curve(counts, parts, extension.first_new_id, sum(len(text.split()) for text in held_out))
         gain.plot({"continued": curve}, folder / "gain.png")
         notes = [*_write_model(base, folder, extension, held_out), *_notes(base, extension, options)]
+        notes += _left_out(forgotten, held.n_dropped)
     print(f"{options.output}: {options.new_tokens:,} new tokens; on {len(held_out):,} held-out documents:")
     print(gain.table(curve))
     for line in [*notes, *(f"skipped: {count:,} {reason}" for reason, count in rejects.counts.items())]:
         print(line)
     for line in losses_in_short(rejects.losses()):
         print(line)
-
-
-def _to_learn(documents: Iterable[Document], fraction: float, held_out: list[str]) -> Iterator[str]:
-    """The texts to learn from; those held out go to `held_out`."""
-    with progress(description="read", unit="B") as bar:
-        for document in documents:
-            bar.update(len(document.text.encode()))
-            if is_validation(document.id, fraction):
-                held_out.append(document.text)
-            else:
-                yield document.text
 
 
 def _choose_tokens(words: Counter[str], base: Base, options: Options, folder: Path) -> Extension:
@@ -218,9 +208,18 @@ def _write_model(base: Base, folder: Path, extension: Extension, texts: list[str
 def _notes(base: Base, extension: Extension, options: Options) -> Iterator[str]:
     """What the user should know about the new ids."""
     first, special = extension.first_new_id, extension.special_tokens
-    yield f"new ids: {first:,} to {extension.vocab_size - 1:,}; some text is encoded to each new token"
+    last = first + len(extension.new_tokens) - 1
+    yield f"new ids: {first:,} to {last:,}; some text is encoded to each"
     for name in options.special_tokens:
         said = f"{special[name]} (new)" if name in special else f"{base.tokenizer.id_of(name)} (as before)"
         yield f"special token: {name} = {said}"
     if base.tokenizer.vocab_size <= 1 << 16 < extension.vocab_size:
         yield "stores: more than 65,536 ids take 4 bytes a token instead of 2"
+
+
+def _left_out(forgotten: int, n_dropped: int) -> Iterator[str]:
+    """What was left out to bound the memory."""
+    if forgotten:
+        yield f"words: too many to count all; words of up to {forgotten:,} occurrences so far were forgotten"
+    if n_dropped:
+        yield f"held out: {n_dropped:,} further documents, too many: neither learned from nor measured"

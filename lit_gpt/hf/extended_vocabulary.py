@@ -25,7 +25,7 @@ from lit_gpt.store.extension import Extension
 from lit_gpt.store.tokenizer import Tokenizer
 
 EmbeddingInit = Literal["eeve", "mean"]
-_CHUNK = 1024  # new rows in memory at a time
+_CHUNK = 1024  # rows in memory at a time
 
 
 class ExtendedSource:
@@ -91,7 +91,11 @@ def _new_row(rows: Tensor, first_only: bool) -> Tensor:
 
 
 def _mean(rows: Tensor) -> Tensor:
-    return rows.mean(0, dtype=torch.float32).to(rows.dtype)
+    """Some rows at a time: the sum of all at once would copy a bf16 matrix in fp32."""
+    total = torch.zeros(rows.shape[1])
+    for chunk in rows.split(_CHUNK):
+        total += chunk.sum(0, dtype=torch.float32)
+    return (total / len(rows)).to(rows.dtype)
 
 
 def _encode(tokenizer: Tokenizer, strings: Iterable[str]) -> Iterator[Sequence[int]]:

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import tokenizers
 
 from data_prep import evaluate_tokenizer
 from data_prep.tokenizing import train
@@ -90,3 +91,28 @@ def test_an_extension_of_another_base_is_refused(folders, passages, tmp_path):
     )
     with pytest.raises(InputError, match="extends another tokenizer than --base"):
         evaluate_tokenizer.main(options)
+
+
+def test_a_tokenizer_whose_tokens_cannot_be_appended_is_compared_without(folders, passages, tmp_path, capsys):
+    base, continued, _ = folders
+    unigram = tokenizers.Tokenizer(tokenizers.models.Unigram([("<s>", 0.0), ("</s>", 0.0), ("e", -1.0)], 0))
+    (tmp_path / "unigram").mkdir()
+    unigram.save(str(tmp_path / "unigram" / "tokenizer.json"))
+    names = {"bos_token": "<s>", "eos_token": "</s>"}
+    (tmp_path / "unigram" / "tokenizer_config.json").write_text(json.dumps(names))
+    of_kind = {True: "sentencepiece", False: "byte_level"}[Base(base).byte_level]
+    other = kinds_of_bases.base_of_kind(of_kind, tmp_path / "other")
+    evaluate_tokenizer.main(
+        evaluate_tokenizer.Options(
+            input=[str(passages)],
+            base=base,
+            tokenizers=[tmp_path / "unigram", continued, other],
+            output=tmp_path / "out",
+        )
+    )
+    rows = [row["name"] for row in json.loads((tmp_path / "out" / "tokenizers.json").read_text())]
+    assert rows == ["base", "unigram", "continued", "other"]
+    said = capsys.readouterr().out
+    assert f"no row for the tokens of {tmp_path / 'unigram'} appended to {base}: " in said
+    assert "Unigram, not BPE" in said
+    assert f"no row for the tokens of {other} appended to {base}: only one of the two is byte-level" in said

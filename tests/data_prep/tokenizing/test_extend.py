@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,11 +15,12 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.reading.documents import Rejects, read_documents
-from data_prep.tokenizing import extend, gain, train
-from data_prep.tokenizing.continued_bpe import Base, NewToken
+from data_prep.reading.documents import Document, Rejects, read_documents
+from data_prep.tokenizing import continued_bpe, extend, gain, held_out, train
+from data_prep.tokenizing.continued_bpe import Base, NewToken, count_words
 from data_prep.tokenizing.extend import Options, extend_tokenizer, write_extended
 from data_prep.tokenizing.reachable import find_text
+from data_prep.tokenizing.work import is_validation
 from lit_gpt.errors import InputError
 from lit_gpt.store.extension import Extension
 from lit_gpt.store.tokenizer import Tokenizer
@@ -303,6 +305,39 @@ def test_half_characters_are_completed(tmp_path):
         assert token in extended.encode([text])[0]
         halves += "\ufffd" in extended.decode([token])
     assert halves > 0
+
+
+def test_the_rarest_words_are_forgotten_where_there_are_too_many(german, tokenizer_dir, monkeypatch):
+    base, texts = Base(tokenizer_dir), documents(german) * 3  # no word occurs once
+    complete, forgotten = count_words(texts, base)
+    assert (min(complete.values()), forgotten) == (3, 0)
+    monkeypatch.setattr(continued_bpe, "_MAX_WORDS", 100)
+    words, forgotten = count_words(texts, base)
+    assert words == {word: count for word, count in complete.items() if count > forgotten}
+    assert len(words) <= 100 < sum(count >= forgotten for count in complete.values())
+
+
+def test_held_out_text_is_bounded_and_none_of_it_is_learned(monkeypatch):
+    """Kept are the documents of the lowest hashes, wherever they are."""
+    monkeypatch.setattr(held_out, "_MAX_BYTES", 2000)
+    given = [Document(str(number), f"text {number:05}", "a.jsonl", 1, {}) for number in range(2000)]
+    held = held_out.HeldOut(0.5)
+    learned = [*held.take_from(given)]
+    assert learned == [one.text for one in given if not is_validation(one.id, 0.5)]
+    kept = [one.text for one in given if is_validation(one.id, 0.5 / 8)]
+    assert held.texts == kept
+    assert sum(map(len, kept)) <= 2000 < 2 * sum(map(len, kept))
+    assert held.n_dropped == 2000 - len(learned) - len(kept)
+
+
+def test_what_memory_left_out_is_said(tmp_path, german, tokenizer_dir, monkeypatch, capsys):
+    monkeypatch.setattr(continued_bpe, "_MAX_WORDS", 200)
+    monkeypatch.setattr(held_out, "_MAX_BYTES", 10_000)
+    extend_tokenizer(Options(tokenizer_dir, [str(german)], tmp_path / "out", 20, SPECIAL, held_out=0.5))
+    said = capsys.readouterr().out
+    assert re.search(r"^words: too many .* up to [1-9]\d* occurrences", said, re.MULTILINE)
+    assert re.search(r"^held out: [1-9]\d* further documents", said, re.MULTILINE)
+    assert "new ids: 512 to 531; some text is encoded to each\nspecial token: <|im_start|> = 532" in said
 
 
 def test_the_gain_by_prefix_is_that_of_a_tokenizer_of_this_size(pair, german, tmp_path):

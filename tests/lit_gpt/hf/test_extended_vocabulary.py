@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data_prep.tokenizing import job
 from lit_gpt.checkpoint.folder import folder_name, read_state
 from lit_gpt.cli import InputError, parse_options
+from lit_gpt.hf import extended_vocabulary
 from lit_gpt.hf.extended_vocabulary import EmbeddingInit
 from lit_gpt.model.config import ModelConfig
 from lit_gpt.store.extension import Extension
@@ -105,6 +107,14 @@ def test_new_rows_are_those_of_a_loop_and_all_else_stays(tmp_path, trained, init
         assert torch.equal(after[first:n_ids], rows)
         padding = after[max(n_ids, base_rows) :].float().numpy()
         assert np.allclose(padding, values[:first].mean(0)[None], rtol=1e-2, atol=1e-6)
+
+
+def test_the_mean_of_all_rows_takes_no_copy_of_the_matrix_in_fp32():
+    rows = torch.randn(16384, 64, dtype=torch.bfloat16)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        mean = extended_vocabulary._mean(rows)
+    assert 0 < max(event.cpu_memory_usage for event in profiled.events()) <= rows.nbytes // 4
+    assert torch.allclose(mean.double(), rows.double().mean(0), rtol=2**-8, atol=1e-6)
 
 
 @pytest.fixture(scope="module")
