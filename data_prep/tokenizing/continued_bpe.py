@@ -21,6 +21,8 @@ from lit_gpt.store.tokenizer import Tokenizer, read_definition
 
 SPACES = "▁ "
 """What stands for a space in the tokens of a tokenizer that is not byte-level."""
+BYTE = re.compile("<0x[0-9A-F]{2}>")
+"""A token for a byte, where the model has `byte_fallback`."""
 _FIRST = 0x10000  # above the surrogates and all white space
 _MAX_IDS = 0x110000 - _FIRST
 _BLOCK = 1 << 24  # characters whose parts are counted before they are encoded
@@ -28,7 +30,6 @@ _BATCH = 64  # texts that the library encodes at a time
 _MAX_WORDS = 4 << 20  # about 600 MB
 _FED = 1000  # words given to the trainer at a time
 _MIN_COUNT = 2
-_BYTE = re.compile("<0x[0-9A-F]{2}>")
 # Kind of a token's last character -> kinds of a next token's first that a new token may join it with.
 _JOINED = {" ": " LO", "L": "L", "O": "O"}
 
@@ -71,7 +72,7 @@ class Base:
             token: content
             for content, token in model["vocab"].items()
             if content and content not in self.added and content != model.get("unk_token")
-            if not (model.get("byte_fallback") and _BYTE.fullmatch(content))
+            if not (model.get("byte_fallback") and BYTE.fullmatch(content))
         }
         """Tokens that stand for text of their own."""
         marked = any(content[0] == SPACES[0] for content in self.contents.values())

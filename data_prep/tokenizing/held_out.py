@@ -6,7 +6,7 @@ from data_prep.reading.documents import Document
 from data_prep.tokenizing.work import is_validation
 from lit_gpt.cli import progress
 
-_MAX_BYTES = 64 << 20
+_MAX_BYTES = 64_000_000
 
 
 class HeldOut:

@@ -9,7 +9,7 @@ from itertools import islice
 
 from tokenizers import pre_tokenizers
 
-from data_prep.tokenizing.continued_bpe import Base
+from data_prep.tokenizing.continued_bpe import BYTE, Base
 from data_prep.tokenizing.reachable import letters_of, texts_of
 from lit_gpt.errors import InputError
 from lit_gpt.store.extension import Extension
@@ -25,7 +25,10 @@ def new_special_tokens(base: Base, names: list[str], taken: set[str]) -> list[st
         InputError: one of them is taken by an ordinary token.
     """
     new = [name for name in dict.fromkeys(names) if name not in base.added]
+    byte_fallback = base.definition["model"].get("byte_fallback")
     for name in new:
+        if byte_fallback and BYTE.fullmatch(name):
+            raise InputError(f"--special_tokens: {name!r} stands for a byte; give another name")
         spelled = letters_of(name) if base.byte_level else name.replace(" ", base.space)
         if not name or name in taken or spelled in taken:
             raise InputError(f"--special_tokens: {name!r} is an ordinary token; give another name")

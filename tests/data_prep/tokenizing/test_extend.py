@@ -30,6 +30,7 @@ from tests.data_prep.tokenizing.kinds_of_bases import KINDS, base_of_kind, passa
 
 COMMAND = Path(train.__file__).parents[1] / "extend_tokenizer.py"
 CORPUS = os.environ.get("LLAMMLEIN_CORPUS")  # a glob of documents to check instead of the passages
+TOKENIZER = os.environ.get("TEST_TOKENIZER")
 NEW_TOKENS = 150
 SPECIAL = ["<|im_start|>", "</s>", "<|im_end|>"]
 
@@ -57,13 +58,25 @@ def documents(german):
 
 
 def test_new_ids_stand_for_old_ids_in_every_document(pair, german):
-    base, extended = map(Tokenizer.load, pair)
-    extension = Extension.read(pair[1])
+    check_exact(*pair, documents(german))
+
+
+def test_a_given_tokenizer_is_extended_exactly(tmp_path, german):
+    """TEST_TOKENIZER names a folder: a tokenizer that exists, such as that of a released model."""
+    if TOKENIZER is None:
+        pytest.skip("TEST_TOKENIZER names none")
+    given = [CORPUS or str(german)]
+    extend_tokenizer(Options(Path(TOKENIZER), given, tmp_path / "out", NEW_TOKENS, ["<|a|>"], held_out=0.1))
+    check_exact(Path(TOKENIZER), tmp_path / "out", documents(german))
+
+
+def check_exact(base_folder, folder, texts):
+    base, extended, extension = Tokenizer.load(base_folder), Tokenizer.load(folder), Extension.read(folder)
     assert extension.base == base.fingerprint
     assert (extension.first_new_id, len(extension.new_tokens)) == (base.vocab_size, NEW_TOKENS)
     assert extended.vocab_size == extension.vocab_size
     shorter = 0
-    for text in documents(german):
+    for text in texts:
         old, new = base.encode([text])[0].tolist(), extended.encode([text])[0].tolist()
         assert extension.to_base(new) == old
         assert extended.decode(new) == base.decode(old)
@@ -235,6 +248,7 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path, german, tokenizer_dir
         ("llama2", [], ["☃"], "--special_tokens: the text '☃' would be encoded as the special token '☃'"),
         ("ignore_merges", [], ["ENDOFTURN"], "--special_tokens: the text .* special token 'ENDOFTURN'"),
         ("ignore_merges", [], ["ĠENDOFTURN"], "--special_tokens: the text ' ENDOFTURN' would be encoded"),
+        ("added", [], ["<0x1F>"], "'<0x1F>' stands for a byte"),  # which this base lacks
         ("gpt2", [], ["ENDOFTURN", "☃"], None),
         ("ignore_merges", ["ENDOFTURN"], [], "base cannot be extended: the text .* token 'ENDOFTURN'"),
     ],
