@@ -2,6 +2,7 @@
 
 In go files of documents, out come a tokenizer's folder and stores that training reads. Open `train`; `job`
 (tokenize, pack), `work` (of one process on a batch, and the progress that a killed job resumes from).
-To extend a tokenizer: `extend` (the command), `continued_bpe` (learn), `reachable`, `sentencepiece_model`,
-`gain` (the curve); `against_base` appends tokens as others do, to compare.
+To extend a tokenizer: `extend` (the command), `held_out`, `continued_bpe` (learn), `reachable`,
+`special_tokens`, `sentencepiece_model`, `gain` (the curve); `against_base` appends tokens as others do, to
+compare.
 """
