@@ -153,10 +153,11 @@ def main(options: TortureOptions) -> None:
     options.work_dir.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # bitwise equality holds for one number of threads
     os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
+    train_options = _train_options(options)
     mp.set_start_method("forkserver")
     mp.set_forkserver_preload(["scripts.faults.rank", *IMPORTED_LATE])  # seconds less at every start
 
-    torture = Torture(options, _train_options(options))
+    torture = Torture(options, train_options)
     begun = time.monotonic()
     undisturbed = torture.job(record=True)
     undisturbed.start()

@@ -28,7 +28,7 @@ from lit_gpt.cli import InputError, progress
 from lit_gpt.files import new_folder, write_atomically
 from lit_gpt.option_types import NonNegativeInt, PositiveFloat, PositiveInt, Range
 from lit_gpt.store.extension import Extension
-from lit_gpt.store.tokenizer import Tokenizer, files_in, for_transformers
+from lit_gpt.store.tokenizer import Tokenizer, files_in, for_transformers, prefix_space
 
 
 @dataclass
@@ -160,7 +160,8 @@ def _write_files(base: Base, definition: dict[str, Any], config: dict[str, Any],
     for path in files_in(base.tokenizer.folder):
         if path.name != sentencepiece_model.NAME:
             shutil.copyfile(path, folder / path.name)
-    config = for_transformers(config, pad_token=base.tokenizer.token(base.tokenizer.pad_id))
+    pad_token = base.tokenizer.token(base.tokenizer.pad_id)
+    config = for_transformers(config, pad_token=pad_token, **prefix_space(definition))
     write_atomically(
         folder / "tokenizer_config.json", json.dumps(config, ensure_ascii=False, indent=1) + "\n"
     )

@@ -75,6 +75,13 @@ def for_transformers(config: dict[str, Any], **fixed: Any) -> dict[str, Any]:
     }
 
 
+def prefix_space(definition: dict[str, Any]) -> dict[str, bool]:
+    """The key for a byte-level tokenizer.json with a prefix space: transformers 4 takes it off without."""
+    step = definition.get("pre_tokenizer") or {}
+    has_one = step.get("type") == "ByteLevel" and step.get("add_prefix_space", False)
+    return {"add_prefix_space": True} if has_one else {}
+
+
 def adds_bos(tokenizer: Any) -> bool:
     """Whether a tokenizer of transformers puts BOS before a text unless told otherwise."""
     return tokenizer.bos_token_id is not None and tokenizer.encode("")[:1] == [tokenizer.bos_token_id]
@@ -164,7 +171,8 @@ class Tokenizer:
         for path in self.files():
             shutil.copyfile(path, folder / path.name)
         definition, config = read_definition(self.folder)
-        config = for_transformers(config, pad_token=self.token(self.pad_id), model_max_length=max_length)
+        fixed = {"pad_token": self.token(self.pad_id), "model_max_length": max_length}
+        config = for_transformers(config, **fixed, **prefix_space(definition))
         if bos is not None:
             self._frame_texts(definition, config, bos)
         # Megabytes, which indenting would make several times slower to write and no easier to read.
