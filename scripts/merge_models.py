@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lit_gpt.cli import InputError, progress, run_command
 from lit_gpt.files import new_folder
 from lit_gpt.hashed_files import sha256_of
-from lit_gpt.hf.exporter import GIGABYTE, write_json, write_weights
+from lit_gpt.hf.exporter import GIGABYTE, card_head, write_json, write_weights
 from lit_gpt.hf.merging import (
     RowsOf,
     SourceModel,
@@ -163,17 +163,11 @@ def describe(source: SourceModel) -> dict[str, Any]:
 
 
 def model_card(name: str, record: Mapping[str, Any]) -> str:
-    """Markdown with the front matter that the Hugging Face hub reads."""
+    """Markdown for the Hugging Face hub."""
     numbers = [f"{key} = {record[key]}" for key in ("w", "shared_ids", "t", "weights") if key in record]
     sources = [f"- {key}: {Path(value['folder']).name}" for key, value in record["sources"].items()]
     lines = [
-        "---",
-        "library_name: transformers",
-        "pipeline_tag: text-generation",
-        "---",
-        "",
-        f"# {name}",
-        "",
+        *card_head(name),
         f"A merge ({record['method']}): {record['formula']}; {', '.join(numbers)}. Hashes are in merge.json.",
         "",
         *sources,

@@ -182,6 +182,11 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def card_head(name: str) -> list[str]:
+    """The front matter that the Hugging Face hub reads, and the title."""
+    return ["---", "library_name: transformers", "pipeline_tag: text-generation", "---", "", f"# {name}", ""]
+
+
 def model_card(
     config: ModelConfig, state: Mapping[str, Any], losses: Mapping[str, float | None], bos: bool | None
 ) -> str:
@@ -193,13 +198,7 @@ def model_card(
         bos: whether documents began with BOS; None: not known.
     """
     lines = [
-        "---",
-        "library_name: transformers",
-        "pipeline_tag: text-generation",
-        "---",
-        "",
-        f"# {config.name}",
-        "",
+        *card_head(config.name),
         f"A Llama-style language model, pretrained from scratch: {config.n_parameters:,} parameters, "
         f"{config.n_layer} layers of width {config.n_embd}, {config.n_head} heads, {config.n_query_groups} "
         f"groups of keys and values, vocabulary {config.vocab_rows:,}, context {config.block_size:,}.",

@@ -164,7 +164,7 @@ def _count(
         remarks += starts.repeats(rows)
         samples = schedule.max_steps * options.global_batch_size
         starts.end(plan.name, rows, order.positions_after(order.start.first_sample + samples), samples)
-    return StagePlan(plan, config, stores, epochs, schedule, remarks)
+    return StagePlan(plan, schedule, config, stores, epochs, remarks)
 
 
 def _size(store: TokenStore, entry: StoreEntry, options: TrainOptions, block_size: int) -> StoreSize:

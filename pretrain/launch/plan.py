@@ -10,8 +10,7 @@ from lit_gpt.store.token_store import TokenStore
 from pretrain.launch.memory import MemoryEstimate, checkpoint_bytes, estimate_memory, shards
 from pretrain.monitor.epochs import Epochs
 from pretrain.options import TrainOptions
-from pretrain.schedules import Schedule
-from pretrain.stages.options import StageOptions
+from pretrain.stages.options import PlannedStage
 
 GIB = 2**30
 COLUMNS = ("stage", "steps", "rows a step", "tokens", "epochs", "hours", "learning rate")
@@ -19,24 +18,14 @@ ON_THE_LEFT = ("stage", "learning rate")
 
 
 @dataclass(frozen=True)
-class StagePlan:
+class StagePlan(PlannedStage):
     """What one stage works on; a run without stages is one."""
 
-    plan: StageOptions
     config: ModelConfig
     stores: list[tuple[StoreEntry, TokenStore]]
     epochs: Epochs
-    schedule: Schedule
     remarks: list[str]
     """Warnings about its shape and about documents that stages before it read."""
-
-    @property
-    def name(self) -> str:
-        return self.plan.name
-
-    @property
-    def options(self) -> TrainOptions:
-        return self.plan.options
 
     @property
     def tokens_per_step(self) -> int:
@@ -45,7 +34,7 @@ class StagePlan:
 
     def tokens_left(self, first_step: int) -> int:
         """Slots of its steps after that step of the run."""
-        steps_done = max(first_step - self.plan.steps_before, 0)
+        steps_done = max(first_step - self.steps_before, 0)
         return max(self.schedule.max_steps - steps_done, 0) * self.tokens_per_step
 
     def estimate(self, device_gib: float) -> MemoryEstimate:
@@ -70,7 +59,7 @@ class StagePlan:
         steps = self.schedule.max_steps
         return [
             self.name,
-            f"{self.plan.steps_before + 1:,}-{self.schedule.last_step:,}",
+            f"{self.steps_before + 1:,}-{self.schedule.last_step:,}",
             f"{self.options.global_batch_size:,} x {self.config.block_size:,}",
             f"{self.epochs.tokens(steps):,}",
             "/".join(f"{passed:.2f}" for passed in self.epochs.passes(steps)),
@@ -210,7 +199,7 @@ def _saves(stage: StagePlan, is_last: bool) -> int:
     last_step = stage.schedule.last_step
     interval = stage.options.save_step_interval or last_step
     at_the_end = 1 if is_last or last_step % interval else 0
-    return last_step // interval - stage.plan.steps_before // interval + at_the_end
+    return last_step // interval - stage.steps_before // interval + at_the_end
 
 
 def _each(numbers: Iterable[int]) -> str:

@@ -10,6 +10,7 @@ from lit_gpt.errors import InputError
 from lit_gpt.option_types import PositiveInt, convert_fields, quoted, suggestion
 from pretrain.extension import with_new_rows
 from pretrain.options import TrainOptions
+from pretrain.schedules import Schedule
 
 TRAINING_OPTIONS = (
     # What the model is fed and which parameters learn from it.
@@ -67,6 +68,27 @@ class StageOptions:
         """Of the run the last step in this stage, whose length is given."""
         assert self.options.max_steps is not None
         return self.steps_before + self.options.max_steps
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """A stage and its schedule; its data is opened (`stage.Stage`) or counted (`launch.plan.StagePlan`)."""
+
+    plan: StageOptions
+    schedule: Schedule
+
+    @property
+    def name(self) -> str:
+        return self.plan.name
+
+    @property
+    def options(self) -> TrainOptions:
+        return self.plan.options
+
+    @property
+    def steps_before(self) -> int:
+        """Steps of the run before this stage."""
+        return self.plan.steps_before
 
 
 def resolve_stages(options: TrainOptions) -> list[StageOptions]:

@@ -2,28 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from lit_gpt.errors import InputError
 from pretrain.data.training_data import TrainingData, compare_data
-from pretrain.schedules import Schedule
-from pretrain.stages.options import TRAINING_OPTIONS, StageOptions
+from pretrain.stages.options import TRAINING_OPTIONS, PlannedStage
 from pretrain.stages.stage import Stage
 
 _IN_DATA = ("train_data_dir", "block_size", "packing")  # compared as data
 
 
-class Planned(Protocol):
-    """A stage, opened or not."""
-
-    @property
-    def plan(self) -> StageOptions: ...
-
-    @property
-    def schedule(self) -> Schedule: ...
-
-
-PlannedT = TypeVar("PlannedT", bound=Planned)
+PlannedT = TypeVar("PlannedT", bound=PlannedStage)
 
 
 def describe_plan(stages: Sequence[Stage], current: Stage) -> dict[str, Any]:
@@ -37,11 +26,11 @@ def describe_plan(stages: Sequence[Stage], current: Stage) -> dict[str, Any]:
     return {"stage": current.plan.number, "stages": described}
 
 
-def _describe(stage: Planned) -> dict[str, Any]:
-    options = {name: getattr(stage.plan.options, name) for name in TRAINING_OPTIONS}
+def _describe(stage: PlannedStage) -> dict[str, Any]:
+    options = {name: getattr(stage.options, name) for name in TRAINING_OPTIONS}
     decided = stage.schedule.as_options()
     return {
-        "name": stage.plan.name,
+        "name": stage.name,
         "steps": decided.pop("max_steps"),
         "fresh_optimizer": stage.plan.fresh_optimizer,
         "options": options | decided,
@@ -63,7 +52,7 @@ def stage_to_continue(
         InputError: a stage that is finished, or was begun, is not what it was.
     """
     saved, number = state.get("stages", []), state.get("stage", 0)
-    if bool(saved) != bool(stages[0].plan.name):
+    if bool(saved) != bool(stages[0].name):
         has = "has" if saved else "has no"
         raise InputError(
             f"{folder} is of a run that {has} stages: continue it as it was, or start another run with "
@@ -79,7 +68,7 @@ def stage_to_continue(
         at_end = state["step"] == stage.schedule.last_step == stage.plan.steps_before + before["steps"]
         finished = stage.plan.number < number or (at_end and number + 1 < len(stages))
         changes = _changes(before, stage, finished)
-        if data is not None and before["name"] == stage.plan.name:
+        if data is not None and before["name"] == stage.name:
             changes = compare_data(before["data"], data[stage.plan.number].describe()) + changes
         if changes:
             raise InputError(
@@ -89,13 +78,13 @@ def stage_to_continue(
     current = stages[number]
     if state["step"] > current.schedule.last_step:
         done = state["step"] - current.plan.steps_before
-        raise InputError(f"stage {current.plan.name}: {done} steps of it are done; give at least as many")
+        raise InputError(f"stage {current.name}: {done} steps of it are done; give at least as many")
     if state["step"] == current.schedule.last_step and number + 1 < len(stages):
         return stages[number + 1]
     return current
 
 
-def _changes(before: dict[str, Any], stage: Planned, finished: bool) -> list[str]:
+def _changes(before: dict[str, Any], stage: PlannedStage, finished: bool) -> list[str]:
     """What of a stage, apart from its data, is not what it was, in words.
 
     The rates and the length of a stage that is under way may change, as those of a run without stages.

@@ -16,7 +16,7 @@ from pretrain.monitor.epochs import Epochs
 from pretrain.options import TrainOptions
 from pretrain.schedules import Schedule, make_schedule
 from pretrain.shape import initial_shape
-from pretrain.stages.options import StageOptions
+from pretrain.stages.options import PlannedStage, StageOptions
 from pretrain.stages.starts import Starts, StoreRows
 
 FEW_PAST = 0.05
@@ -24,33 +24,18 @@ SHARDS_LOOKED_AT = 8  # of a store, for an estimate
 
 
 @dataclass(frozen=True)
-class Stage:
+class Stage(PlannedStage):
     """What one stage works on; a run without stages is one."""
 
-    plan: StageOptions
     data: TrainingData
     validation: dict[str, PackedStore]
     config: ModelConfig
     epochs: Epochs
     numbering: Numbering
-    schedule: Schedule
     block_size_before: int | None
     """Of the stage before or of the initial checkpoint; None where weights are drawn."""
     repeats: list[str]
     """Warnings about documents that an earlier stage reads too."""
-
-    @property
-    def name(self) -> str:
-        return self.plan.name
-
-    @property
-    def options(self) -> TrainOptions:
-        return self.plan.options
-
-    @property
-    def steps_before(self) -> int:
-        """Steps of the run before this stage."""
-        return self.plan.steps_before
 
     @property
     def stores(self) -> list[PackedStore]:

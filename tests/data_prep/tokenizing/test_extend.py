@@ -30,7 +30,6 @@ from tests.data_prep.tokenizing.kinds_of_bases import KINDS, base_of_kind, passa
 
 COMMAND = Path(train.__file__).parents[1] / "extend_tokenizer.py"
 CORPUS = os.environ.get("LLAMMLEIN_CORPUS")  # a glob of documents to check instead of the passages
-TOKENIZER = os.environ.get("TEST_TOKENIZER")
 NEW_TOKENS = 150
 SPECIAL = ["<|im_start|>", "</s>", "<|im_end|>"]
 
@@ -61,13 +60,12 @@ def test_new_ids_stand_for_old_ids_in_every_document(pair, german):
     check_exact(*pair, documents(german))
 
 
-def test_a_given_tokenizer_is_extended_exactly(tmp_path, german):
-    """TEST_TOKENIZER names a folder: a tokenizer that exists, such as that of a released model."""
-    if TOKENIZER is None:
-        pytest.skip("TEST_TOKENIZER names none")
+def test_a_given_tokenizer_is_extended_exactly(tmp_path, german, tokenizer_dir):
+    """TEST_TOKENIZER names another folder: of a tokenizer that exists, such as that of a released model."""
+    base = Path(os.environ.get("TEST_TOKENIZER", tokenizer_dir))
     given = [CORPUS or str(german)]
-    extend_tokenizer(Options(Path(TOKENIZER), given, tmp_path / "out", NEW_TOKENS, ["<|a|>"], held_out=0.1))
-    check_exact(Path(TOKENIZER), tmp_path / "out", documents(german))
+    extend_tokenizer(Options(base, given, tmp_path / "out", NEW_TOKENS, ["<|a|>"], held_out=0.1))
+    check_exact(base, tmp_path / "out", documents(german))
 
 
 def check_exact(base_folder, folder, texts):

@@ -184,11 +184,9 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
         count_token_bytes(tmp_path)
 
 
-def test_of_a_given_tokenizer_known_texts_have_their_bytes():
-    """TEST_TOKENIZER names a folder: a tokenizer that exists, such as that of a released model."""
-    folder = os.environ.get("TEST_TOKENIZER")
-    if folder is None:
-        pytest.skip("TEST_TOKENIZER names none")
+def test_of_a_given_tokenizer_known_texts_have_their_bytes(tokenizer_dir):
+    """TEST_TOKENIZER names another folder: of a tokenizer that exists, such as that of a released model."""
+    folder = os.environ.get("TEST_TOKENIZER", tokenizer_dir)
     counted, tokenizer = count_token_bytes(folder), Tokenizer.load(folder)
     for text in texts():
         [ids] = tokenizer.encode([text])
