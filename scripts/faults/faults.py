@@ -3,7 +3,6 @@
 import os
 import random
 import signal
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +16,7 @@ from lit_gpt.checkpoint.folder import MANIFEST, list_checkpoints
 from lit_gpt.cli import EXIT_BAD_INPUT
 from pretrain.options import TrainOptions
 from pretrain.stages.options import resolve_stages
+from scripts.faults.ports import free_ports
 from scripts.faults.rank import BORDER, PHASES, STAGING, Fault, Report, run_rank
 
 EXIT_LIMIT = 60.0
@@ -58,8 +58,7 @@ class Job:
 
     def start(self, victim: int = 0, fault: Fault | None = None) -> None:
         """Start all ranks; the victim injects the fault into itself."""
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        (port,) = free_ports(1)
         for rank, report in enumerate(self._reports):
             own = fault if fault and rank == victim else Fault()
             process = Process(target=run_rank, args=(self.options, rank, port, own, report, *self._common))

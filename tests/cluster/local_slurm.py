@@ -25,6 +25,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from scripts.faults.ports import free_ports
 from tests.cluster.debian_packages import apt, install_without_starting
 
 DEVICES = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random"]  # pass for the GPUs that scripts ask for
@@ -247,15 +248,6 @@ def change_hosts(change: Callable[[list[str]], list[str]]) -> None:
         hosts.seek(0)
         hosts.truncate()
         hosts.writelines(lines)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on at the moment."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [open_socket.getsockname()[1] for open_socket in sockets]
-    for open_socket in sockets:
-        open_socket.close()
-    return ports
 
 
 def environment_of(process: Path) -> list[str]:

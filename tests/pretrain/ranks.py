@@ -2,8 +2,9 @@
 
 import multiprocessing
 import os
-import socket
+import time
 from collections.abc import Callable
+from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 
 import torch  # noqa: F401
@@ -25,9 +26,17 @@ def start_ranks(target: Callable[..., object], n_ranks: int, *arguments: object)
 def run_ranks(target: Callable[..., object], n_ranks: int, *arguments: object) -> None:
     """Run target(rank, *arguments) on each rank to its end, which must be a good one."""
     ranks = start_ranks(target, n_ranks, *arguments)
-    for process in ranks:
-        process.join(300)
+    deadline = time.monotonic() + 300
+    running = {process.sentinel: process for process in ranks}
+    while running and all(process.exitcode in (0, None) for process in ranks):
+        ended = wait(running, deadline - time.monotonic())
+        if not ended:
+            break
+        for sentinel in ended:
+            running.pop(sentinel).join()
+    for process in running.values():  # one has failed, or the time is over: they would wait for each other
         process.kill()
+        process.join()
     assert [process.exitcode for process in ranks] == [0] * n_ranks
 
 
@@ -43,12 +52,3 @@ def enter_job(rank: int, world_size: int, port: int) -> None:
         "WORLD_SIZE": str(world_size),
         "LOCAL_WORLD_SIZE": str(world_size),
     }
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [held.getsockname()[1] for held in sockets]
-    for held in sockets:
-        held.close()
-    return ports

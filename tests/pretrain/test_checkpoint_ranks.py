@@ -17,8 +17,9 @@ from lit_gpt.model.config import ModelConfig
 from pretrain import parallel
 from pretrain.checkpoint.collective import Ranks
 from pretrain.options import TrainOptions
+from scripts.faults.ports import free_ports
 from tests.disks import read_as_nobody
-from tests.pretrain.ranks import enter_job, free_ports, run_ranks
+from tests.pretrain.ranks import enter_job, run_ranks
 from tests.pretrain.saving import assert_same, checkpointer, everything, optimizer_of, train
 from tests.scripts.our_model import reader_of
 

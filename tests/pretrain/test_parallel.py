@@ -19,7 +19,8 @@ from pretrain.launch.stop import StopRequest
 from pretrain.launch.watchdog import Watchdog
 from pretrain.monitor.metrics import read_metrics
 from pretrain.options import TrainOptions
-from tests.pretrain.ranks import enter_job, free_ports, run_ranks
+from scripts.faults.ports import free_ports
+from tests.pretrain.ranks import enter_job, run_ranks
 from tests.pretrain.running import assert_same_checkpoint, losses, train
 
 CONFIG = ModelConfig.load("tiny_100K", vocab_size=96)

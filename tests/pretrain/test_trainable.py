@@ -21,7 +21,8 @@ from pretrain.launch.memory import checkpoint_bytes, estimate_memory
 from pretrain.optim import build_optimizer, guarded_step
 from pretrain.options import TrainOptions
 from pretrain.trainable import frozen_rows, partly_frozen, zero_frozen
-from tests.pretrain.ranks import enter_job, free_ports, run_ranks
+from scripts.faults.ports import free_ports
+from tests.pretrain.ranks import enter_job, run_ranks
 from tests.pretrain.running import assert_same_checkpoint, checkpoint_tensors, losses, open_run, train
 
 CONFIG = ModelConfig.load("tiny_100K", vocab_size=97)  # rows that 2 and 3 ranks share unevenly

@@ -10,8 +10,9 @@ from lit_gpt.cli import EXIT_BAD_INPUT
 from pretrain.launch.preflight import launch_mistake
 from pretrain.launch.processes import expand_hosts
 from pretrain.launch.roll_call import EXIT_UNSOUND
+from scripts.faults.ports import free_ports
 from tests.pretrain import preflight_rank
-from tests.pretrain.ranks import free_ports, start_ranks
+from tests.pretrain.ranks import start_ranks
 
 SRUN = {
     "SLURM_JOB_ID": "7",
