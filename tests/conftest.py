@@ -12,6 +12,7 @@ from data_prep.tokenizing import job
 from data_prep.tokenizing.train import train_byte_level
 from tests.cluster.local_slurm import LocalSlurm
 from tests.german import german_texts
+from tests.masked_stores import conversations, masked_store
 
 # No test is a measurement: a busy machine must not fail it.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -80,6 +81,12 @@ def train_store_dir(_stores: Path) -> Path:
 def val_store_dir(_stores: Path) -> Path:
     """A store of documents that are not in `train_store_dir`. Never write into it: copy it first."""
     return _stores / "val"
+
+
+@pytest.fixture(scope="session")
+def masked_store_dir(tmp_path_factory: pytest.TempPathFactory, tokenizer_dir: Path) -> Path:
+    """A masked store of several shards, of `tokenizer_dir`. Never write into it: copy it first."""
+    return masked_store(tmp_path_factory.mktemp("masked") / "chat", tokenizer_dir, conversations(300))
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from lit_gpt.files import read_json
 from lit_gpt.hashed_files import FileEntry
 from lit_gpt.option_types import NonNegativeInt, Range, build
 
-FORMAT_VERSION = 1
+FORMAT_VERSION, MASKED_FORMAT_VERSION = 1, 2
 NAME = "manifest.json"
 Dtype = Literal["uint16", "int32"]
 SUFFIXES = (".bin", ".idx", ".docs.parquet", ".ids")
@@ -43,6 +43,16 @@ class ShardEntry:
 
 
 @dataclass(frozen=True)
+class ChatFormat:
+    """How the conversations of a store were written as text."""
+
+    template: str
+    """Of transformers' `apply_chat_template`, in Jinja."""
+    end_of_turn: NonNegativeInt
+    """Id of the token that ends a turn."""
+
+
+@dataclass(frozen=True)
 class Manifest:
     dtype: Dtype
     vocab_size: Annotated[int, Range(at_least=1, at_most=2**31)]
@@ -52,16 +62,28 @@ class Manifest:
     shards: list[ShardEntry]
     provenance: dict[str, Any] = field(default_factory=dict)
     """Where the documents came from, as told by the command that wrote the store."""
-    format_version: int = FORMAT_VERSION
+    masked: bool = False
+    """Whether the sign bit of a token says that it is not a target, see masking.py."""
+    chat: ChatFormat | None = None
+    """Of a masked store that holds conversations."""
 
     def __post_init__(self) -> None:
         """Raises ValueError: the parts do not fit together."""
         ids = {name: self.special_tokens[name] for name in ("bos", "eos") if name in self.special_tokens}
         if len(ids) < 2 or any(token is not None and token >= self.vocab_size for token in ids.values()):
             raise ValueError(f"special_tokens: bos, eos must be null or below vocab_size {self.vocab_size}")
+        if self.masked and self.dtype != "int32":
+            raise ValueError(f"masked tokens are int32, not {self.dtype}")
+        if self.chat and not (self.masked and self.chat.end_of_turn < self.vocab_size):
+            raise ValueError("chat: the store must be masked and end_of_turn an id of its vocabulary")
         for shard in self.shards:
             if shard.n_tokens * np.dtype(self.dtype).itemsize > shard.files[f"{shard.name}.bin"].bytes:
                 raise ValueError(f"{shard.name}: {shard.n_tokens} tokens do not fit into its .bin")
+
+    @property
+    def format_version(self) -> int:
+        """A version of its own for masked stores: an earlier reader would take the mask for ids."""
+        return MASKED_FORMAT_VERSION if self.masked else FORMAT_VERSION
 
     @property
     def fingerprint(self) -> str:
@@ -71,11 +93,16 @@ class Manifest:
             for shard in self.shards
         ]
         defining = [self.dtype, self.vocab_size, self.tokenizer, self.special_tokens, hashes]
+        defining += ["masked"] if self.masked else []
         return hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> str:
         """Text that is the same whenever the content is."""
-        return json.dumps(asdict(self), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        values = asdict(self) | {"format_version": self.format_version}
+        for name in ("masked", "chat"):
+            if not values[name]:  # plain stores keep the manifest they had before there were masks
+                del values[name]
+        return json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
@@ -90,9 +117,16 @@ class Manifest:
             raise InputError(f"{folder} is not a token store (it has no {NAME}); {hint}")
         values = read_json(path, "tokenize again")
         try:
-            if (version := values.get("format_version")) != FORMAT_VERSION:
-                raise ValueError(f"format version {version}, this program reads {FORMAT_VERSION}")
-            return build(cls, values)
+            version = values.pop("format_version", None)
+            if version not in (FORMAT_VERSION, MASKED_FORMAT_VERSION):
+                known = f"{FORMAT_VERSION} and {MASKED_FORMAT_VERSION}"
+                raise ValueError(f"format version {version}, this program reads {known}")
+            manifest = build(cls, values)
+            if manifest.format_version != version:
+                raise ValueError(
+                    f"masked is {manifest.masked}, which format version {version} does not allow"
+                )
+            return manifest
         except ValueError as error:
             reason = f"{error}; tokenize again"
             raise InputError(f"{path} is not the manifest of a token store: {reason}") from error

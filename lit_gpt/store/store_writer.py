@@ -13,7 +13,8 @@ from lit_gpt.files import cut_back, sync, write_atomically
 from lit_gpt.hashed_files import hash_files
 from lit_gpt.option_types import build
 from lit_gpt.store import manifest as store_manifest
-from lit_gpt.store.manifest import SUFFIXES, Dtype, Manifest, ShardEntry
+from lit_gpt.store import masking
+from lit_gpt.store.manifest import SUFFIXES, ChatFormat, Dtype, Manifest, ShardEntry
 from lit_gpt.store.shard_files import DocumentColumns, read_index, write_documents, write_index
 from lit_gpt.store.token_store import TokenStore
 from lit_gpt.store.tokenizer import Tokenizer
@@ -37,14 +38,20 @@ class TokenStoreWriter:
         tokenizer: Tokenizer,
         max_shard_tokens: int = MAX_SHARD_TOKENS,
         snapshot: dict[str, Any] | None = None,
+        masked: bool = False,
     ) -> None:
         """Begin a store in a new or empty folder, or resume from a `snapshot`.
+
+        Args:
+            masked: the tokens to come are raw ones, int32, of which the sign bit is the mask.
 
         Raises:
             InputError: the folder holds files already, or not those of the snapshot.
         """
         self.folder = Path(folder)
         self.tokenizer = tokenizer
+        self.masked = masked
+        self.dtype = masking.DTYPE if masked else tokenizer.dtype
         self.max_shard_tokens = max_shard_tokens
         self._closed: list[ShardEntry] = []
         self._open: _OpenShard | None = None
@@ -81,7 +88,7 @@ class TokenStoreWriter:
             lengths: (n_documents,) tokens.
             tokens: (sum of lengths,) the documents one after another.
         """
-        tokens = tokens.astype(self.tokenizer.dtype, copy=False)
+        tokens = tokens.astype(self.dtype, copy=False)
         bounds = np.append(0, np.cumsum(lengths, dtype=np.int64))
         first = 0
         while first < len(ids):
@@ -112,12 +119,16 @@ class TokenStoreWriter:
     def close_shard(self) -> None:
         if self._open is None:
             return
-        self._open.finish(self.tokenizer.dtype)
+        self._open.finish(self.dtype)
         self._closed.append(shard_entry(self.folder, self._open.name, self.tokenizer))
         self._open = None
 
-    def finish(self, provenance: dict[str, Any]) -> TokenStore:
+    def finish(self, provenance: dict[str, Any], chat: ChatFormat | None = None) -> TokenStore:
         """Close the last shard and make the folder a store.
+
+        Args:
+            provenance: of the documents.
+            chat: of a masked store that holds conversations.
 
         Raises:
             InputError: no document was added.
@@ -127,7 +138,7 @@ class TokenStoreWriter:
         self.close_shard()
         for journal in self.folder.glob("*" + _JOURNAL):
             journal.unlink()
-        write_manifest(self.folder, self.tokenizer, self.tokenizer.dtype, self._closed, provenance)
+        write_manifest(self.folder, self.tokenizer, self.dtype, self._closed, provenance, self.masked, chat)
         return TokenStore.open(self.folder)
 
     def _next_name(self) -> str:
@@ -213,12 +224,13 @@ def shard_entry(folder: Path, name: str, tokenizer: Tokenizer) -> ShardEntry:
     tokens = np.memmap(data, dtype=dtype, mode="r")
     filled = lengths > 0
     ends = starts[filled] + lengths[filled]
+    first, last = masking.ids_of(tokens[starts[filled]]), masking.ids_of(tokens[ends - 1])
     return ShardEntry(
         name=name,
         n_documents=len(lengths),
         n_tokens=int(lengths.sum(dtype=np.int64)),
-        n_with_bos=int(np.count_nonzero(tokens[starts[filled]] == tokenizer.bos_id)),
-        n_with_eos=int(np.count_nonzero(tokens[ends - 1] == tokenizer.eos_id)),
+        n_with_bos=int(np.count_nonzero(first == tokenizer.bos_id)),
+        n_with_eos=int(np.count_nonzero(last == tokenizer.eos_id)),
         files={name + suffix: hash_files(folder / (name + suffix), durable=True) for suffix in SUFFIXES},
     )
 
@@ -229,6 +241,8 @@ def write_manifest(
     dtype: np.dtype,
     shards: list[ShardEntry],
     provenance: dict[str, Any],
+    masked: bool = False,
+    chat: ChatFormat | None = None,
 ) -> None:
     """Make a folder of complete shards a store: the tokenizer's files, then the manifest, last."""
     target = folder / "tokenizer"
@@ -242,5 +256,7 @@ def write_manifest(
         special_tokens={"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "unk": tokenizer.unk_id},
         shards=shards,
         provenance=provenance,
+        masked=masked,
+        chat=chat,
     )
     write_atomically(folder / store_manifest.NAME, manifest.to_json())

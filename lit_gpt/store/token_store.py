@@ -43,6 +43,7 @@ class TokenStore:
         self.manifest = manifest
         self.fingerprint = manifest.fingerprint
         self.dtype = np.dtype(manifest.dtype)
+        self.masked = manifest.masked
         self.vocab_size = manifest.vocab_size
         self.bos_id = manifest.special_tokens["bos"]
         self.eos_id = manifest.special_tokens["eos"]
@@ -75,10 +76,14 @@ class TokenStore:
         return self._documents(shard)[1]
 
     def tokens(self, shard: int, folder: Path | None = None) -> np.memmap:
-        """All tokens of a shard (n_tokens,), memory-mapped, from the store or from the copy in `folder`."""
+        """All tokens of a shard (n_tokens,), memory-mapped, from the store or from the copy in `folder`.
+
+        Raw ones: `masking.ids_of` and `masking.is_target` read them.
+        """
         return self._tokens(shard) if folder is None else self._map_tokens(shard, folder)
 
     def document_tokens(self, shard: int, document: int) -> np.ndarray:
+        """The tokens of a document (n_tokens,), raw as in `tokens`."""
         start = self.pointers(shard)[document]
         return self.tokens(shard)[start : start + self.lengths(shard)[document]]
 
