@@ -85,7 +85,7 @@ def check_folder(folder: Path, source: TrainedModel, dtype: torch.dtype | None) 
     from lit_gpt.model.attention import Documents
     from lit_gpt.model.gpt import GPT
 
-    reader, config, _, tokenizer, _, bos = source
+    reader, config, tokenizer, bos = source.reader, source.config, source.tokenizer, source.bos
     theirs = AutoTokenizer.from_pretrained(folder)
     for text in CHECKED_TEXTS:
         ids = tokenizer.encode([text])[0][0 if bos else 1 : -1].tolist()

@@ -101,7 +101,8 @@ def _load_folder(folder: Path) -> "tuple[LlamaForCausalLM, PreTrainedTokenizerBa
 def _load_checkpoint(options: GenerateOptions) -> "tuple[LlamaForCausalLM, PreTrainedTokenizerBase]":
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    reader, config, _, tokenizer, _, bos = open_checkpoint(options.model, options.tokenizer_path)
+    source = open_checkpoint(options.model, options.tokenizer_path)
+    reader, config, tokenizer = source.reader, source.config, source.tokenizer
     shapes = parameter_shapes(config)
     weights = {
         part.hf_name: reader.read(name)[part.rows] for name in shapes for part in hf_parts(name, config)
@@ -109,7 +110,7 @@ def _load_checkpoint(options: GenerateOptions) -> "tuple[LlamaForCausalLM, PreTr
     fields = config_json(config, tokenizer, reader.dtype("transformer.wte.weight"))
     model = LlamaForCausalLM.from_pretrained(None, config=LlamaConfig(**fields), state_dict=weights)
     with tempfile.TemporaryDirectory() as folder:
-        tokenizer.write_for_transformers(Path(folder), config.block_size, bos)
+        tokenizer.write_for_transformers(Path(folder), config.block_size, source.bos)
         return model, AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 

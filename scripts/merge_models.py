@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lit_gpt.cli import InputError, progress, run_command
 from lit_gpt.files import new_folder
 from lit_gpt.hashed_files import sha256_of
-from lit_gpt.hf.exporter import GIGABYTE, card_head, write_json, write_weights
+from lit_gpt.hf.exporter import GIGABYTE, write_json, write_weights
 from lit_gpt.hf.merging import (
     RowsOf,
     SourceModel,
@@ -25,6 +25,7 @@ from lit_gpt.hf.merging import (
     slerp,
     weighted_mean,
 )
+from lit_gpt.hf.model_card import card_head
 from lit_gpt.option_types import Fraction, NonNegativeFloat, PositiveFloat, Range
 from lit_gpt.store.tokenizer import files_in
 
@@ -39,7 +40,6 @@ _OPTIONS_OF = {
     "slerp": ("models", "t"),
     "linear": ("models", "weights"),
 }
-_COPIED = ("generation_config.json", "chat_template.jinja")
 
 
 @dataclass
@@ -98,9 +98,8 @@ def main(options: MergeOptions) -> None:
         }
         write_json(folder / "merge.json", record)
         (folder / "README.md").write_text(model_card(options.output.name, record), encoding="utf-8")
-        copied = [path for name in _COPIED if (path := first.folder / name).is_file()]
         # config.json last: without it transformers opens nothing.
-        for path in [*files_in(first.folder), *copied, first.folder / "config.json"]:
+        for path in [*files_in(first.folder), first.folder / "config.json"]:
             shutil.copyfile(path, folder / path.name)
     print(f"{options.output}: {options.method} of {', '.join(str(one.folder) for one in sources.values())}")
 

@@ -38,6 +38,8 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "tokenizer.model",
+    "chat_template.jinja",
+    "generation_config.json",
 )
 """Those of a tokenizer that a checkpoint may hold; part of the format."""
 

@@ -3,6 +3,7 @@
 config.json  generation_config.json  README.md        what it is
 model-00001-of-00002.safetensors ...  .index.json      weights (one model.safetensors if they fit)
 tokenizer.json  tokenizer_config.json  ...             as the data was tokenized
+chat_template.jinja                                    of conversations, where it was trained on some
 """
 
 import json
@@ -16,7 +17,9 @@ from torch import Tensor
 
 from lit_gpt.checkpoint.tensor_files import TensorReader, TensorSpec, split_into_files, write_tensors
 from lit_gpt.cli import InputError, progress
+from lit_gpt.files import read_json
 from lit_gpt.hf.mapping import hf_parts, to_hf_config
+from lit_gpt.hf.model_card import model_card
 from lit_gpt.hf.trained_model import TrainedModel
 from lit_gpt.model.config import ModelConfig
 from lit_gpt.model.gpt import parameter_shapes
@@ -25,27 +28,6 @@ from lit_gpt.store.tokenizer import Tokenizer
 GIGABYTE = 10**9
 # Read and written at a time: stays in a core's cache between the two. 16 MB took three times as long.
 CHUNK_BYTES = 1 << 20
-
-
-_HYPERPARAMETERS = (
-    "global_batch_size",
-    "max_steps",
-    "learning_rate",
-    "min_lr",
-    "lr_schedule",
-    "warmup_steps",
-    "weight_decay",
-    "beta1",
-    "beta2",
-    "grad_clip",
-    "precision",
-    "seed",
-)
-
-_BEGINNING = {
-    True: "Documents began with the BOS token; the tokenizer puts it before a text.",
-    False: "Documents began without a BOS token; the tokenizer puts none before a text.",
-}
 
 
 def write_hf_folder(
@@ -73,19 +55,37 @@ def write_hf_folder(
     _write_weights(source.reader, config, folder, dtype, max_shard_bytes)
     stored = dtype or source.reader.dtype(source.reader.keys()[0])
     write_json(folder / "config.json", config_json(config, tokenizer, stored))
-    # The pad token only here: in config.json it would freeze its row of the embedding in later training.
-    ids = {
-        "bos_token_id": tokenizer.bos_id,
-        "eos_token_id": tokenizer.eos_id,
-        "pad_token_id": tokenizer.pad_id,
-    }
-    write_json(folder / "generation_config.json", {"_from_model_config": True, **ids})
-    if not source.tokenizer_files:
-        tokenizer.write_for_transformers(folder, config.block_size, source.bos)
-    for path in source.tokenizer_files:
-        shutil.copyfile(path, folder / path.name)
+    write_tokenizer(folder, source)
+    write_json(folder / "generation_config.json", generation_json(source))
     card = model_card(config, source.state, losses, source.bos)
     (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def write_tokenizer(folder: Path, source: TrainedModel) -> None:
+    """Write the tokenizer's files, and the template of the conversations that the model was trained on."""
+    if not source.tokenizer_files:
+        source.tokenizer.write_for_transformers(folder, source.config.block_size, source.bos)
+    for path in source.tokenizer_files:
+        shutil.copyfile(path, folder / path.name)
+    if source.chat_template is not None:
+        (folder / "chat_template.jinja").write_text(source.chat_template, encoding="utf-8")
+        path = folder / "tokenizer_config.json"
+        tokenizer_config = read_json(path, "copy it again")
+        # An older template, which llama.cpp takes before the file, transformers after it.
+        if tokenizer_config.pop("chat_template", None) is not None:
+            write_json(path, tokenizer_config)
+
+
+def generation_json(source: TrainedModel) -> dict[str, Any]:
+    """The pad token only here: in config.json it would freeze its row of the embedding in later training."""
+    tokenizer, ends = source.tokenizer, source.end_ids
+    of_chat = len(ends) > 1
+    return {
+        **({} if of_chat else {"_from_model_config": True}),
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": ends if of_chat else tokenizer.eos_id,
+        "pad_token_id": tokenizer.pad_id,
+    }
 
 
 def config_json(config: ModelConfig, tokenizer: Tokenizer, dtype: torch.dtype) -> dict[str, Any]:
@@ -180,71 +180,3 @@ def _plan(
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write an indented JSON file."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def card_head(name: str) -> list[str]:
-    """The front matter that the Hugging Face hub reads, and the title."""
-    return ["---", "library_name: transformers", "pipeline_tag: text-generation", "---", "", f"# {name}", ""]
-
-
-def model_card(
-    config: ModelConfig, state: Mapping[str, Any], losses: Mapping[str, float | None], bos: bool | None
-) -> str:
-    """Markdown with the front matter that the Hugging Face hub reads.
-
-    Args:
-        state: state.json of the checkpoint.
-        losses: by name, from metrics.csv; those that are None are left out.
-        bos: whether documents began with BOS; None: not known.
-    """
-    lines = [
-        *card_head(config.name),
-        f"A Llama-style language model, pretrained from scratch: {config.n_parameters:,} parameters, "
-        f"{config.n_layer} layers of width {config.n_embd}, {config.n_head} heads, {config.n_query_groups} "
-        f"groups of keys and values, vocabulary {config.vocab_rows:,}, context {config.block_size:,}.",
-        "",
-        "## Training",
-        "",
-        *_training_lines(state, losses),
-        "",
-        "## Data",
-        "",
-        *_data_lines(state.get("data", {}).get("data", {})),
-        "",
-        *([] if bos is None else [_BEGINNING[bos], ""]),
-        "The run's datapoint log names the documents that each step was fed.",
-        "",
-        "## Licence",
-        "",
-        "To be named by those who publish the model.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _training_lines(state: Mapping[str, Any], losses: Mapping[str, float | None]) -> list[str]:
-    options = state.get("options", {})
-    return [
-        f"{state.get('step', 0):,} optimizer steps, {state.get('tokens', 0):,} predicted tokens. Documents "
-        "were packed without padding and attended to themselves only.",
-        "",
-        "| setting | value |",
-        "|---|---|",
-        *(f"| {name} | {options[name]} |" for name in _HYPERPARAMETERS if name in options),
-        *(f"| {name} | {value:.4f} |" for name, value in losses.items() if value is not None),
-    ]
-
-
-def _data_lines(data: Mapping[str, Any]) -> list[str]:
-    """The stores by name and fingerprint, not by their place on the machine."""
-    if not data:
-        return ["Not recorded."]
-    names = [entry.rsplit("/", 1)[-1] for entry in data["options"]["train_data_dir"]]
-    return [
-        "| token store | rows | fingerprint |",
-        "|---|---|---|",
-        *(
-            f"| {name} | {store['rows']:,} | `{store['store']}` |"
-            for name, store in zip(names, data["stores"], strict=True)
-        ),
-    ]

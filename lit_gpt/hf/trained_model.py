@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from lit_gpt.checkpoint.folder import read_state, verify
 from lit_gpt.checkpoint.tensor_files import TensorReader
 from lit_gpt.cli import InputError
+from lit_gpt.files import read_json
 from lit_gpt.model.config import ModelConfig
 from lit_gpt.store.manifest import DocumentEnds, Manifest
 from lit_gpt.store.token_store import TokenStore
@@ -24,6 +25,10 @@ class TrainedModel(NamedTuple):
     """Of the tokenizer that came with the weights; none where it is another one."""
     bos: bool | None
     """Whether BOS belongs before a text, as before the documents of training; None: not known."""
+    end_ids: list[int]
+    """Tokens at which generation stops: EOS, and those that end a turn of a conversation."""
+    chat_template: str | None
+    """Of the conversations that it was trained on; None: the tokenizer's files have it, if there is one."""
 
 
 def open_checkpoint(checkpoint: Path, tokenizer_path: Path | None) -> TrainedModel:
@@ -55,7 +60,9 @@ def open_checkpoint(checkpoint: Path, tokenizer_path: Path | None) -> TrainedMod
         )
     verify(checkpoint, parts=("model",))  # gigabytes: after everything that is quick to find wrong
     reader = TensorReader(checkpoint, manifest.of_parts(["model"]))
-    return TrainedModel(reader, config, state, tokenizer, carried, _begins_with_bos(state))
+    ends = _end_ids(tokenizer, carried or tokenizer.files(), state, config.vocab_rows)
+    template = state["chat"]["template"] if "chat" in state else None
+    return TrainedModel(reader, config, state, tokenizer, carried, _begins_with_bos(state), ends, template)
 
 
 def check_tokenizer(folder: Path, store: TokenStore) -> None:
@@ -108,6 +115,22 @@ def _store_tokenizer(checkpoint: Path, state: dict[str, Any]) -> Path:
     if not (folder := stores[0] / "tokenizer").is_dir():
         raise InputError(f"the token store is not where it was: give --tokenizer_path what {folder} was")
     return folder
+
+
+def _end_ids(tokenizer: Tokenizer, files: list[Path], state: dict[str, Any], vocab_rows: int) -> list[int]:
+    """EOS first, then those of the tokenizer's generation_config.json, then the run's end of turn."""
+    ids = [tokenizer.eos_id]
+    for path in files:
+        if path.name == "generation_config.json":
+            found = read_json(path, "copy it again").get("eos_token_id") or []
+            ids += found if isinstance(found, list) else [found]
+            if not all(isinstance(token, int) and 0 <= token < vocab_rows for token in ids):
+                raise InputError(
+                    f"{path}: eos_token_id {found!r} is no id of the {vocab_rows} that the model has"
+                )
+    if "chat" in state:
+        ids.append(state["chat"]["end_of_turn"])
+    return list(dict.fromkeys(ids))
 
 
 def _begins_with_bos(state: dict[str, Any]) -> bool | None:

@@ -26,6 +26,8 @@ FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "tokenizer.model",
+    "chat_template.jinja",
+    "generation_config.json",  # for the tokens that end a text or a turn
 )
 
 

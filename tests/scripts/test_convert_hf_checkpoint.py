@@ -128,6 +128,8 @@ def with_tokenizer(folder: Path, tokenizer_dir: Path) -> dict[str, bytes]:
         "tokenizer.json": json.dumps(definition, indent=4, ensure_ascii=True),
         "tokenizer_config.json": json.dumps({"legacy": True, "chat_template": "{{ x }}", **config}),
         "special_tokens_map.json": json.dumps({"unk_token": "<unk>"}),
+        "chat_template.jinja": "{{ y }}",
+        "generation_config.json": json.dumps({"temperature": 0.6, "eos_token_id": [3, 1, 7]}),
     }
     for name, content in contents.items():
         (folder / name).write_text(content)
@@ -142,7 +144,10 @@ def test_the_tokenizer_goes_along_there_and_back(tmp_path, tokenizer_dir):
     assert {path.name: path.read_bytes() for path in (lit / "tokenizer").iterdir()} == contents
     (lit / "tokenizer/added_tokens.json").write_text('{"planted": 1}')
     convert(ConvertOptions(lit, out, check=True))
-    assert {name: (out / name).read_bytes() for name in contents} == contents
+    ends = json.loads((out / "generation_config.json").read_text())
+    assert ends == {"bos_token_id": 0, "eos_token_id": [1, 3, 7], "pad_token_id": 1}
+    copied = contents.keys() - {"generation_config.json"}
+    assert all((out / name).read_bytes() == contents[name] for name in copied)
     assert not (out / "added_tokens.json").exists()
     assert_bitwise_equal(weights_of(hf), weights_of(out))
 

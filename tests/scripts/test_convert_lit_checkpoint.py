@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, pipeline
 
 from lit_gpt.checkpoint.folder import DamagedCheckpoint
 from lit_gpt.cli import InputError
@@ -26,7 +26,7 @@ from pretrain.monitor.metrics import COLUMNS
 from scripts.convert_lit_checkpoint import ConvertOptions, convert, main
 from tests.pretrain.running import ROOT, environment
 from tests.pretrain.saving import mounted
-from tests.scripts.checkpoints import CONFIG, parameter, write_checkpoint
+from tests.scripts.checkpoints import CONFIG, STATE, parameter, write_checkpoint
 
 
 @pytest.fixture
@@ -60,6 +60,35 @@ def test_what_lies_in_the_folder(source, tmp_path, tokenizer_dir):
         assert (content["bos_token_id"], content["eos_token_id"]) == (tokenizer.bos_id, tokenizer.eos_id)
     assert Tokenizer.load(tmp_path / "hf").fingerprint == tokenizer.fingerprint
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_model_of_conversations_brings_their_template_and_ends_its_turns(tmp_path, tokenizer_dir):
+    """Over what the tokenizer's files had; generation stops at their end tokens too."""
+    folder = shutil.copytree(tokenizer_dir, tmp_path / "tokenizer")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": "{{ old }}"}))
+    (folder / "generation_config.json").write_text('{"eos_token_id": 5}')
+    chat = {
+        "template": "{{ bos_token }}{% for m in messages %}{{ m.content }}ß{% endfor %}",
+        "end_of_turn": 7,
+    }
+    source = write_checkpoint(tmp_path / "iter-00000100-ckpt.pth", state=STATE | {"chat": chat})
+    convert(ConvertOptions(source, tmp_path / "hf", folder, check=True))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "hf")
+    assert tokenizer.chat_template == chat["template"]
+    assert tokenizer.apply_chat_template([{"content": "ein"}], tokenize=False) == "<s>einß"
+    assert "chat_template" not in json.loads((tmp_path / "hf/tokenizer_config.json").read_text())
+    assert GenerationConfig.from_pretrained(tmp_path / "hf").eos_token_id == [tokenizer.eos_token_id, 5, 7]
+    assert "## Conversations" in (tmp_path / "hf/README.md").read_text()
+
+
+@pytest.mark.parametrize("ends", ["[1, 576]", "-1", '"</s>"'])
+def test_end_tokens_that_the_model_does_not_have_are_refused(ends, source, tmp_path, tokenizer_dir):
+    folder = shutil.copytree(tokenizer_dir, tmp_path / "tokenizer")
+    (folder / "generation_config.json").write_text(f'{{"eos_token_id": {ends}}}')
+    with pytest.raises(InputError, match=r"generation_config\.json: eos_token_id .* is no id"):
+        convert(ConvertOptions(source, tmp_path / "hf", folder))
+    assert not (tmp_path / "hf").exists()
 
 
 @pytest.mark.parametrize(
