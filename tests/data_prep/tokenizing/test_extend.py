@@ -182,11 +182,11 @@ json.dump([ids, tokenizer.convert_tokens_to_ids(sys.argv[2:])], sys.stdout)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("version", TRANSFORMERS)
-def test_transformers_gives_our_ids(pair, german, version):
-    python = find_python(version)
+@pytest.mark.parametrize("package", TRANSFORMERS)
+def test_transformers_gives_our_ids(pair, german, package):
+    python = find_python(package)
     if python is None:
-        pytest.skip(f"no transformers {version}: run python scripts/client_environments.py")
+        pytest.skip(f"no {package}: run python scripts/client_environments.py")
     texts = [text for text in documents(german)[:300] if "<" not in text]
     command = [str(python), "-c", LOAD, str(pair[1]), *SPECIAL]
     done = subprocess.run(command, input=json.dumps(texts), capture_output=True, text=True)
