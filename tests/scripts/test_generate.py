@@ -7,13 +7,13 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from lit_gpt.cli import InputError
 from lit_gpt.store.tokenizer import Tokenizer
 from scripts.convert_lit_checkpoint import ConvertOptions, convert
 from scripts.generate import GenerateOptions, main
-from tests.scripts.checkpoints import write_checkpoint
+from tests.scripts.checkpoints import STATE, write_checkpoint
 
 GREEDY = {"max_new_tokens": 12, "temperature": 0.0}
 
@@ -56,14 +56,56 @@ def test_the_prompt_from_standard_input(folder, capsys, monkeypatch):
     assert generate(capsys, folder, prompt="-", **GREEDY).startswith("Ein Haus")
 
 
-def test_a_chat_template_is_used_if_there_is_one(folder, capsys):
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}"
+    "{% if m.content == 'nein' %}{{ raise_exception('not that') }}{% endif %}"
+    "{{ m.role }}: {{ m.content }}</s>\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_conversation_is_what_the_pipeline_answers(
+    checkpoint, folder, tmp_path, tokenizer_dir, capsys, monkeypatch
+):
+    """Turn after turn with the history, ended by either token, from a checkpoint and from its folder."""
     with pytest.raises(InputError, match="has no chat template"):
         generate(capsys, folder, chat=True, **GREEDY)
-    config = json.loads((folder / "tokenizer_config.json").read_text())
-    config["chat_template"] = "{% for m in messages %}Frage: {{ m.content }} Antwort: {% endfor %}"
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    text = generate(capsys, folder, prompt="Wie weit?", chat=True, **GREEDY)
-    assert text.startswith("Frage: Wie weit? Antwort: ")
+    chat = pipeline("text-generation", model=str(folder), device="cpu")
+    turns = [{"role": "system", "content": "s"}, {"role": "user", "content": "a"}]
+    options = {"chat_template": TEMPLATE, "add_generation_prompt": True, "return_tensors": "pt"}
+    ids = chat.tokenizer.apply_chat_template(turns, **options)["input_ids"]
+    unended = chat.model.generate(ids, max_new_tokens=12, do_sample=False)[0, ids.shape[1] :].tolist()
+    state = STATE | {"chat": {"template": TEMPLATE, "end_of_turn": unended[5]}}
+    tuned = write_checkpoint(tmp_path / "iter-00000100-ckpt.pth", state=state)
+    convert(ConvertOptions(tuned, tmp_path / "tuned", tokenizer_dir))
+    chat = pipeline("text-generation", model=str(tmp_path / "tuned"), device="cpu")
+    turns = chat(turns, max_new_tokens=12, do_sample=False)[0]["generated_text"]
+    turns.append({"role": "user", "content": "b"})
+    turns = chat(turns, max_new_tokens=12, do_sample=False)[0]["generated_text"]
+    first, second = (turn["content"] for turn in turns if turn["role"] == "assistant")
+    assert first == chat.tokenizer.decode(unended[:6], skip_special_tokens=True)
+    capsys.readouterr()
+    for model in (tmp_path / "tuned", tuned):
+        options = {"chat": True, "system": "s", "tokenizer_path": tokenizer_dir, **GREEDY}
+        monkeypatch.setattr(sys, "stdin", io.StringIO("a\n\nb\n"))
+        assert generate(capsys, model, prompt=None, **options) == f"{first}\n{second}\n"
+        monkeypatch.setattr(sys, "stdin", io.StringIO("b\n"))  # a script's: not asked after a prompt
+        assert generate(capsys, model, prompt="a", **options) == f"{first}\n"
+        monkeypatch.setattr(sys, "stdin", Terminal("b\n"))
+        assert generate(capsys, model, prompt="a", **options) == f"{first}\n> {second}\n> \n"
+    with pytest.raises(InputError, match=r"^the chat template refuses these turns: not that$"):
+        generate(capsys, tuned, prompt="nein", **options)
+
+
+def test_options_of_a_conversation_alone(folder, capsys):
+    with pytest.raises(InputError, match="--prompt is missing"):
+        generate(capsys, folder, prompt=None)
+    with pytest.raises(InputError, match="--system is a turn"):
+        generate(capsys, folder, system="s")
 
 
 @pytest.mark.parametrize(
