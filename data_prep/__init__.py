@@ -2,6 +2,6 @@
 
 In go files of documents (.jsonl, .parquet), out come tokenizers, token stores and their packings. The work
 lies in the rooms, in the order of the data: `reading`, `stages` (filters and deduplication), `tokenizing`;
-`processes` (workers, one run at a time in a folder) serves the last two. `adopt_megatron`, `sample_corpus`,
-`evaluate_tokenizer` and `token_ratio` hold their work themselves.
+`processes` (workers, one run at a time in a folder) serves the last two. `passages` draws the text of the
+two `sample_` commands. `adopt_megatron`, `evaluate_tokenizer` and `token_ratio` hold their work themselves.
 """

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.sample_corpus import documents
+from data_prep.passages import PASSAGES, documents, load_registers
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -33,7 +33,7 @@ def test_too_few_arguments_end_with_the_usage():
 def test_a_table_and_a_plot_of_three_runs_at_each_border(tmp_path):
     corpora = [tmp_path / "one.jsonl", tmp_path / "other.jsonl"]
     for seed, corpus in enumerate(corpora):
-        texts = enumerate(text for _, text in islice(documents(seed), 1500))
+        texts = enumerate(text for _, text in islice(documents(seed, load_registers(PASSAGES)), 1500))
         corpus.write_text("".join(json.dumps({"id": str(id_), "text": text}) + "\n" for id_, text in texts))
     out = tmp_path / "out"
     result = trial(*corpora, out)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from data_prep.sample_corpus import documents
+from data_prep.passages import PASSAGES, documents, load_registers
 from lit_gpt.checkpoint.folder import list_checkpoints
 from pretrain.monitor.metrics import read_metrics
 
@@ -61,7 +61,7 @@ def my_files(tmp_path):
     """Two files of a user's own, compressed, in a folder with a space in its name."""
     folder = tmp_path / "my files"
     folder.mkdir()
-    texts = documents(seed=99)
+    texts = documents(99, load_registers(PASSAGES))
     for name in ("a", "b"):
         lines = "".join(json.dumps({"content": next(texts)[1]}) + "\n" for _ in range(1500))
         (folder / f"{name}.jsonl.zst").write_bytes(zstandard.compress(lines.encode()))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.sample_corpus import documents
+from data_prep.passages import PASSAGES, documents, load_registers
 from tests.german import german_texts
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -17,7 +17,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.mark.slow
 def test_both_models_are_measured_on_both_languages(tmp_path):
-    texts = [(text for _, text in islice(documents(0), 1500)), german_texts(1500, seed=1)]
+    texts = [
+        (text for _, text in islice(documents(0, load_registers(PASSAGES)), 1500)),
+        german_texts(1500, seed=1),
+    ]
     corpora = [tmp_path / "one.jsonl", tmp_path / "other.jsonl"]
     for corpus, lines in zip(corpora, texts, strict=True):
         rows = [json.dumps({"id": str(number), "text": text}) + "\n" for number, text in enumerate(lines)]

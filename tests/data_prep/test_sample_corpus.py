@@ -6,28 +6,30 @@ from itertools import islice
 
 import pytest
 
-from data_prep.sample_corpus import (
+from data_prep.passages import (
     BETWEEN_FORMS,
     PASSAGES,
     SHARED,
     SLOT,
-    Options,
     documents,
+    load_conversations,
     load_registers,
-    main,
 )
+from data_prep.sample_corpus import Options, main
 from lit_gpt.cli import InputError
 
 
 def test_the_seed_decides_and_no_document_comes_twice():
-    first = list(islice(documents(seed=5), 3000))
-    assert first == list(islice(documents(seed=5), 3000))
-    assert first != list(islice(documents(seed=6), 3000))
+    first = list(islice(documents(5, load_registers(PASSAGES)), 3000))
+    assert first == list(islice(documents(5, load_registers(PASSAGES)), 3000))
+    assert first != list(islice(documents(6, load_registers(PASSAGES)), 3000))
     assert len({text for _, text in first}) == 3000
     assert not any(re.search(r"[{}]|  |^\s|\s$", text) for _, text in first)
 
 
-@pytest.mark.parametrize("register", load_registers(PASSAGES), ids=lambda register: register.name)
+@pytest.mark.parametrize(
+    "register", load_registers(PASSAGES) + load_conversations(), ids=lambda register: register.name
+)
 def test_slots_and_rules_fit_together(register):
     texts = register.templates + [line for lines in register.rules.values() for line in lines]
     slots = [slot for text in texts for slot in SLOT.finditer(text)]
@@ -56,7 +58,7 @@ def test_every_rule_is_used():
 def test_a_tag_is_one_choice_and_choices_differ_before_they_repeat(tmp_path):
     (tmp_path / f"{SHARED}.txt").write_text("[tier]\nder Fuchs / den Fuchs\nder Hase / den Hasen\n")
     (tmp_path / "fabel.txt").write_text("[text]\n{^tier#a} sieht {tier#b.2}; {tier#a} lacht {1..9}.\n")
-    texts = {text[:-3] for _, text in islice(documents(seed=1, folder=tmp_path), 12)}
+    texts = {text[:-3] for _, text in islice(documents(1, load_registers(tmp_path)), 12)}
     assert texts == {"Der Fuchs sieht den Hasen; der Fuchs lacht", "Der Hase sieht den Fuchs; der Hase lacht"}
 
 
@@ -64,7 +66,7 @@ def test_asking_for_more_than_there_is_is_refused(tmp_path):
     (tmp_path / f"{SHARED}.txt").write_text("[wort]\nja\nnein\n")
     (tmp_path / "wort.txt").write_text("[text]\n{wort}\n---\nvielleicht\n")
     with pytest.raises(InputError, match="no more than 3 documents"):
-        list(documents(seed=1, folder=tmp_path))
+        list(documents(1, load_registers(tmp_path)))
 
 
 def test_the_file_has_unique_ids_and_the_size_asked_for(tmp_path):
