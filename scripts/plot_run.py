@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np
-
 from lit_gpt.cli import InputError, run_command
 from lit_gpt.files import rename
 from lit_gpt.option_types import PositiveInt
+from scripts.explorer.aggregate import smoothed
 
 if TYPE_CHECKING:
     from pretrain.monitor.metrics import ValidationLine
@@ -189,17 +188,6 @@ def describe(name: str, metrics: Metrics) -> str:
         + (f", validation {validations[-1]:.3f}" if validations else "")
         + f"\n   skipped steps (x): {skipped}, restarts (dotted): {int(last['restart'] or 0)}"
     )
-
-
-def smoothed(values: list[float], steps: int) -> np.ndarray:
-    """Centered moving average over `steps` values, fewer at the ends, ignoring non-finite ones. (n,)"""
-    finite = np.isfinite(values)
-    sums = np.concatenate([[0.0], np.cumsum(np.where(finite, values, 0.0))])
-    counts = np.concatenate([[0], np.cumsum(finite)])
-    first = np.maximum(np.arange(len(values)) - (steps - 1) // 2, 0)
-    end = np.minimum(np.arange(len(values)) + steps // 2 + 1, len(values))
-    with np.errstate(invalid="ignore"):
-        return (sums[end] - sums[first]) / (counts[end] - counts[first])
 
 
 def _column(metrics: Metrics, x: str, name: str) -> tuple[list[float], list[float]]:

@@ -1,0 +1,6 @@
+"""The page that shows runs: what `scripts/explore.py` serves.
+
+In go the folders of runs, out comes a page on 127.0.0.1. Open `runs` (what is read of a run) and `aggregate`
+(how few points show many steps), `steps` and `documents` (what was fed), then `figures` and `page` (what is
+shown), `callbacks` (what happens when) and `server`.
+"""

@@ -1,0 +1,56 @@
+"""What the page does: from the state of a browser to what it shows. The server keeps no state of browsers."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from dash import Dash, Input, Output, State, ctx, no_update
+
+from scripts.explorer.figures import View, curves
+from scripts.explorer.page import states
+from scripts.explorer.runs import Run
+
+_RANGE = re.compile(r"xaxis\d*\.range\[([01])\]")
+_ALL = re.compile(r"xaxis\d*\.autorange")
+
+
+def connect_curves(app: Dash, runs: Sequence[Run]) -> None:
+    """The curves follow the choice of axis, the zoom and the runs."""
+
+    @app.callback(
+        Output("view", "data"),
+        Input("axis", "value"),
+        Input("curves", "relayoutData"),
+        State("view", "data"),
+        prevent_initial_call=True,
+    )
+    def look(axis: str, moved: dict[str, Any] | None, view: dict[str, Any]) -> Any:
+        zoomed = zoom(moved or {})
+        if ctx.triggered_id == "axis":
+            return {"axis": axis, "low": None, "high": None}
+        return no_update if zoomed is None else {"axis": axis, "low": zoomed[0], "high": zoomed[1]}
+
+    @app.callback(
+        Output("curves", "figure"),
+        Output("runs", "children"),
+        Output("drawn", "data"),
+        Input("view", "data"),
+        Input("smooth", "value"),
+        Input("tick", "n_intervals"),
+        State("drawn", "data"),
+    )
+    def draw(view: dict[str, Any], smooth: int | None, _: int | None, drawn: list[int] | None) -> Any:
+        for run in runs:
+            run.refresh()
+        versions = [run.version for run in runs]
+        if ctx.triggered_id == "tick" and versions == drawn:
+            return no_update, states(runs), no_update
+        return curves(runs, View(**view), smooth or 1), states(runs), versions
+
+
+def zoom(moved: dict[str, Any]) -> tuple[float | None, float | None] | None:
+    """The part of the axis that a `relayoutData` of Plotly asks for; None: it is about something else."""
+    ends = {match[1]: float(value) for name, value in moved.items() if (match := _RANGE.fullmatch(name))}
+    if len(ends) == 2:
+        return ends["0"], ends["1"]
+    return (None, None) if any(map(_ALL.fullmatch, moved)) else None

@@ -1,0 +1,82 @@
+"""The server: on this machine's loopback interface only, and with nothing from anywhere else."""
+
+import logging
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+from dash import Dash
+from flask import Flask, Response, abort, request
+from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
+
+from lit_gpt.errors import InputError
+from scripts.explorer.callbacks import connect_curves
+from scripts.explorer.page import layout
+from scripts.explorer.runs import Run
+
+HOST = "127.0.0.1"
+_NAMES = {"127.0.0.1", "localhost"}
+
+
+def make_app(runs: Sequence[Run]) -> Dash:
+    """The page over some runs, with its answers."""
+    app = Dash(
+        "explorer",
+        server=_guarded(Flask("explorer")),
+        assets_folder=str(Path(__file__).parent / "assets"),
+        serve_locally=True,
+        enable_mcp=False,
+        title="llammlein",
+        update_title="",
+        add_log_handler=False,
+    )
+    app.layout = lambda: layout(runs)
+    connect_curves(app, runs)
+    policy = (
+        "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; object-src 'none'"
+    )
+    scripts = " ".join(["'self'", *app.csp_hashes()])
+
+    @app.server.after_request
+    def restrict(response: Response) -> Response:
+        response.headers["Content-Security-Policy"] = (
+            f"{policy}; script-src {scripts}; frame-ancestors 'none'"
+        )
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["Cache-Control"] = response.headers.get("Cache-Control", "no-store")
+        return response
+
+    return app
+
+
+def _guarded(server: Flask) -> Flask:
+    """Answer only requests for this machine: the page of a stranger could ask by a name it has chosen."""
+
+    @server.before_request
+    def check_host() -> None:
+        if request.host.rpartition(":")[0] not in _NAMES and request.host not in _NAMES:
+            abort(403, "this server answers as 127.0.0.1 and localhost only")
+
+    return server
+
+
+def bind(app: Dash, port: int) -> BaseWSGIServer:
+    """A server that is ready to `serve_forever`, several browsers at once; port 0 takes any that is free.
+
+    Raises:
+        InputError: the port is taken.
+    """
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    with socket.socket() as probe:  # the server would end the process
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise InputError(
+                f"--port {port}: {error.strerror}; give another, or 0 for any that is free"
+            ) from error
+    return make_server(HOST, port, app.server, threaded=True, request_handler=_Handler)
+
+
+class _Handler(WSGIRequestHandler):
+    protocol_version = "HTTP/1.1"  # connections stay open

@@ -1,0 +1,54 @@
+"""The server: on loopback only, for this machine's names only, with nothing from elsewhere."""
+
+import re
+
+import pytest
+
+from lit_gpt.errors import InputError
+from scripts.explorer.runs import open_runs
+from scripts.explorer.server import bind, make_app
+
+
+@pytest.fixture
+def app(tmp_path):
+    (tmp_path / "metrics.csv").write_text("step,loss\r\n1,2.5\r\n")
+    return make_app(open_runs([tmp_path]))
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:8050", 200),
+        ("localhost:9000", 200),
+        ("localhost", 200),
+        ("evil.example", 403),
+        ("evil.example:8050", 403),
+        ("127.0.0.1.evil.example:8050", 403),
+        ("192.168.0.7:8050", 403),
+    ],
+)
+def test_other_names_are_refused(app, host, status):
+    assert app.server.test_client().get("/", headers={"Host": host}).status_code == status
+
+
+def test_everything_comes_from_here(app):
+    client = app.server.test_client()
+    answer = client.get("/", headers={"Host": "localhost"})
+    page = answer.get_data(as_text=True)
+    assert not re.search(r'(src|href)="(https?:)?//', page)
+    scripts = re.findall(r'src="([^"]+)"', page)
+    assert scripts
+    assert all(client.get(path, headers={"Host": "localhost"}).status_code == 200 for path in scripts)
+    policy = answer.headers["Content-Security-Policy"]
+    assert "default-src 'self'" in policy
+    assert "unsafe-inline" not in policy.partition("script-src")[2]
+
+
+def test_it_listens_on_loopback_and_names_a_port_that_is_taken(app):
+    server = bind(app, 0)
+    try:
+        assert server.socket.getsockname()[0] == "127.0.0.1"
+        with pytest.raises(InputError, match=f"--port {server.server_port}: "):
+            bind(app, server.server_port)
+    finally:
+        server.server_close()
