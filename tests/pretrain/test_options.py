@@ -89,6 +89,7 @@ def stages_of(preset):
 def test_presets_train_on_what_their_sources_state():
     assert sum(tokens for *_, tokens in stages_of("leolm")) == pytest.approx(65e9, rel=1e-3)
     assert sum(tokens for *_, tokens in stages_of("occiglot")) == pytest.approx(114e9, rel=1e-3)
+    assert stages_of("phoenix") == [(["data/chat"], 512 * 2048, 228 * 512 * 2048)]
     growing = stages_of("growlength")
     assert {size for _, size, _ in growing} == {2**19}
     shares = [entry.partition("@")[2].split("-") for [entry], *_ in growing]
