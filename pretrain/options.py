@@ -140,6 +140,8 @@ class TrainOptions(DataOptions):
 
     log_datapoints: bool = True
     """Write the datapoint log: which documents each step was fed."""
+    log_losses: bool = True
+    """Log the mean loss of each segment beside it."""
     accept_log_gap: bool = False
     """Resume although files of the datapoint log are lost; the gap is noted in the log."""
 

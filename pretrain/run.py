@@ -260,6 +260,7 @@ class Run:
             local_rank=self.fabric.local_rank,
             node_rank=self.fabric.node_rank,
             node_group=self.node_group,
+            with_losses=options.log_losses,
         )
         first(lambda: log.discard_after(self.step, self.was_logged, options.accept_log_gap))
         return log

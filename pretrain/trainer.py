@@ -16,6 +16,7 @@ from contextlib import contextmanager
 
 import torch
 
+from lit_gpt.model.loss import segment_means
 from pretrain import parallel
 from pretrain.data.dataloader import StepBatch
 from pretrain.data.validation import mean_loss
@@ -124,6 +125,8 @@ class Trainer(Run):
             log = self.step == first_step or self._due(self.options.log_step_interval)
             if save or val_loss is not None or log:
                 self.reporter.report(val_loss)
+                if self.datapoint_log is not None:
+                    self.datapoint_log.fetch_losses()  # the report has waited for the device
             if save:
                 self.save_checkpoint()
             self._stop_if_unwritten()
@@ -153,15 +156,22 @@ class Trainer(Run):
         # FSDP2 averages gradients over ranks; this turns the average into the mean over all targets.
         scale = self.world_size / batch.n_targets
         loss_sum = torch.zeros((), device=self.device)
+        log_losses = self.datapoint_log is not None and self.options.log_losses
+        segment_losses = []
         for index, micro in enumerate(batch.micro_batches):
             if index > 0:
                 self.watchdog.beat(f"micro-batch {index} of step {batch.step}")
                 if self.agreement.should_stop():
                     return False
             parallel.sync_gradients(self.model, last=index == len(batch.micro_batches) - 1)
-            loss = self.model(micro.input_ids, micro.positions, micro.documents, micro.labels)
+            loss, by_token = self.model(
+                micro.input_ids, micro.positions, micro.documents, micro.labels, by_token=True
+            )
             self.fabric.backward(loss * scale)
             loss_sum += loss.detach()
+            if log_losses:
+                means = segment_means(by_token, micro.labels.flatten(), micro.documents.cu_seqlens)
+                segment_losses.append(means)
         mean_loss = parallel.all_reduce_sum(loss_sum) / batch.n_targets
         self.step = batch.step
         zero_frozen(self.partly_frozen)
@@ -172,7 +182,7 @@ class Trainer(Run):
         self.speed.step(batch.n_targets, batch.attention_pairs, waited)
         self.reporter.add(batch.rows, self.tokens, mean_loss, norm, skipped)
         if self.datapoint_log is not None:
-            self.datapoint_log.record(batch.rows, time.time())
+            self.datapoint_log.record(batch.rows, time.time(), segment_losses)
         return True
 
     @torch.no_grad()

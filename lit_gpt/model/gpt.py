@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lit_gpt.model.attention import Documents, attention, keep_sdpa_out_of_graphs
 from lit_gpt.model.config import ModelConfig
-from lit_gpt.model.loss import chunked_cross_entropy
+from lit_gpt.model.loss import chunked_cross_entropy, token_losses
 from lit_gpt.model.rope import inverse_frequencies, rotary_tables, rotate
 
 _WRAPPERS = re.compile(r"(_forward_module|_checkpoint_wrapped_module|_orig_mod)\.")
@@ -157,8 +157,14 @@ class GPT(nn.Module):
         self.tie_weights()
 
     def forward(
-        self, input_ids: Tensor, positions: Tensor, documents: Documents, labels: Tensor | None = None
-    ) -> Tensor:
+        self,
+        input_ids: Tensor,
+        positions: Tensor,
+        documents: Documents,
+        labels: Tensor | None = None,
+        *,
+        by_token: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Logits, or with labels the summed loss: the head's weight is used in here, where FSDP2 unshards it.
 
         Args:
@@ -166,14 +172,17 @@ class GPT(nn.Module):
             positions: (B, T) int64, each token's place in its segment.
             documents: bounds over the flattened B*T tokens; attention stays inside them.
             labels: (B, T) int64, -100 (`IGNORE_INDEX`) where there is no target.
+            by_token: with labels give the losses of the tokens, too.
 
         Returns:
-            (B, T, V) logits in the compute dtype; with labels the SUM of the token losses, an fp32 scalar.
+            (B, T, V) logits in the compute dtype; with labels the SUM of the token losses, an fp32 scalar;
+            with `by_token` beside it these losses, fp32 (B*T,), without a gradient.
         """
         hidden_BTC = self.transformer(input_ids, positions, documents)
         if labels is None:
             return self.lm_head(hidden_BTC)
-        return chunked_cross_entropy(hidden_BTC.flatten(0, 1), self.lm_head.weight, labels.flatten())
+        loss = token_losses if by_token else chunked_cross_entropy
+        return loss(hidden_BTC.flatten(0, 1), self.lm_head.weight, labels.flatten())
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> None:

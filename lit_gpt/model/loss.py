@@ -48,36 +48,66 @@ def chunked_cross_entropy(hidden_TC: Tensor, weight_VC: Tensor, labels_T: Tensor
     Returns:
         fp32 scalar (fp64 for fp64 inputs).
     """
+    return token_losses(hidden_TC, weight_VC, labels_T)[0]
+
+
+def token_losses(hidden_TC: Tensor, weight_VC: Tensor, labels_T: Tensor) -> tuple[Tensor, Tensor]:
+    """`chunked_cross_entropy`, and beside it the tokens' losses (T,) that it is the sum of, for figures only:
+    they carry no gradient.
+    """
     with torch.autocast(hidden_TC.device.type, enabled=False):
         return _HeadLoss.apply(hidden_TC, weight_VC, labels_T, torch.is_grad_enabled())
+
+
+def segment_means(losses_T: Tensor, labels_T: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """Mean loss over the targets of each segment, NaN where it has none. Nothing waits for the device.
+
+    Args:
+        losses_T: of `token_losses`.
+        labels_T: int64; -100 where there is no target.
+        cu_seqlens: int32 (n_segments + 1,), bounds of the segments, from 0 to T.
+
+    Returns:
+        fp16 (n_segments,): within 2^-11 of the mean from 6.1e-5 on.
+    """
+    # Not a difference of cumulated sums: CUDA has no deterministic one of floats.
+    at = torch.arange(losses_T.numel(), dtype=cu_seqlens.dtype, device=losses_T.device)
+    segment_T = torch.bucketize(at, cu_seqlens[1:], right=True)
+    summed_T2 = torch.stack([losses_T, (labels_T != IGNORE_INDEX).to(losses_T.dtype)], dim=1)
+    sums = summed_T2.new_zeros(cu_seqlens.numel() - 1, 2).index_add_(0, segment_T, summed_T2)
+    return (sums[:, 0] / sums[:, 1]).half()
 
 
 class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden_TC: Tensor, weight_VC: Tensor, labels_T: Tensor, with_gradients: bool
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         loss_and_gradient = _compiled() if hidden_TC.is_cuda else _loss_and_gradient
         accumulate = torch.promote_types(hidden_TC.dtype, torch.float32)
         weight = weight_VC.to(hidden_TC.dtype)
         counts_T1 = (labels_T != IGNORE_INDEX)[:, None]
         total = hidden_TC.new_zeros((), dtype=accumulate)
+        losses_T = hidden_TC.new_empty(labels_T.shape, dtype=accumulate)
         grad_hidden = torch.empty_like(hidden_TC) if with_gradients else hidden_TC
         grad_weight = torch.zeros_like(weight, dtype=accumulate) if with_gradients else weight
-        columns = (hidden_TC, labels_T.where(counts_T1[:, 0], 0)[:, None], counts_T1, grad_hidden)
+        targets_T1 = labels_T.where(counts_T1[:, 0], 0)[:, None]
+        columns = (hidden_TC, targets_T1, counts_T1, grad_hidden, losses_T[:, None])
         for chunk in zip(*(x.split(chunk_tokens(hidden_TC.device)) for x in columns), strict=True):
-            hidden, targets, counts, grad = chunk
+            hidden, targets, counts, grad, losses_out = chunk
             losses, grad_logits = loss_and_gradient(hidden @ weight.T, targets, accumulate, with_gradients)
             total += losses.mul_(counts).sum()
+            losses_out.copy_(losses)
             if with_gradients:
                 torch.mm(grad_logits, weight, out=grad).mul_(counts)
                 _add_product(grad_weight, grad_logits.T, hidden * counts)
         if with_gradients:
             ctx.save_for_backward(grad_hidden, grad_weight.to(weight_VC.dtype))
-        return total
+        ctx.mark_non_differentiable(losses_T)
+        return total, losses_T
 
     @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
         return grad_hidden * grad_loss, grad_weight * grad_loss, None, None
 

@@ -38,13 +38,17 @@ _TYPES = {
     "checksum": pa.uint64(),
 } | dict.fromkeys(SEGMENTS, _LIST)
 SCHEMA = pa.schema([pa.field(name, kind, nullable=False) for name, kind in _TYPES.items()])
+LOSS = "loss"
+WITH_LOSSES = SCHEMA.append(
+    pa.field(LOSS, pa.list_(pa.field("element", pa.float16(), nullable=False)), nullable=False)
+)
 
 # Columns that grow by a constant cost nothing as deltas. Random ones cost their entropy when zstd sees the
 # first byte of every value, then the second, and so on.
 _ENCODINGS = (
     dict.fromkeys(("step", "sample", "rank", "time"), "DELTA_BINARY_PACKED")
     | dict.fromkeys(("store", "shard", "row", "checksum"), "BYTE_STREAM_SPLIT")
-    | {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in SEGMENTS}
+    | {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in (*SEGMENTS, LOSS)}
 )
 
 
@@ -83,11 +87,22 @@ class RunLog:
         """Whether rows of a step may be missing."""
         return any(gap.first_step <= step <= gap.last_step for gap in self.gaps)
 
+    def parts_of(self, first: int, last: int) -> list[Path]:
+        """The parts that may have rows of the steps from `first` to `last`: a node's do not overlap."""
+        found = []
+        newest_before: dict[int, Path] = {}
+        for part in self.parts:
+            if first_step(part) <= first:
+                newest_before[node_of(part)] = part
+            elif first_step(part) <= last:
+                found.append(part)
+        return [*newest_before.values(), *found]
+
     def step_rows(self, step: int) -> pa.Table:
         """The rows of one step, by sample. Empty if the step was not logged."""
-        parts = [part for part in self.parts if first_step(part) <= step]
+        parts = self.parts_of(step, step)
         tables = [table for part in parts for table in read_row_groups(part, step=(step, step))]
-        return pa.concat_tables([SCHEMA.empty_table(), *tables]).sort_by("sample")
+        return pa.concat_tables(tables or [SCHEMA.empty_table()]).sort_by("sample")
 
 
 # ---- parts
@@ -106,6 +121,11 @@ def part_files(folder: Path) -> list[Path]:
 def first_step(part: Path) -> int:
     """The first step in a part, which is in its name."""
     return int(part.name.split("-")[1])
+
+
+def node_of(part: Path) -> int:
+    """The node that wrote a part, from its name."""
+    return int(part.stem.split("-")[3])
 
 
 def last_step(part: Path) -> int:
@@ -127,11 +147,11 @@ def steps_and_rows(part: Path) -> tuple[int, int, int]:
 
 
 def read_row_groups(
-    part: Path, columns: Sequence[str] = tuple(SCHEMA.names), **ranges: tuple[int, int]
+    part: Path, columns: Sequence[str] = tuple(WITH_LOSSES.names), **ranges: tuple[int, int]
 ) -> Iterator[pa.Table]:
     """A part's rows, one row group at a time; `step=(3, 7)` keeps those with 3 <= step <= 7.
 
-    Row groups whose statistics exclude them are not read.
+    Row groups whose statistics exclude them are not read. A part without losses has no such column.
 
     Raises:
         InputError: the file is damaged.
@@ -142,7 +162,9 @@ def read_row_groups(
             found = {name: described.column(SCHEMA.get_field_index(name)).statistics for name in ranges}
             if any(found[name].max < low or found[name].min > high for name, (low, high) in ranges.items()):
                 continue
-            table = file.read_row_group(group, columns=list(columns))
+            table = file.read_row_group(
+                group, columns=[name for name in columns if name in file.schema_arrow.names]
+            )
             for name, (low, high) in ranges.items():
                 if found[name].min < low or found[name].max > high:
                     column = table[name]
@@ -150,25 +172,38 @@ def read_row_groups(
             yield table
 
 
-def to_lists(rows: Rows) -> list[pa.Array]:
-    """The columns `SEGMENTS` of rows, as a part has them."""
+def to_lists(rows: Rows, losses: np.ndarray | None = None) -> list[pa.Array]:
+    """The columns `SEGMENTS` of rows and, where given, the segments' losses, fp16, as a part has them."""
     offsets = pa.array(rows.offsets, pa.int32())
-    columns = (pa.array(getattr(rows, name), pa.int32()) for name in SEGMENTS)
-    return [pa.ListArray.from_arrays(offsets, column, type=_LIST) for column in columns]
+    columns = {name: getattr(rows, name) for name in SEGMENTS}
+    if losses is not None:
+        columns[LOSS] = losses
+    return [
+        pa.ListArray.from_arrays(offsets, pa.array(column), type=WITH_LOSSES.field(name).type)
+        for name, column in columns.items()
+    ]
 
 
 def from_lists(table: pa.Table) -> Rows:
     """The inverse of `to_lists`: the segments of a table's rows."""
-    lists = [table[name].combine_chunks() for name in SEGMENTS]
-    offsets = offsets_of(lists[0].value_lengths().to_numpy())
-    return Rows(offsets, *(column.flatten().to_numpy() for column in lists))
+    offsets = offsets_of(table["length"].combine_chunks().value_lengths().to_numpy())
+    return Rows(offsets, *(_flat(table, name) for name in SEGMENTS))
+
+
+def losses_of(table: pa.Table) -> np.ndarray | None:
+    """The segments' losses, fp16, as `to_lists` was given them: None where they were not logged."""
+    return _flat(table, LOSS) if LOSS in table.column_names else None
+
+
+def _flat(table: pa.Table, name: str) -> np.ndarray:
+    return table[name].combine_chunks().flatten().to_numpy()
 
 
 @contextmanager
 def _open(part: Path) -> Iterator[pq.ParquetFile]:
     try:
         with pq.ParquetFile(part, page_checksum_verification=True) as file:
-            if file.schema_arrow != SCHEMA:
+            if file.schema_arrow not in (SCHEMA, WITH_LOSSES):
                 raise InputError(f"{part} is no part of a datapoint log: its columns are others")
             yield file
     except (OSError, pa.ArrowException) as error:
@@ -176,7 +211,7 @@ def _open(part: Path) -> Iterator[pq.ParquetFile]:
 
 
 def write_part(path: Path, table: pa.Table) -> None:
-    """Write rows of SCHEMA durably.
+    """Write rows of SCHEMA or WITH_LOSSES durably.
 
     Raises:
         OSError: with the path in it.
@@ -205,7 +240,7 @@ def discard_after(folder: Path, step: int) -> None:
         elif last_step(part) > step:
             head = pa.concat_tables(read_row_groups(part, step=(0, step)))
             tail = pa.concat_tables(read_row_groups(part, step=(step + 1, sys.maxsize)))
-            write_part(_discarded(folder, part_name(step + 1, int(part.stem.split("-")[3]))), tail)
+            write_part(_discarded(folder, part_name(step + 1, node_of(part))), tail)
             write_part(part, head)
 
 

@@ -11,49 +11,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lit_gpt.cli import InputError, progress
+from lit_gpt.cli import InputError
 from lit_gpt.files import rename
-from pretrain.data.row_reader import by_shard
-from pretrain.data.training_data import TrainingData
-from pretrain.datapoints.files import from_lists, read_row_groups
-from pretrain.datapoints.periods import DataPeriod
 from pretrain.datapoints.replay import Replay
+from pretrain.datapoints.segments import LoggedSegments, scan
 
 SOURCES_SHOWN = 12
-
-
-class LoggedSegments:
-    """A group of rows of the log, segment by segment, with their period and the data they were read from."""
-
-    def __init__(self, period: DataPeriod, data: TrainingData, table: pa.Table) -> None:
-        self.period, self.data, self.rows = period, data, from_lists(table)
-        self._table, self._row = table, self.rows.row_of_segment
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        """A column of the log (n_segments,), for each segment what it says of its row."""
-        return self._table[name].to_numpy()[self._row]
-
-    def by_shard(self) -> list[tuple[int, int, np.ndarray]]:
-        """The (store, shard) that occur, each with the positions of its segments."""
-        return by_shard(self["store"], self["shard"])
-
-    def ids(self) -> np.ndarray:
-        """The document id of each segment, as objects."""
-        ids = np.empty(self._row.size, dtype=object)
-        for store, shard, where in self.by_shard():
-            infos = self.data.stores[store].store.document_info(shard, self.rows.document[where])
-            ids[where] = [info.id for info in infos]
-        return ids
 
 
 def read_segments(replay: Replay) -> Iterator[LoggedSegments]:
     """The log, a group of rows at a time."""
     if not replay.log.parts:
         raise InputError(f"{replay.log.folder} has no part yet: the run's first checkpoint writes it")
-    for part in progress(replay.log.parts, description="reading the log", unit="part"):
-        for table in read_row_groups(part):
-            for period, rows in replay.log.by_period(table):
-                yield LoggedSegments(period, replay.data(period), rows)
+    return scan(replay, bar=True)
 
 
 # ---- export
@@ -68,6 +38,7 @@ _EXPORTED = {
     "sample": pa.int64(),
     "start": pa.int32(),
     "length": pa.int32(),
+    "loss": pa.float32(),
     "applied": pa.bool_(),
 }
 
@@ -89,6 +60,7 @@ def export_parquet(replay: Replay, output: Path) -> None:
                     "sample": logged["sample"],
                     "start": logged.rows.start,
                     "length": logged.rows.length,
+                    "loss": logged.loss,
                     "applied": logged["applied"],
                 }
                 writer.write_table(pa.table(columns, schema=pa.schema(_EXPORTED)))

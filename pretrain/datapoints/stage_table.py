@@ -9,7 +9,8 @@ import numpy as np
 
 from lit_gpt.rows.packed_store import PackedStore
 from pretrain.datapoints.replay import Replay
-from pretrain.datapoints.reports import LoggedSegments, read_segments
+from pretrain.datapoints.reports import read_segments
+from pretrain.datapoints.segments import LoggedSegments
 
 COLUMNS = ("stage", "steps", "rows", "targets", "epochs", "in total", "seen before")
 

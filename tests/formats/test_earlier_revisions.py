@@ -11,12 +11,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pretrain.data.numbering import Numbering
 from pretrain.datapoints.files import RunLog
 from pretrain.datapoints.log import DatapointLog
 from pretrain.datapoints.replay import Replay
+from pretrain.datapoints.segments import scan
 from tests.pretrain.running import losses
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,6 +47,9 @@ def test_the_log_is_verified_against_the_store(earlier):
     result = run(earlier, "scripts/datapoints.py", "verify", "--run", "run", "--train_data_dir", "store")
     assert result.returncode == 0, result.stderr
     assert "6 steps, 24 rows, 40 segments" in result.stdout
+    logged = [group.loss for group in scan(Replay(earlier / "run"))]
+    assert sum(map(len, logged)) == 40
+    assert all(np.isnan(losses).all() for losses in logged)
 
 
 def test_a_log_of_format_1_is_continued_in_format_2_with_the_parts_it_has(earlier):

@@ -4,11 +4,14 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import torch
 
 from lit_gpt.rows.sample_order import OrderStart
 from pretrain.data.dataloader import DataLoader
 from pretrain.data.numbering import Numbering
+from pretrain.data.row_reader import StepRows
 from pretrain.data.training_data import TrainingData
 from pretrain.datapoints.files import part_files, read_row_groups
 from pretrain.datapoints.log import DatapointLog
@@ -38,15 +41,33 @@ def log_steps(
     last: int,
     commits: Collection[int] = (),
     skipped: Collection[int] = (),
+    with_losses: bool = False,
 ) -> None:
     """Feed and log the steps after `after` to `last`; what is recorded after the last commit is lost."""
-    log = DatapointLog(out_dir, data.describe(), numbering=Numbering(GLOBAL_BATCH))
+    log = DatapointLog(out_dir, data.describe(), numbering=Numbering(GLOBAL_BATCH), with_losses=with_losses)
     log.discard_after(after)
     loader = feed(data, first_step=after + 1)
     for step in range(after + 1, last + 1):
-        log.record(next(loader).rows, 1.7e9 + step)
+        rows = next(loader).rows
+        log.record(rows, 1.7e9 + step, losses_as_fed(rows, data.options.block_size) if with_losses else ())
         if step in commits:
             log.commit(step, {number for number in skipped if number <= step})
+
+
+def made_up_loss(step: np.ndarray, document: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """A loss, fp16 (n,), from which it shows what it was logged for."""
+    return (8 / (1 + step / 16) + document % 11 + start / 1024).astype(np.float16)
+
+
+def losses_as_fed(rows: StepRows, block_size: int) -> list[torch.Tensor]:
+    """`made_up_loss` of a step's segments, with those that fill rows up, in two micro-batches."""
+    losses = []
+    for number in range(len(rows.sample)):
+        row = rows.table.rows.part(number, number + 1)
+        losses += made_up_loss(np.int64(rows.step), row.document, row.start).tolist()
+        losses += [float("nan")] * (int(row.length.sum()) < block_size)
+    half = len(losses) // 2
+    return [torch.tensor(part, dtype=torch.float16) for part in (losses[:half], losses[half:])]
 
 
 def verify(run_dir: Path) -> Report:

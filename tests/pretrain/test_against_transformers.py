@@ -11,14 +11,13 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import LlamaConfig, LlamaForCausalLM
 
-from lit_gpt.hf.mapping import hf_parts, to_hf_config
-from pretrain.checkpoint.snapshot import model_tensors
+from lit_gpt.hf.mapping import hf_parts
 from pretrain.launch.stop import StopRequest
 from pretrain.launch.watchdog import Watchdog
 from pretrain.options import TrainOptions
 from pretrain.trainer import Trainer
+from tests.pretrain.llama import copy_as_llama
 
 STEPS = 100
 PROBED = (0, 50, 100)  # steps done before gradients are compared with equal weights
@@ -59,7 +58,7 @@ class ComparedTrainer(Trainer):
         super().__init__(options, Watchdog(StopRequest()))
         self.apart = []  # of the losses of each step
         self.probed = {}  # step -> with equal weights: of the losses; of the worst gradient, relative
-        self.llama = self.copy_as_llama()
+        self.llama = copy_as_llama(self.model, self.config)
         matrices = [parameter for parameter in self.llama.parameters() if parameter.dim() >= 2]
         vectors = [parameter for parameter in self.llama.parameters() if parameter.dim() < 2]
         groups = [
@@ -81,17 +80,8 @@ class ComparedTrainer(Trainer):
         self.apart.append(abs(self.reporter._unread[-1][2][0].item() - their_loss))
         return complete
 
-    def copy_as_llama(self):
-        llama = LlamaForCausalLM(LlamaConfig(**to_hf_config(self.config)))
-        theirs = dict(llama.named_parameters())
-        with torch.no_grad():
-            for name, tensor in model_tensors(self.model).items():
-                for part in hf_parts(name, self.config):
-                    theirs[part.hf_name].copy_(tensor[part.rows])
-        return llama
-
     def probe(self, batch):
-        llama = self.copy_as_llama()
+        llama = copy_as_llama(self.model, self.config)
         apart = -accumulate_gradients(llama, batch)
         for micro in batch.micro_batches:
             loss = (

@@ -3,6 +3,7 @@
 import os
 import signal
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -14,6 +15,10 @@ from tests.pretrain.running import start, steps_logged, train, wait_until
 def logged(run_dir):
     tables = [table for part in part_files(run_dir / "datapoints") for table in read_row_groups(part)]
     return pa.concat_tables(tables).sort_by("sample").drop_columns(["time", "rank"])
+
+
+def segment_losses(table):
+    return table["loss"].combine_chunks().flatten().to_numpy().astype(np.float32)
 
 
 @pytest.mark.slow
@@ -30,4 +35,9 @@ def test_killed_and_resumed_on_two_ranks_the_log_is_that_of_an_undisturbed_run(t
     report = list(Replay(broken).verify())[-1]
     assert report.messages == []
     assert report.steps == 24
-    assert logged(broken).equals(logged(straight))
+    tables = [logged(out_dir) for out_dir in (broken, straight)]
+    # Ranks sum gradients in another order, so losses drift apart; the unit is fp16's last place.
+    losses = [segment_losses(table) for table in tables]
+    np.testing.assert_allclose(*losses, rtol=2 * 2**-11)
+    assert np.isfinite(losses[0]).all()
+    assert tables[0].drop_columns(["loss"]).equals(tables[1].drop_columns(["loss"]))

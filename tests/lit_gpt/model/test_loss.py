@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lit_gpt.model import loss as loss_module
-from lit_gpt.model.loss import chunk_tokens, chunked_cross_entropy
+from lit_gpt.model.loss import chunk_tokens, chunked_cross_entropy, segment_means, token_losses
 
 
 def plain(hidden, weight, labels):
@@ -73,6 +73,26 @@ def test_without_gradients_the_loss_is_the_same():
         alone = chunked_cross_entropy(*inputs)
     assert not alone.requires_grad
     assert torch.equal(alone, chunked_cross_entropy(*inputs).detach())
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=9), st.integers(1, 45), st.floats(0, 1))
+def test_the_means_of_segments_are_those_of_their_tokens_losses(lengths, chunk, share_masked):
+    hidden, weight, labels = example(sum(lengths), masked=int(share_masked * sum(lengths)))
+    bounds = torch.tensor([0, *lengths]).cumsum(0, dtype=torch.int32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(loss_module.CHUNK_TOKENS, "cpu", chunk)
+        total, losses = token_losses(hidden, weight, labels)
+    exact = F.cross_entropy(hidden.double() @ weight.double().T, labels, reduction="none")
+    torch.testing.assert_close(losses.double(), exact, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(total, losses.sum())
+    assert total.requires_grad
+    assert not losses.requires_grad
+    segments = zip(exact.split(lengths), labels.split(lengths), strict=True)
+    wanted = [losses[labels != -100].mean() for losses, labels in segments]
+    means = segment_means(losses, labels, bounds)
+    assert means.dtype == torch.float16
+    torch.testing.assert_close(means.double(), torch.stack(wanted), rtol=1e-3, atol=1e-4, equal_nan=True)
 
 
 def test_bf16_products_with_fp32_sums():

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +21,19 @@ from pretrain.data.numbering import Numbering
 from pretrain.datapoints import log as datapoint_log
 from pretrain.datapoints.files import RunLog, part_files, read_row_groups, write_part
 from pretrain.datapoints.log import DatapointLog
-from tests.pretrain.feeding import GLOBAL_BATCH, feed, flip, log_steps, open_data, verify, whole
+from pretrain.datapoints.replay import Replay
+from pretrain.datapoints.segments import scan
+from tests.pretrain.feeding import (
+    GLOBAL_BATCH,
+    feed,
+    flip,
+    log_steps,
+    losses_as_fed,
+    made_up_loss,
+    open_data,
+    verify,
+    whole,
+)
 from tests.pretrain.saving import file_size_limit
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -59,6 +72,24 @@ def test_killed_and_resumed_anywhere_no_step_is_twice_and_none_missing(data, tmp
     log_steps(straight, data, 0, committed + 3, {committed + 3})
     assert whole(run_dir).equals(whole(straight))
     assert verify(run_dir).messages == []
+
+
+def test_losses_are_those_of_the_segments_through_cuts_and_beside_parts_without(tmp_path, data):
+    log_steps(tmp_path, data, 0, 20, commits={10, 20})
+    log_steps(tmp_path, data, 13, 40, commits={30, 40}, with_losses=True)
+    log_steps(tmp_path, data, 34, 36, commits={36})
+    logged = list(scan(Replay(tmp_path)))
+    assert sum(group.loss.size for group in logged) == verify(tmp_path).segments
+    for group in logged:
+        step, rows = group["step"], group.rows
+        of_step = made_up_loss(step, rows.document, rows.start)
+        expected = np.where((step > 13) & (step <= 34), of_step, np.float32("nan"))
+        assert np.array_equal(group.loss, expected, equal_nan=True)
+    assert {int(step) for group in scan(Replay(tmp_path), 12, 36) for step in group["step"]} == {
+        *range(12, 37)
+    }
+    assert [part.name[5:13] for part in RunLog(tmp_path).parts_of(12, 20)] == ["00000011", "00000014"]
+    assert verify(tmp_path).messages == []
 
 
 def test_a_part_is_cut_exactly_and_nothing_is_thrown_away(tmp_path, data):
@@ -226,11 +257,13 @@ def test_what_the_disk_refuses_is_kept_and_written_with_the_next_steps(tmp_path,
 
 def test_it_takes_at_most_eight_bytes_a_segment(tmp_path, train_store_dir):
     data = open_data(train_store_dir, block_size=1024)
-    log = DatapointLog(tmp_path, data.describe(), numbering=Numbering(64))
+    log = DatapointLog(tmp_path, data.describe(), numbering=Numbering(64), with_losses=True)
     log.discard_after(0)
     loader = feed(data, global_batch_size=64)
     for step in range(1, 51):
-        log.record(next(loader).rows, 1.7e9 + 0.731 * step)
+        rows = next(loader).rows
+        losses = [(3 + 0.7 * torch.randn_like(part)) for part in losses_as_fed(rows, 1024)]
+        log.record(rows, 1.7e9 + 0.731 * step, losses)
     log.commit(50)
     size = sum(file.stat().st_size for file in (tmp_path / "datapoints").iterdir())
     assert size <= 8 * verify(tmp_path).segments
