@@ -249,6 +249,8 @@ def write_manifest(
     target.mkdir(exist_ok=True)
     for file in tokenizer.files():
         shutil.copyfile(file, target / file.name)
+    if chat is not None:
+        (target / "chat_template.jinja").write_text(chat.template, encoding="utf-8")
     manifest = Manifest(
         dtype=cast(Dtype, dtype.name),
         vocab_size=tokenizer.vocab_size,
