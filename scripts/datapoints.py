@@ -25,6 +25,7 @@ from lit_gpt.cli import Command, InputError, progress, run_commands
 from lit_gpt.option_types import PositiveInt
 from lit_gpt.rows.rows import Rows, row_checksum
 from lit_gpt.rows.sample_order import RowAddresses
+from lit_gpt.store import masking
 from lit_gpt.store.token_store import TokenStore
 from lit_gpt.store.tokenizer import Tokenizer
 from pretrain.data.row_reader import RowReader, RowTable
@@ -100,8 +101,14 @@ def _print_row(
     segments = np.split(tokens, np.cumsum(row.length + 1)[:-1])
     for info, start, length, read in zip(infos, row.start, row.length, segments, strict=True):
         name = json.dumps(info.id, ensure_ascii=False)
-        print(f"--- document {name}, targets {start} to {start + length - 1} of {info.n_tokens - 1}")
-        print(tokenizer.decode(read))
+        title = f"--- document {name}, targets {start} to {start + length - 1} of {info.n_tokens - 1}"
+        if store.masked:
+            counted = np.count_nonzero(masking.is_target(read[1:]))
+            print(f"{title}; {counted} of them count, the text in ⟦ ⟧")
+            print(masking.mark_targets(read, tokenizer.decode))
+        else:
+            print(title)
+            print(tokenizer.decode(read))
 
 
 # ---- doc

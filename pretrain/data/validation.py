@@ -53,7 +53,7 @@ class ValidationSample:
         masked.
         """
         stride = micro_batch_size * world_size
-        empty = RowTokens(np.empty(0, np.int64), np.empty(0, np.int64))
+        empty = RowTokens(np.empty(0, np.uint16), np.empty(0, np.int32))
         for first in range(rank * micro_batch_size, -(-len(self._rows) // stride) * stride, stride):
             samples = self._rows[first : first + micro_batch_size]
             table = self._data.table(self._data.rows(samples))
@@ -102,8 +102,8 @@ class ValidationResult(NamedTuple):
 
     @property
     def loss(self) -> float:
-        """Mean over targets, in nats."""
-        return self.loss_sum / self.targets
+        """Mean over targets, in nats; nan where all are masked."""
+        return self.loss_sum / self.targets if self.targets else math.nan
 
     @property
     def bits_per_byte(self) -> float | None:
@@ -178,7 +178,8 @@ class Validation:
 
 def mean_loss(results: Sequence[ValidationResult]) -> float:
     """Mean over the targets of all stores."""
-    return sum(result.loss_sum for result in results) / sum(result.targets for result in results)
+    loss_sum, targets = (sum(getattr(n, name) for n in results) for name in ("loss_sum", "targets"))
+    return ValidationResult("", loss_sum, targets, None).loss
 
 
 def named_stores(val_data_dir: Sequence[str]) -> dict[str, Path]:

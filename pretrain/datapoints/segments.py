@@ -53,6 +53,13 @@ class LoggedSegments:
         """The (store, shard) that occur, each with the positions of its segments."""
         return by_shard(self["store"], self["shard"])
 
+    def targets(self, store: int, shard: int, where: np.ndarray) -> np.ndarray:
+        """How many targets of segments of one shard count, integers (k,): all in a plain store."""
+        packed = self.data.stores[store]
+        if packed.store.masked:
+            return packed.loss_targets_of(shard, self.rows.document[where])
+        return self.rows.length[where]
+
     def ids(self) -> np.ndarray:
         """The document id of each segment, as objects."""
         ids = np.empty(self._row.size, dtype=object)
