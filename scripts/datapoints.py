@@ -7,6 +7,7 @@
     python scripts/datapoints.py export --run OUT --output X.jsonl   a line a step and rank
     python scripts/datapoints.py stats  --run OUT --output X.png     documents seen, repeats, sources
     python scripts/datapoints.py stages --run OUT                    what each stage was fed from each store
+    python scripts/datapoints.py losses --run OUT                    what the model found hard, and when
 
 The exit code is 1 where the log and the data disagree.
 """
@@ -30,6 +31,7 @@ from lit_gpt.store.token_store import TokenStore
 from lit_gpt.store.tokenizer import Tokenizer
 from pretrain.data.row_reader import RowReader, RowTable
 from pretrain.datapoints.files import SEGMENTS, from_lists
+from pretrain.datapoints.losses import Steps
 from pretrain.datapoints.replay import Replay
 from pretrain.datapoints.search import Occurrence, find_document, occurrences_by_log, occurrences_by_order
 
@@ -249,6 +251,38 @@ def stages(options: StagesOptions) -> None:
         print(f"{gap}; what is not in the log is not counted")
 
 
+# ---- losses
+
+
+@dataclass(kw_only=True)
+class LossesOptions(RunOptions):
+    """Print the mean loss of groups of segments over training, or of the documents that stand out.
+
+    The losses are those of the forward passes in which the model was fed the segments. A mean weighs a
+    segment by its targets; all tokens of a masked store count as such here.
+    """
+
+    by: Literal["source", "store", "length", "step", "document", "repeats"] = "source"
+    """source, store or length (of segments): how the loss of each changed. step, document: those with the
+    highest loss. repeats: how far the loss fell of documents that were seen again."""
+    steps: str | None = None
+    """A-B: these steps only, both included."""
+    top: PositiveInt = 20
+    """Lines to print, at most."""
+    lowest: bool = False
+    """Of steps, documents and repeats print those with the lowest loss, or fall."""
+
+
+def losses(options: LossesOptions) -> None:
+    """The command `losses`."""
+    from pretrain.datapoints.loss_tables import loss_table
+
+    replay = options.open()
+    steps = Steps.parse(options.steps, replay.log.last_step)
+    for line in loss_table(replay, steps, options.by, options.top, options.lowest):
+        print(line)
+
+
 COMMANDS: dict[str, Command] = {
     "step": (StepOptions, print_step),
     "doc": (DocOptions, print_document),
@@ -256,6 +290,7 @@ COMMANDS: dict[str, Command] = {
     "export": (ExportOptions, export),
     "stats": (StatsOptions, stats),
     "stages": (StagesOptions, stages),
+    "losses": (LossesOptions, losses),
 }
 
 

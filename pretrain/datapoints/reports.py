@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,14 @@ def read_segments(replay: Replay) -> Iterator[LoggedSegments]:
     if not replay.log.parts:
         raise InputError(f"{replay.log.folder} has no part yet: the run's first checkpoint writes it")
     return scan(replay, bar=True)
+
+
+def aligned(table: Sequence[Sequence[str]], left: int = 0) -> Iterator[str]:
+    """The lines of a table: the first `left` columns and the last to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for *cells, last in table:
+        names = map(str.ljust, cells[:left], widths)
+        yield "  ".join([*names, *map(str.rjust, cells[left:], widths[left:]), last])
 
 
 # ---- export

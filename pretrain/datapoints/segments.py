@@ -70,11 +70,17 @@ class LoggedSegments:
 
 
 def scan(
-    replay: Replay, first_step: int = 0, last_step: int = sys.maxsize, *, bar: bool = False
+    replay: Replay,
+    first_step: int = 0,
+    last_step: int = sys.maxsize,
+    *,
+    shards: tuple[int, int] = (0, sys.maxsize),
+    bar: bool = False,
 ) -> Iterator[LoggedSegments]:
     """The segments fed in the steps from `first_step` to `last_step`, both included, in no promised order.
 
     Args:
+        shards: only those with a number in this range, both included, in whatever store.
         bar: show a progress bar.
 
     Raises:
@@ -82,6 +88,6 @@ def scan(
     """
     parts = replay.log.parts_of(first_step, last_step)
     for part in progress(parts, description="reading the log", unit="part") if bar else parts:
-        for table in read_row_groups(part, step=(first_step, last_step)):
+        for table in read_row_groups(part, step=(first_step, last_step), shard=shards):
             for period, rows in replay.log.by_period(table):
                 yield LoggedSegments(period, replay, rows)

@@ -60,7 +60,7 @@ def nasty_store(tmp_path_factory, tokenizer_dir):
 def run_dir(tmp_path_factory, train_store_dir, nasty_store):
     folder = tmp_path_factory.mktemp("run")
     data = open_data(f"{train_store_dir}:2", f"{nasty_store}:1", block_size=512)
-    log_steps(folder, data, 0, STEPS, commits={100, STEPS}, skipped={3})
+    log_steps(folder, data, 0, STEPS, commits={100, STEPS}, skipped={3}, with_losses=True)
     return folder
 
 
@@ -119,6 +119,23 @@ def test_doc_finds_all_documents_of_a_repeated_id(run_dir):
     result = datapoints("doc", "--run", run_dir, "--id", "doppelt")
     assert result.returncode == 0, result.stderr
     assert len(re.findall(r"^document \d+ of shard 0 in ", result.stdout, re.MULTILINE)) == 2
+
+
+def test_losses_prints_the_documents_that_stand_out(run_dir, exported):
+    result = datapoints("losses", "--run", run_dir, "--by", "document", "--steps", "101-150", "--top", 5)
+    assert result.returncode == 0, result.stderr
+    header, *lines = result.stdout.splitlines()
+    assert re.split("  +", header.strip())[:3] == ["loss", "targets", "seen"]
+    in_view = [line for line in exported if line["iter_num"] > 100]
+    for line in lines:
+        name = json.JSONDecoder().raw_decode(line[line.index('"') :])[0]
+        own = [line for line in in_view if line["data_id"] == name]
+        mean = sum(n["loss"] * n["length"] for n in own) / sum(n["length"] for n in own)
+        assert line.split()[0] == f"{mean:.4f}" or name == "doppelt"
+    assert len(lines) == 5
+    result = datapoints("losses", "--run", run_dir, "--steps", "151-160")
+    assert result.returncode == 2
+    assert "--steps 151-160: give A-B, steps of the log, which ends at step 150" in result.stderr
 
 
 def test_verify_agrees_and_disagrees(run_dir, tmp_path):
@@ -187,7 +204,7 @@ def test_help_is_no_error(arguments):
         (["verify", "--run", "RUN", "--wrong", "1"], "wrong"),
         (["eat", "--run", "RUN"], "'eat' is not a command; known: step, doc"),
         (["verfy", "--run", "RUN"], "did you mean verify?"),
-        ([], "name a command: step, doc, verify, export, stats, stages; --help says"),
+        ([], "name a command: step, doc, verify, export, stats, stages, losses; --help says"),
         (["export", "--run", "RUN", "--output", "/proc/none/x.parquet"], "cannot write there"),
         (["export", "--run", "RUN", "--output", "e.csv"], "a name that ends in .parquet or .jsonl"),
         (["export", "--run", "RUN", "--output", "e.jsonl", "--format", "parquet"], "that ends in .parquet"),
