@@ -14,8 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.tokenizing import job
+from lit_gpt.store.token_store import TokenStore
 from pretrain.datapoints.files import RunLog, part_files, write_part
-from pretrain.datapoints.stage_table import COLUMNS
+from pretrain.datapoints.replay import Replay
+from pretrain.datapoints.reports import count_documents
+from pretrain.datapoints.stage_table import COLUMNS, count_stages
+from scripts import datapoints as command
+from tests.masked_stores import conversations
 from tests.pretrain.datapoints.staged import log_stages, open_stages
 from tests.pretrain.feeding import GLOBAL_BATCH, log_steps, open_data
 
@@ -275,3 +280,39 @@ def test_commands_cross_the_borders_of_stages(tmp_path, train_store_dir, val_sto
     assert "72 steps, 420 rows" in datapoints("verify", "--run", tmp_path).stdout
     table = datapoints("stages", "--run", tmp_path).stdout.splitlines()
     assert Counter(line.split()[0] for line in table[1:]) == {"adapt": 2, "long": 2, "anneal": 2}
+
+
+def test_a_mixture_of_plain_and_masked_stores_is_read_by_ids_and_proven_with_its_mask(
+    tmp_path, train_store_dir, masked_store_dir, capsys
+):
+    data = open_data(f"{train_store_dir}:1", f"{masked_store_dir}:1")
+    log_steps(tmp_path, data, 0, 20, commits={20})
+    run = {"run": tmp_path}
+    command.verify(command.VerifyOptions(**run))
+    assert f"20 steps, {20 * GLOBAL_BATCH} rows" in capsys.readouterr().out
+
+    command.print_step(command.StepOptions(**run, step=7))
+    shown = re.findall(
+        r'^--- document "chat/(\d+)", targets 0 to .*; (\d+) of them count, the text in ⟦ ⟧\n([^-=]*)',
+        capsys.readouterr().out,
+        re.M,
+    )
+    asked = list(conversations(300))
+    store = TokenStore.open(masked_store_dir)
+    for number, counted, text in shown:
+        expected = "".join(f"⟦{part}⟧" if target else part for part, target in asked[int(number)])
+        assert text.rstrip("\n") == expected.replace("⟦⟧", "")
+        [(shard, document)] = store.find(f"chat/{number}")
+        assert int(counted) == sum(int(token) >= 0 for token in store.document_tokens(shard, document)[1:])
+    assert len(shown) > 3
+
+    command.print_document(command.DocOptions(**run, id=f"chat/{shown[0][0]}"))
+    assert re.search(r"^step 7, sample \d+: targets 0 to \d+$", capsys.readouterr().out, re.M)
+
+    [plain, chat] = count_stages(Replay(tmp_path))
+    counts = count_documents(Replay(tmp_path))
+    samples = data.rows(np.arange(20 * GLOBAL_BATCH))
+    of_chat = samples.store == 1
+    targets = data.targets_per_row(samples)
+    assert (plain.targets, chat.targets) == (targets[~of_chat].sum(), targets[of_chat].sum())
+    assert counts.targets["chat.jsonl"] == chat.targets < data.tokens_per_row(samples)[of_chat].sum()
