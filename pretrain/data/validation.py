@@ -53,7 +53,7 @@ class ValidationSample:
         masked.
         """
         stride = micro_batch_size * world_size
-        empty = RowTokens(np.empty(0, np.uint16), np.empty(0, np.int32))
+        empty = RowTokens(np.empty(0, np.int32), np.empty(0, np.int32))  # holds any pad token
         for first in range(rank * micro_batch_size, -(-len(self._rows) // stride) * stride, stride):
             samples = self._rows[first : first + micro_batch_size]
             table = self._data.table(self._data.rows(samples))

@@ -212,6 +212,16 @@ def test_losses_and_bits_are_those_of_transformers_on_each_text(tmp_path, tokeni
     assert mean_loss(results) == pytest.approx(sum(sums.values()) / n_targets, rel=1e-6)
 
 
+def test_rows_that_fill_up_a_batch_hold_any_pad_token(masked_store_dir, monkeypatch):
+    """EOS of a large vocabulary is past uint16."""
+    packed = PackedStore.open(TokenStore.open(masked_store_dir), BLOCK)
+    sample = ValidationSample(packed, None)
+    monkeypatch.setattr(packed.store, "eos_id", 128_001)
+    *_, last = sample.batches(len(sample._rows) + 1)
+    assert (last.input_ids[-1] == 128_001).all()
+    assert (last.labels[-1] == IGNORE_INDEX).all()
+
+
 def test_a_stop_ends_a_validation_without_a_result(packed):
     asked = []
     result = Validation({"a": packed, "b": packed}, everything()).measure(
