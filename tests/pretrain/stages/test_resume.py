@@ -104,6 +104,18 @@ def test_what_is_to_come_may_be_edited(straight, plan, train_store_dir):
     assert continued(straight, 4, longer, train_store_dir).name == "adapt"
 
 
+def test_conversations_that_do_not_fit_are_found_before_anything_is_packed(
+    straight, plan, train_store_dir, masked_store_dir
+):
+    plan[2] |= {"block_size": 16}
+    too_long = rf"{masked_store_dir} is masked, .*: rows of block_size 16 take 17; raise block_size"
+    with pytest.raises(InputError, match=f"stage chat: {too_long}"):
+        examine(options_of(straight / "none", plan, train_store_dir))
+    validated = {"val_data_dir": [str(masked_store_dir)], "block_size": 16, "max_steps": 9}
+    with pytest.raises(InputError, match=too_long):
+        examine(options_of(straight / "none", None, train_store_dir, **validated))
+
+
 def test_runs_with_and_without_stages_do_not_continue_one_another(
     straight, plan, tmp_path, train_store_dir, capsys
 ):
