@@ -27,8 +27,11 @@ class Options(CorpusOptions, FilterOptions, ExecutionOptions):
     """Filter documents; write those dropped to a folder per reason."""
 
 
-def plan(files: list[Path], options: Options, folder: Path) -> list[Stage]:
-    """Stages that filter `files` into `folder`.
+def plan(files: list[Path], options: Options, folder: Path, name: str = "clean") -> list[Stage]:
+    """Stages that filter `files`, which need not exist yet, into `folder`.
+
+    Args:
+        name: of the stage, and in prepare.py of the folder.
 
     Raises:
         InputError: the folder was begun with other settings, or there is no such tokenizer.
@@ -39,7 +42,7 @@ def plan(files: list[Path], options: Options, folder: Path) -> list[Stage]:
     read, write = open_corpus(files, options, folder, settings)
     choose = partial(_filter, limits, options.tokenizer)
     describe = Call("inputs", partial(_describe_inputs, files, folder))
-    stage = Stage("clean", [read, choose, write, describe], options.n_tasks(len(files)), folder)
+    stage = Stage(name, [read, choose, write, describe], options.n_tasks(len(files)), folder)
     return with_summary([stage], "Filtered documents")
 
 

@@ -15,7 +15,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from data_prep.stages.clean import Filters
-from data_prep.stages.limits import PRESETS, FilterOptions, Limits
+from data_prep.stages.limits import PRESETS, FilterOptions, Limits, around_deduplication
 from data_prep.stages.measures import Texts
 from tests.data_prep.stages import naive_measures
 from tests.german import german_texts
@@ -238,6 +238,16 @@ def test_what_is_given_overrules_the_preset_zero_included():
     assert (limits.min_words, limits.max_words) == (0, 100_000)
     assert limits.max_top_ngram_frac == {2: 0.5}
     assert FilterOptions(preset="none").limits() == Limits()
+
+
+def test_each_limit_is_before_or_after_deduplication_and_length_is_both():
+    limits, unset = PRESETS["german"], Limits()
+    before, after = around_deduplication(limits)
+    for name, value in vars(limits).items():
+        found = [
+            getattr(part, name) for part in (before, after) if getattr(part, name) != getattr(unset, name)
+        ]
+        assert found == [value] * (2 if name in ("min_words", "max_words") else value != getattr(unset, name))
 
 
 def test_a_listed_duplicate_goes_before_all_rules():
