@@ -118,8 +118,9 @@ def _add(
             sums[store.fingerprint, shard] = np.zeros(store.manifest.shards[shard].n_documents, _SUMS)
             sums[store.fingerprint, shard]["first_step"] = np.iinfo(np.int32).max
         of_documents = sums[store.fingerprint, shard]
-        np.add.at(of_documents["loss"], rows.document[where], logged.loss[where] * rows.length[where])
-        np.add.at(of_documents["targets"], rows.document[where], rows.length[where].astype(np.uint32))
+        targets = logged.targets[where].astype(np.uint32)
+        np.add.at(of_documents["loss"], rows.document[where], logged.loss[where] * targets)
+        np.add.at(of_documents["targets"], rows.document[where], targets)
         where = where[rows.start[where] == 0]  # every pass over the store has it once
         np.add.at(of_documents["times"], rows.document[where], np.uint16(1))
         _note_first_and_last(of_documents, rows.document[where], step_of_segment[where], logged.loss[where])

@@ -78,7 +78,7 @@ class Found:
 
     def add(self, group: str, rows: np.ndarray, logged: LoggedSegments, where: np.ndarray) -> None:
         """Add the segments at the positions `where` (n,) to these rows (n,) of a group's sums."""
-        n_rows, targets = self._n_rows(), logged.rows.length[where].astype(np.float64)
+        n_rows, targets = self._n_rows(), logged.targets[where].astype(np.float64)
         sums = self.sums.setdefault(group, np.zeros((n_rows, 3)))
         for column, weights in enumerate((None, targets, targets * logged.loss[where])):
             sums[:, column] += np.bincount(rows, weights, n_rows)

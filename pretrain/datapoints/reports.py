@@ -148,7 +148,7 @@ def count_documents(replay: Replay) -> Counts:
             n_documents = len(store.lengths(shard))
             times = seen.setdefault(key, np.zeros(n_documents, np.int32))
             targets = fed.setdefault(key, np.zeros(n_documents, np.int64))
-            np.add.at(targets, rows.document[where], logged.targets(number, shard, where))
+            np.add.at(targets, rows.document[where], logged.targets[where])
             # A document's first segment stands for it: every pass over the store has it once.
             firsts = where[rows.start[where] == 0]
             document, step = rows.document[firsts], step_of_segment[firsts]

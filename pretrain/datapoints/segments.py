@@ -53,12 +53,16 @@ class LoggedSegments:
         """The (store, shard) that occur, each with the positions of its segments."""
         return by_shard(self["store"], self["shard"])
 
-    def targets(self, store: int, shard: int, where: np.ndarray) -> np.ndarray:
-        """How many targets of segments of one shard count, integers (k,): all in a plain store."""
-        packed = self.data.stores[store]
-        if packed.store.masked:
-            return packed.loss_targets_of(shard, self.rows.document[where])
-        return self.rows.length[where]
+    @functools.cached_property
+    def targets(self) -> np.ndarray:
+        """How many targets of each segment count, int32 (n_segments,): all in a plain store."""
+        if not self.data.masked:
+            return self.rows.length
+        targets = self.rows.length.copy()
+        for number, shard, where in self.by_shard():
+            if (packed := self.data.stores[number]).store.masked:
+                targets[where] = packed.loss_targets_of(shard, self.rows.document[where])
+        return targets
 
     def ids(self) -> np.ndarray:
         """The document id of each segment, as objects."""

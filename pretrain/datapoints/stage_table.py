@@ -65,7 +65,7 @@ def _count_stage(
             packed = logged.data.stores[number]
             line = lines.setdefault(packed.fingerprint, _new_line(logged.period.name, packed))
             line.rows += np.unique(row[where]).size
-            line.targets += int(logged.targets(number, shard, where).sum())
+            line.targets += int(logged.targets[where].sum())
             n_documents = len(packed.store.lengths(shard))
             _, documents = fed.setdefault((packed.fingerprint, shard), (packed, np.zeros(n_documents, bool)))
             documents[logged.rows.document[where]] = True

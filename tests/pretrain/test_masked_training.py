@@ -19,6 +19,8 @@ from lit_gpt.store.store_writer import TokenStoreWriter
 from lit_gpt.store.token_store import TokenStore
 from lit_gpt.store.tokenizer import Tokenizer
 from pretrain.data.training_data import TrainingData
+from pretrain.datapoints.losses import Steps, losses_by_step
+from pretrain.datapoints.replay import Replay
 from pretrain.monitor.metrics import read_metrics
 from pretrain.options import DataOptions, TrainOptions
 from scripts.faults.ports import free_ports
@@ -115,6 +117,9 @@ def test_all_targets_of_the_global_step_weigh_the_same(tmp_path, train_store_dir
     assert [line["loss"] for line in lines] == pytest.approx(losses, rel=1e-4)
     assert [line["grad_norm"] for line in lines] == pytest.approx(norms, rel=1e-4)
     assert [int(line["tokens"]) for line in lines] == list(itertools.accumulate(targets))
+    [logged] = losses_by_step(Replay(run), Steps(1, STEPS)).sums.values()
+    assert logged[:, 2] / logged[:, 1] == pytest.approx(losses, rel=2**-10)  # fp16
+    assert logged[:, 1].tolist() == targets
     trained = checkpoint_tensors(run, STEPS)
     for name, expected in weights.items():
         # Nearly every number: Adam steps by the sign of a gradient, however close it is to rounding.
