@@ -84,6 +84,9 @@ class ValidationSample:
             f"{name}: {len(self._rows):,} of {self._n_rows:,} rows, {what} {store.n_documents:,} "
             f"documents, from {least}{len(sources):,} source(s)"
         ]
+        if store.masked:
+            share = store.n_targets / store.n_tokens
+            lines.append(f"{name}: masked, {share:.1%} of the store's tokens are targets")
         if n_documents < FEW_DOCUMENTS:
             lines.append(
                 f"warning: {name}: {n_documents:,} documents are few to validate on: the loss may be far "

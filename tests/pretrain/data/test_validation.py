@@ -189,7 +189,10 @@ def test_losses_and_bits_are_those_of_transformers_on_each_text(tmp_path, tokeni
     dialogues = list(conversations(9))
     chat = TokenStore.open(masked_store(tmp_path / "chat", tokenizer_dir, dialogues))
     stores["chat"] = PackedStore.open(chat, BLOCK)
-    results = Validation(stores, everything()).measure(model)
+    validation = Validation(stores, everything())
+    share = f"{chat.n_targets / chat.n_tokens:.1%}"
+    assert f"validation on chat: masked, {share} of the store's tokens are targets" in validation.describe()
+    results = validation.measure(model)
     sums, n_targets = dict.fromkeys(stores, 0.0), 0
     for document in range(chat.n_documents):
         raw = torch.tensor(chat.document_tokens(0, document).astype(int))
