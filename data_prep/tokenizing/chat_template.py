@@ -4,6 +4,7 @@ Transformers renders the template in its sandbox. The template says what the ass
 `{% generation %}` and `{% endgeneration %}`: the tokens between them are the targets.
 """
 
+import contextlib
 import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +19,8 @@ Turns = list[dict[str, str]]
 
 SHIPPED = Path(__file__).resolve().parents[1] / "templates" / "chatml.jinja"
 MARKER = re.compile(r"\{%-?\s*generation\s*-?%\}")  # as transformers looks for it
-_CONTROL = re.compile(r"<\|[^|<>\s]+\|>")  # what templates call their control tokens
+_CONTROL = re.compile(r"<[^<>\s]+>")  # how templates write control tokens
+_SYSTEM = {"role": "system", "content": "Antworte kurz."}
 _PROBE: Turns = [
     {"role": "user", "content": "Wie geht es dir heute?"},
     {"role": "assistant", "content": "Ganz gut, 3 × danke für die Blumen 🌻!"},
@@ -42,6 +44,7 @@ class ChatTemplate:
             tokenizer.write_for_transformers(Path(folder), _MAX_LENGTH, bos=None)
             self._backend = PreTrainedTokenizerFast.from_pretrained(folder)
         added = self._backend.added_tokens_decoder
+        self._added = {token.content for token in added.values()}
         self._special = {token.content: number for number, token in added.items() if token.special}
         self._control = re.compile("|".join(map(re.escape, self._special)))
 
@@ -80,7 +83,9 @@ class ChatTemplate:
             rendered = self._apply(_PROBE, tokenize=False)
             ids, targets = self.encode(_PROBE)
         except ValueError as error:
-            raise self._error(f"it does not write a conversation: {error}; fix it") from error
+            raise self._error(f"{error}; fix it") from error
+        with contextlib.suppress(ValueError):  # some templates refuse system prompts
+            rendered += self._apply([_SYSTEM, *_PROBE], tokenize=False)
         self._check_control_tokens(rendered)
         self._check_bos(ids)
         end_of_turn = self._end_of_turn(ids, targets)
@@ -96,17 +101,17 @@ class ChatTemplate:
         try:
             return self._backend.apply_chat_template(turns, chat_template=self.text, **how)
         except Exception as error:  # whatever the template does
-            raise ValueError(f"{type(error).__name__}: {str(error)[:200]}") from error
+            raise ValueError(f"the template fails: {type(error).__name__}: {str(error)[:200]}") from error
 
     def _error(self, said: str) -> InputError:
         return InputError(f"{self.name}: {said}")
 
     def _check_control_tokens(self, rendered: str) -> None:
-        missing = sorted(set(_CONTROL.findall(rendered)) - self._special.keys())
+        missing = sorted(set(_CONTROL.findall(rendered)) - self._added)
         if missing:
             quoted = " ".join(f"'{name}'" for name in missing)
             raise self._error(
-                f"it writes {quoted}, and {self.tokenizer.folder} has no such special tokens; add them with "
+                f"it writes {quoted}, and {self.tokenizer.folder} has no such tokens; add them with "
                 f"extend_tokenizer.py --new_tokens 0 --special_tokens {quoted}, or where no model uses the "
                 "tokenizer yet, train it with train_tokenizer.py --special_tokens"
             )

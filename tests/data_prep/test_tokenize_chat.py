@@ -282,12 +282,12 @@ TEMPLATES = [
         TEMPLATE.replace("generation %}", "filter trim %}").replace("endfilter trim", "endfilter"),
         "does not say what",
     ),
-    (SIMPLE + "{% if %}", "does not write a conversation: TemplateSyntaxError"),
+    (SIMPLE + "{% if %}", "the template fails: TemplateSyntaxError"),
     (
         SIMPLE + "{{ raise_exception('no such luck') }}",
-        "does not write a conversation: TemplateError: no such luck",
+        "the template fails: TemplateError: no such luck",
     ),
-    (SIMPLE + "{{ messages.append(1) }}", "does not write a conversation: SecurityError"),
+    (SIMPLE + "{{ messages.append(1) }}", "the template fails: SecurityError"),
     (SIMPLE.removeprefix("{{ bos_token }}"), "writes BOS 0 times"),
     ("<s>" + SIMPLE, "writes BOS 2 times"),
     (SIMPLE.replace("m.role == 'assistant'", "m.role == 'bot'"), "of 2 turns of the assistant it marks 0"),
@@ -314,7 +314,11 @@ TEMPLATES = [
     ),
     (
         SIMPLE.replace("im_start", "turn"),
-        "it writes '<|turn|>', and .* has no such special tokens; add them with",
+        "it writes '<|turn|>', and .* has no such tokens; add them with",
+    ),
+    (
+        SIMPLE.replace("{{ m.role }}", "{{ '<sys>' if m.role == 'system' else m.role }}"),
+        "it writes '<sys>', and",
     ),
 ]
 
@@ -328,7 +332,6 @@ def test_unfit_templates_are_one_line_before_anything_is_written(options: ChatOp
         assert str(refused.value).startswith(f"--template {file}: "), text
         assert "\n" not in str(refused.value)
         assert not options.output.exists()
-    file.write_text(SIMPLE)
     (tmp_path / "texts.jsonl").write_text('{"text": "Hallo"}\n')
     (tmp_path / "users.jsonl").write_text(json.dumps({"messages": [USER]}))
     for change, says in [
@@ -340,5 +343,9 @@ def test_unfit_templates_are_one_line_before_anything_is_written(options: ChatOp
     ]:
         with pytest.raises(InputError, match=says):
             tokenize_chat(replace(options, **change))
+    file.write_text("{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}" + SIMPLE)
     tokenize_chat(replace(options, template=file))
-    assert (options.output / "tokenizer" / "chat_template.jinja").read_text() == SIMPLE
+    assert (options.output / "tokenizer" / "chat_template.jinja").read_text() == file.read_text()
+    n_system = sum(turns[0]["role"] == "system" for turns in records(Path(options.input[0])).values())
+    rejected = TokenStore.open(options.output).manifest.provenance["set_aside"]
+    assert rejected == {"the template fails: TemplateError: no": n_system}
