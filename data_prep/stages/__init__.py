@@ -2,5 +2,6 @@
 
 In go files of documents, out come `documents/`, `excluded/REASON/`, `stats.json` and `report.md`. Open
 `pipeline` (how stages run), `corpus` (reading and writing), then `clean` with `limits`, `measures`, `units`
-and `repetition`, `dedup` with `dedup_index`, `minhash`, and `summary`.
+and `repetition`, `dedup` with `dedup_index`, `minhash` with `shingles`, `minhash_index` and
+`near_duplicates`, and `summary`.
 """
