@@ -28,9 +28,9 @@ CHAT=$((STEPS / 2))
 TASKS=6
 export OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1
 
-# tokenize WHAT NAME: by tokenize_WHAT.py, a part for validation
+# tokenize COMMAND NAME OPTION...: with a part for validation
 tokenize() {
-    run "data_prep/tokenize_$1.py" --input "$OUT/$2.jsonl" --tokenizer "$OUT/tokenizer" \
+    run "$1" --input "$OUT/$2.jsonl" --tokenizer "$OUT/tokenizer" \
         --output "$OUT/$2.part/train" --val_output "$OUT/$2.part/val" --val_fraction 0.02 "${@:3}"
     mv "$OUT/$2.part" "$OUT/$2"
 }
@@ -70,8 +70,8 @@ if task 'Train a tokenizer with the special tokens of ChatML' "$OUT/tokenizer"; 
         --special_tokens '<|im_start|>' '<|im_end|>'
 fi
 if task 'Tokenize both' "$OUT/chat"; then
-    [ -e "$OUT/text" ] || tokenize corpus text
-    tokenize chat chat --max_tokens 257
+    [ -e "$OUT/text" ] || tokenize data_prep/tokenize_corpus.py text
+    tokenize data_prep/tokenize_chat.py chat --max_tokens 257
 fi
 if task "Train: $STEPS steps on documents, $CHAT on conversations with 20% documents" "$OUT/run/done"; then
     cat >"$OUT/run.yaml" <<END
