@@ -34,13 +34,14 @@ def main(options: Options) -> None:
     """Print for each folder its count, and its answer to the first question."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    for folder in options.model:
+        read_json(folder / "config.json", f"--model {folder} is no Hugging Face folder")
     chat = options.model[-1]
+    ends = read_json(chat / "generation_config.json", "give a folder of a chat model").get("eos_token_id")
     tokenizer = AutoTokenizer.from_pretrained(chat, trust_remote_code=False, padding_side="left")
-    ends = read_json(chat / "generation_config.json", "give a folder of a chat model")["eos_token_id"]
     if tokenizer.chat_template is None or not isinstance(ends, list):
         raise InputError(f"--model {chat} has no chat template, or no token that ends turns")
-    lines = options.conversations.read_text(encoding="utf-8").splitlines()
-    questions = [json.loads(line)["messages"][:-1] for line in lines]
+    questions = _questions(options.conversations)
     batch = tokenizer.apply_chat_template(
         questions, add_generation_prompt=True, padding=True, return_dict=True, return_tensors="pt"
     )
@@ -55,6 +56,18 @@ def main(options: Options) -> None:
         count = sum(answer[-1] == ends[-1] for answer in ended)
         print(f"{folder}: {count} of {len(answers)} answers end their turn")
         print(f"  {questions[0][-1]['content']}\n  {tokenizer.decode(ended[0])}", flush=True)
+
+
+def _questions(path: Path) -> list[list[dict[str, str]]]:
+    """The turns of each conversation before its last answer."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        questions = [json.loads(line)["messages"][:-1] for line in lines]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"--conversations {path} cannot be read: {error!r}") from error
+    if not questions or not all(questions):
+        raise InputError(f"--conversations {path}: a conversation has no question, or there is none")
+    return questions
 
 
 def _cut(answer: list[int], special: set[int]) -> list[int]:
