@@ -30,7 +30,7 @@ from lit_gpt.store import masking
 from lit_gpt.store.token_store import TokenStore
 from lit_gpt.store.tokenizer import Tokenizer
 from pretrain.data.row_reader import RowReader, RowTable
-from pretrain.datapoints.files import SEGMENTS, from_lists
+from pretrain.datapoints.files import LOSS, SEGMENTS, from_lists
 from pretrain.datapoints.losses import Steps
 from pretrain.datapoints.replay import Replay
 from pretrain.datapoints.search import Occurrence, find_document, occurrences_by_log, occurrences_by_order
@@ -101,9 +101,10 @@ def _print_row(
     print(f"=== {title}: row {logged['row']} of shard {logged['shard']} in {store.path}")
     infos = store.document_info(logged["shard"], row.document)
     segments = np.split(tokens, np.cumsum(row.length + 1)[:-1])
-    for info, start, length, read in zip(infos, row.start, row.length, segments, strict=True):
+    losses = [f", loss {loss:.4f}" for loss in logged.get(LOSS, ())] or [""] * len(infos)
+    for info, start, length, loss, read in zip(infos, row.start, row.length, losses, segments, strict=True):
         name = json.dumps(info.id, ensure_ascii=False)
-        title = f"--- document {name}, targets {start} to {start + length - 1} of {info.n_tokens - 1}"
+        title = f"--- document {name}, targets {start} to {start + length - 1} of {info.n_tokens - 1}{loss}"
         if store.masked:
             counted = np.count_nonzero(masking.is_target(read[1:]))
             print(f"{title}; {counted} of them count, the text in ⟦ ⟧")
@@ -258,8 +259,8 @@ def stages(options: StagesOptions) -> None:
 class LossesOptions(RunOptions):
     """Print the mean loss of groups of segments over training, or of the documents that stand out.
 
-    The losses are those of the forward passes in which the model was fed the segments. A mean weighs a
-    segment by its targets; all tokens of a masked store count as such here.
+    The losses are those of the forward passes in which the model was fed the segments: a document that
+    was fed early has a high one whatever it says, so compare within --steps. A mean is over targets.
     """
 
     by: Literal["source", "store", "length", "step", "document", "repeats"] = "source"

@@ -3,8 +3,8 @@
     for logged in scan(Replay(run_dir), first_step, last_step):
         logged["step"], logged.rows.document, logged.loss    # arrays, an entry a segment
 
-Memory is bounded by a group's 65,536 rows, whatever the length of the run. No store is opened until ids or
-`data` are asked for.
+Memory is bounded by a group's 65,536 rows, whatever the length of the run. No store is opened until ids,
+`targets` or `data` are asked for.
 """
 
 import functools

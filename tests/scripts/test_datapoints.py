@@ -91,12 +91,13 @@ def test_step_prints_the_text_that_was_fed_with_ids(run_dir, corpus_files, expor
         for line in file.read_text().splitlines()
     }
     segments = re.findall(
-        r'^--- document (".*"), targets (\d+) to (\d+) of (\d+)\n([^=-]*)', result.stdout, re.M
+        r'^--- document (".*"), targets (\d+) to (\d+) of (\d+), loss (.+)\n([^=-]*)', result.stdout, re.M
     )
     logged = [segment for segment in exported if segment["iter_num"] == 3]
     assert [json.loads(segment[0]) for segment in segments] == [segment["data_id"] for segment in logged]
     compared = 0
-    for name, first, last, total, text in segments:
+    assert [segment[4] for segment in segments] == [f"{segment['loss']:.4f}" for segment in logged]
+    for name, first, last, total, _, text in segments:
         whole = texts.get(json.loads(name))
         if whole is not None and int(first) == 0 and int(last) == int(total) - 1:
             assert text.rstrip("\n") == whole.rstrip("\n")

@@ -164,14 +164,14 @@ def test_a_log_without_losses_says_so(replay):
 
 def test_a_scan_holds_one_group_of_rows_however_long_the_log(tmp_path, train_store_dir):
     data = open_data(train_store_dir)
-    log_steps(tmp_path, data, 0, 3000, commits=range(100, 3001, 100), with_losses=True)
+    log_steps(tmp_path, data, 0, 1000, commits=range(50, 1001, 50), with_losses=True)
     replay = Replay(tmp_path)
     peaks = []
-    for last in (100, 3000):
+    for last in (50, 1000):
         arrow = pa.total_allocated_bytes()
         tracemalloc.start()
         held = max(pa.total_allocated_bytes() - arrow for group in scan(replay, 1, last) if group.loss.size)
         peaks.append(tracemalloc.get_traced_memory()[1] + held)
         tracemalloc.stop()
-    assert len(RunLog(tmp_path).parts) == 30
+    assert len(RunLog(tmp_path).parts) == 20
     assert peaks[1] < 3 * peaks[0]
