@@ -1,4 +1,4 @@
-"""Drop documents that nearly repeat another, by datatrove's MinHash."""
+"""Drop documents that nearly repeat an earlier one, by MinHash."""
 
 import sys
 from pathlib import Path

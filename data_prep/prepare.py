@@ -1,8 +1,10 @@
 """Run every step from a crawl to token stores that training reads, by one YAML file.
 
-    OUTPUT/clean/      documents that the filters keep, the others by reason, report.md
-    OUTPUT/dedup/      the same without repeated paragraphs, report.md
+    OUTPUT/clean/      documents that the rules for language, characters and length keep, the others by reason
+    OUTPUT/dedup/      the same without repeated paragraphs
+    OUTPUT/lines/      what is left of them for the rules for lines and repetition, and again for length
     OUTPUT/minhash/    the same without near duplicates, with --near_duplicates
+    OUTPUT/flow.png    how many documents and bytes each step dropped, and why; flow.md has the numbers
     OUTPUT/tokenizer/  trained on the result, unless --tokenizer names one
     OUTPUT/train/      token store, packed into rows; its manifest names the sources, settings and counts
     OUTPUT/val/        token store of the documents held out
@@ -10,6 +12,7 @@
 Run again, it does what is missing. `--executor slurm` submits everything at once, stage after stage.
 """
 
+import dataclasses
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.stages import clean, dedup, minhash
 from data_prep.stages.corpus import Call, call_command, input_files, kept_files
+from data_prep.stages.flow import show_flow
+from data_prep.stages.limits import around_deduplication
 from data_prep.stages.pipeline import Stage, check_settings, run_stages
 from data_prep.stages.summary import in_short, record_origin
 from data_prep.tokenizing import job, train
@@ -33,7 +38,7 @@ class Options(clean.Options):
     """Prepare a corpus for training: filter, deduplicate, train a tokenizer, tokenize, pack."""
 
     output: Path
-    """Folder for clean/, dedup/, minhash/, tokenizer/ and the stores train/ and val/."""
+    """Folder for clean/, dedup/, lines/, minhash/, tokenizer/ and the stores train/ and val/."""
     tokenizer: Path | None = None
     """Folder of a tokenizer to use (default: train one on the documents that are kept)."""
     min_paragraph_bytes: NonNegativeInt = 0
@@ -56,29 +61,34 @@ class Options(clean.Options):
 
 def plan(files: list[Path], options: Options) -> list[Stage]:
     """All stages, from the input files to packed stores."""
-    output = options.output
-    parts = {"clean": output / "clean"}
-    stages = clean.plan(files, options, parts["clean"])
-
-    def add(name: str, plan_part: Callable[[list[Path], Any, Path], list[Stage]], options: Any) -> None:
-        before = kept_files(list(parts.values())[-1], len(files))
-        parts[name] = options.output
-        stages.extend(plan_part(before, options, options.output))
-
-    paragraphs = dedup.Options(
-        input=[],
-        output=output / "dedup",
-        tasks=options.tasks,
-        min_paragraph_bytes=options.min_paragraph_bytes,
-    )
-    add("dedup", dedup.plan, paragraphs)
-    if options.near_duplicates:
-        near = minhash.Options(input=[], output=output / "minhash", tasks=options.tasks)
-        add("minhash", minhash.plan, near)
-    origin = partial(record_origin, output / "clean" / "inputs", parts, output / "origin.json")
-    stages.append(Stage("origin", [Call("origin", origin)], 1, output))
-    documents = kept_files(list(parts.values())[-1], len(files))
+    stages, documents = corpus_stages(files, options)
     return stages + _store_stages([str(file) for file in documents], options)
+
+
+def corpus_stages(files: list[Path], options: Options) -> tuple[list[Stage], list[Path]]:
+    """The stages that choose documents, and the files that they leave."""
+    output = options.output
+    before, after = around_deduplication(options.limits())
+    first = dataclasses.replace(options, preset="none", **vars(before))
+    parts = {"clean": output / "clean"}
+    stages = clean.plan(files, first, parts["clean"])
+
+    def add(
+        name: str, plan_part: Callable[[list[Path], Any, Path], list[Stage]], kind: Any, **given: Any
+    ) -> None:
+        documents = kept_files(list(parts.values())[-1], len(files))
+        parts[name] = output / name
+        part = kind(input=[], output=parts[name], tasks=options.tasks, **given)
+        stages.extend(plan_part(documents, part, parts[name]))
+
+    add("dedup", dedup.plan, dedup.Options, min_paragraph_bytes=options.min_paragraph_bytes)
+    add("lines", partial(clean.plan, name="lines"), clean.Options, preset="none", **vars(after))
+    if options.near_duplicates:
+        add("minhash", minhash.plan, minhash.Options)
+    origin = partial(record_origin, output / "clean" / "inputs", parts, output / "origin.json")
+    flow = partial(show_flow, parts, output)
+    stages.append(Stage("origin", [Call("origin", origin), Call("flow", flow)], 1, output))
+    return stages, kept_files(list(parts.values())[-1], len(files))
 
 
 def _store_stages(documents: list[str], options: Options) -> list[Stage]:
@@ -135,9 +145,10 @@ def main(options: Options) -> None:
     }
     check_settings(options.output, settings)
     if run_stages(plan(files, options), options, options.output, Path(__file__)):
-        for part in ("clean", "dedup", "minhash"):
+        for part in ("clean", "dedup", "lines", "minhash"):
             if (options.output / part).exists():
                 print(f"{part}: {in_short(options.output / part)}")
+        print(f"flow: {options.output / 'flow.png'}")
         print(f"train with --train_data_dir {options.output / 'train'}")
 
 

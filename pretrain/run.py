@@ -18,7 +18,6 @@ from pretrain.data.dataloader import DataLoader, check_resumable
 from pretrain.data.validation import Validation
 from pretrain.datapoints import files as datapoint_files
 from pretrain.datapoints.log import DatapointLog
-from pretrain.extension import recorded_extension
 from pretrain.kernels import choose_kernels
 from pretrain.launch import run_folder
 from pretrain.launch.preflight import connect, join, preflight
@@ -30,6 +29,7 @@ from pretrain.monitor.save_errors import SaveErrors
 from pretrain.monitor.step_reporter import SpeedMonitor, StepReporter
 from pretrain.optim import build_optimizer
 from pretrain.options import TrainOptions
+from pretrain.origins import recorded
 from pretrain.schedules import keep_schedule
 from pretrain.shape import initial_shape, length_warnings
 from pretrain.stages.options import resolve_stages
@@ -64,7 +64,7 @@ class Run:
         """Before the ranks are connected: packing may take hours, and no collective is to wait for it."""
         self.watchdog.phase("reading the data")
         self.stages = open_stages(resolve_stages(self.options))
-        self.extension = recorded_extension(self.options)
+        self.extension, self.chat_before = (recorded(self.options, name) for name in ("extension", "chat"))
 
     @property
     def last_step(self) -> int:
@@ -87,7 +87,8 @@ class Run:
         self.agreement = StopAgreement(self.stop_request, parallel.new_gloo_group())
         self.node_group = parallel.new_node_group(options.devices, self.fabric.node_rank)
         for store in {str(packed.store.path): packed.store for packed in stores}.values():
-            self.startup_lines += store.document_ends.warnings(store.path)
+            if not store.masked:  # a conversation's template says how it begins and ends
+                self.startup_lines += store.document_ends.warnings(store.path)
 
     def _choose_kernels(self) -> None:
         """Before a checkpoint is verified, which takes minutes for 7B: what cannot work here is refused."""

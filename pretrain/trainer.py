@@ -13,6 +13,8 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
 
 import torch
 
@@ -154,7 +156,8 @@ class Trainer(Run):
             False if the ranks agreed to stop between two micro-batches: then no rank has done the step.
         """
         # FSDP2 averages gradients over ranks; this turns the average into the mean over all targets.
-        scale = self.world_size / batch.n_targets
+        n_targets = max(batch.n_targets, 1)  # all may be masked: then loss and gradient are 0
+        scale = self.world_size / n_targets
         loss_sum = torch.zeros((), device=self.device)
         log_losses = self.datapoint_log is not None and self.options.log_losses
         segment_losses = []
@@ -172,14 +175,14 @@ class Trainer(Run):
             if log_losses:
                 means = segment_means(by_token, micro.labels.flatten(), micro.documents.cu_seqlens)
                 segment_losses.append(means)
-        mean_loss = parallel.all_reduce_sum(loss_sum) / batch.n_targets
+        mean_loss = parallel.all_reduce_sum(loss_sum) / n_targets
         self.step = batch.step
         zero_frozen(self.partly_frozen)
         learning_rate = self.schedule.learning_rate(self.step)
         norm, skipped = guarded_step(self.optimizer, learning_rate, self.options.grad_clip, mean_loss)
         self.optimizer.zero_grad(set_to_none=True)
         self.tokens += batch.n_targets
-        self.speed.step(batch.n_targets, batch.attention_pairs, waited)
+        self.speed.step(batch.n_tokens, batch.attention_pairs, waited)
         self.reporter.add(batch.rows, self.tokens, mean_loss, norm, skipped)
         if self.datapoint_log is not None:
             self.datapoint_log.record(batch.rows, time.time(), segment_losses)
@@ -232,10 +235,17 @@ class Trainer(Run):
                 "documents": self.data.document_ends._asdict(),
                 "versions": {"python": platform.python_version(), "torch": torch.__version__},
                 **({"extension": self.extension} if self.extension else {}),
+                **({"chat": chat} if (chat := self._chat_format()) else {}),
                 **self._identity(),
                 **describe_plan(self.stages, self.stage),
             }
             self.checkpointer.save(self.step, self.model, self.optimizer, state, write_logs)
+
+    def _chat_format(self) -> dict[str, Any] | None:
+        """Of the latest conversations that the model was trained on, in this stage or before."""
+        begun = self.stages[: self.stage.plan.number + 1]
+        formats = [asdict(stage.data.chat) for stage in begun if stage.data.chat]
+        return formats[-1] if formats else self.chat_before
 
     def _leave(self, marker: run_folder.Marker) -> None:
         """Finish writing, then say how the run ended, after every rank has saved."""

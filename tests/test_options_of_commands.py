@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CHECKS = {
     TrainOptions: TrainOptions.check,
     FilterOptions: FilterOptions.limits,
-    job.Options: job.check,
+    job.JobOptions: job.check,
 }
 ODD = [
     "", "0", "-1", "1", "1.5", "1e3", "1e-400", "1e999", "nan", ".nan", ".inf", "-.inf", "9" * 5000, "9" * 25,

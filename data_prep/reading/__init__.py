@@ -1,5 +1,6 @@
 """Read documents from files, strictly and in bounded memory; unusable lines are counted and named.
 
 In go paths, globs and datasets of the Hugging Face hub, out come `Document`s. Open `inputs` (find and check
-files, field names of corpora), `batches` (cut files into lines), `documents` (parse lines, count rejects).
+files, field names of corpora), `batches` (cut files into lines), `documents` (parse lines, count rejects),
+`conversations` (turns in the place of a text).
 """

@@ -5,7 +5,7 @@ place and the reason, and the rest is read.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,8 @@ from lit_gpt.cli import InputError
 
 TEXT_FIELDS = ("text", "raw_content", "content")
 ID_FIELDS = ("id", "doc_id", "document_id")
+LEFT_OUT = "left out"
+"""Prefix of the reason for a sound record that a command does not want; no number of them is too many."""
 _LOSSES_SHOWN = 10
 _MAX_DEPTH = 200
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -29,12 +31,32 @@ class Document(NamedTuple):
 
     id: str
     """`file:line` if the document has none."""
-    text: str
+    text: Any
+    """A string, or what `Content` lets pass."""
     source: str
     """The file, as given."""
     source_line: int
     """From 1; the row of a Parquet file."""
     metadata: dict[str, Any]
+
+
+class Content(NamedTuple):
+    """What the field with a document's text must hold."""
+
+    strings: Callable[[str, Any], Iterable[str]]
+    """All text of a value, given the field's name and the value; raises ValueError with the reason if it is
+    unusable."""
+    hint: str
+    """What to do about files without such a field."""
+
+
+def _one_string(name: str, value: Any) -> Iterable[str]:
+    if not isinstance(value, str):
+        raise ValueError(f"field {name} is no string")
+    return [value]
+
+
+TEXT = Content(_one_string, "name one by --text_fields")
 
 
 @dataclass
@@ -58,7 +80,8 @@ class Rejects:
         place = f"{file}:{rejected.line}"
         self.places.append((place, reason))
         self.counts[rejected.reason] = self.counts.get(rejected.reason, 0) + rejected.lines
-        if sum(self.counts.values()) > self.limit:
+        bad = (lines for reason, lines in self.counts.items() if not reason.startswith(LEFT_OUT))
+        if sum(bad) > self.limit:
             hint = "fix the input or raise --max_bad_lines"
             raise InputError(f"more than {self.limit} unusable lines, the last {place}: {reason}; {hint}")
 
@@ -79,6 +102,7 @@ def read_documents(
     rejects: Rejects,
     text_fields: Sequence[str] = TEXT_FIELDS,
     id_fields: Sequence[str] = ID_FIELDS,
+    content: Content = TEXT,
 ) -> Iterator[Document]:
     """All documents of the files, in order.
 
@@ -86,13 +110,14 @@ def read_documents(
         rejects: receives the unusable lines.
         text_fields: the first of them that an object has is its text; `a.b` is the field `b` of object `a`.
         id_fields: the first of them that an object has, and not as null or "", is its id.
+        content: what the text must be.
 
     Raises:
         InputError: no object at the beginning of a file has a text field, or too many lines are rejected.
     """
     for file in files:
         for batch in read_batches(file):
-            documents, rejected = parse_batch(batch, text_fields, id_fields)
+            documents, rejected = parse_batch(batch, text_fields, id_fields, content)
             yield from documents
             for each in rejected:
                 rejects.add(file, each)
@@ -120,7 +145,7 @@ def sample_documents(
 
 
 def parse_batch(
-    batch: Batch, text_fields: Sequence[str], id_fields: Sequence[str]
+    batch: Batch, text_fields: Sequence[str], id_fields: Sequence[str], content: Content = TEXT
 ) -> tuple[list[Document], list[Rejected]]:
     """The documents of a batch and its rejected lines; arguments as in `read_documents`.
 
@@ -135,14 +160,12 @@ def parse_batch(
             values = read()
             if _first(text_fields, values) is None:
                 strangers = strangers or list(values)
-            documents.append(_document(values, batch.source, number, text_fields, id_fields))
+            documents.append(_document(values, batch.source, number, text_fields, id_fields, content))
         except ValueError as error:
             rejected.append(Rejected(number, str(error)))
     if batch.first_line == 1 and strangers and not documents:
         wanted, given = ", ".join(text_fields), ", ".join(strangers)[:200]
-        raise InputError(
-            f"{batch.source} has the fields {given}, none of {wanted}; name one by --text_fields"
-        )
+        raise InputError(f"{batch.source} has the fields {given}, none of {wanted}; {content.hint}")
     return documents, rejected
 
 
@@ -246,20 +269,24 @@ def _first(names: Sequence[str], values: dict[str, Any]) -> str | None:
 
 
 def _document(
-    values: dict[str, Any], source: str, number: int, text_fields: Sequence[str], id_fields: Sequence[str]
+    values: dict[str, Any],
+    source: str,
+    number: int,
+    text_fields: Sequence[str],
+    id_fields: Sequence[str],
+    content: Content,
 ) -> Document:
     """Remove text and id from `values`; the rest becomes the metadata."""
     text_field, id_field = _first(text_fields, values), _first(id_fields, values)
     if text_field is None:
         raise ValueError(f"no field {' or '.join(text_fields)}")
     text = _take(values, text_field)
-    if not isinstance(text, str):
-        raise ValueError(f"field {text_field} is no string")
+    strings = content.strings(text_field, text)
     document_id = _take(values, id_field) if id_field is not None else None
     if document_id in (None, ""):
         document_id = f"{source}:{number}"
     elif isinstance(document_id, bool) or not isinstance(document_id, str | int):
         raise ValueError(f"field {id_field} is neither a string nor a whole number")
-    if "\0" in text or "\0" in str(document_id):
+    if any("\0" in each for each in (*strings, str(document_id))):
         raise ValueError("NUL character")
     return Document(str(document_id), text, source, number, values)

@@ -17,7 +17,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.reading.batches import Rejected
-from data_prep.reading.documents import ID_FIELDS, TEXT_FIELDS, Document, Rejects, look_up, read_documents
+from data_prep.reading.documents import (
+    ID_FIELDS,
+    TEXT,
+    TEXT_FIELDS,
+    Content,
+    Document,
+    Rejects,
+    look_up,
+    read_documents,
+)
 from lit_gpt.cli import InputError
 
 SUFFIXES = tuple(name + end for name in (".jsonl", ".ndjson", ".json") for end in ("", ".gz", ".zst"))
@@ -96,12 +105,17 @@ def _from_hub(name: str, download: bool) -> list[Path]:
 
 
 def look_into(
-    files: Sequence[Path], text_fields: Sequence[str], id_fields: Sequence[str], needs_id: bool = False
+    files: Sequence[Path],
+    text_fields: Sequence[str],
+    id_fields: Sequence[str],
+    needs_id: bool = False,
+    content: Content = TEXT,
 ) -> None:
     """Read each file, or a sample of very many, up to its first document.
 
     Args:
         needs_id: refuse a document without an id.
+        content: what the text must be.
 
     Raises:
         InputError: a file has no usable line, its objects have other fields, or no file has a document.
@@ -109,7 +123,7 @@ def look_into(
     looked_into, documents = files[:: len(files) // _LOOKED_INTO + 1], []
     for file in looked_into:
         rejects = Rejects()
-        document = next(read_documents([file], rejects, text_fields, id_fields), None)
+        document = next(read_documents([file], rejects, text_fields, id_fields, content), None)
         if document is None and rejects.places:
             place, reason = rejects.places[0]
             hint = "a document is a JSON object in a line of its own, or a row of Parquet"

@@ -49,8 +49,12 @@ class SignatureWriter:
 
     def add(self, digests: list[bytes]) -> None:
         """Add a document's paragraphs in order; a digest has 16 bytes."""
-        self._waiting.append(b"".join(digests))
-        self._n_waiting += len(digests)
+        self.add_bytes(b"".join(digests))
+
+    def add_bytes(self, digests: bytes) -> None:
+        """Add digests of 16 bytes each, that should lie in one run."""
+        self._waiting.append(digests)
+        self._n_waiting += len(digests) // 16
         if self._n_waiting >= RUN_RECORDS:
             self._write_run()
 
@@ -59,8 +63,8 @@ class SignatureWriter:
         self._write_run()
         self._file.close()
         bounds = np.array(self._bounds, dtype=np.uint32).reshape(-1, BUCKETS + 1)
-        _save(self._stem.with_suffix(".counts.npy"), np.diff(bounds, axis=1).sum(axis=0, dtype=np.int64))
-        _save(self._stem.with_suffix(".bounds.npy"), bounds)
+        save_array(self._stem.with_suffix(".counts.npy"), np.diff(bounds, axis=1).sum(axis=0, dtype=np.int64))
+        save_array(self._stem.with_suffix(".bounds.npy"), bounds)
 
     def _write_run(self) -> None:
         hashes = np.frombuffer(b"".join(self._waiting), dtype="<u8").reshape(-1, 2)
@@ -74,7 +78,8 @@ class SignatureWriter:
         self._bounds.append(np.concatenate(([0], np.cumsum(counts))))
 
 
-def _save(path: Path, array: np.ndarray) -> None:
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Write a .npy file; errors name it."""
     content = io.BytesIO()
     np.save(content, array)
     with create(path) as file:
@@ -88,7 +93,7 @@ def part_starts(signatures: Path, n_parts: int) -> np.ndarray:
 
 
 @dataclass
-class _Records:
+class Records:
     """Hashes and numbers of paragraphs, in arrays of one length; `number` counts through the input."""
 
     high: np.ndarray
@@ -98,12 +103,12 @@ class _Records:
     def __len__(self) -> int:
         return len(self.high)
 
-    def __getitem__(self, which: np.ndarray) -> "_Records":
-        return _Records(self.high[which], self.low[which], self.number[which])
+    def __getitem__(self, which: np.ndarray) -> "Records":
+        return Records(self.high[which], self.low[which], self.number[which])
 
     @staticmethod
-    def join(parts: list["_Records"]) -> "_Records":
-        return _Records(
+    def join(parts: list["Records"]) -> "Records":
+        return Records(
             *(np.concatenate([getattr(part, name) for part in parts]) for name in ("high", "low", "number"))
         )
 
@@ -122,17 +127,17 @@ def find_repeats(signatures: Path, repeats: Path, n_parts: int, share: int, n_sh
     repeats.mkdir(parents=True, exist_ok=True)
     bounds, n_repeats = [], 0
     with create(repeats / f"{share:05d}.bin") as file:
-        for first, last in _bucket_ranges(signatures, n_parts, n_shares)[share::n_shares]:
+        for first, last in bucket_ranges(signatures, n_parts, n_shares)[share::n_shares]:
             for numbers in _repeats_between(signatures, starts, first, last):
                 numbers.sort()
                 file.write((numbers % BLOCK).astype("<u4").data)
                 bounds.append(np.searchsorted(numbers, edges) + n_repeats)
                 n_repeats += len(numbers)
-    _save(repeats / f"{share:05d}.bounds.npy", np.array(bounds, dtype=np.int64).reshape(-1, len(edges)))
+    save_array(repeats / f"{share:05d}.bounds.npy", np.array(bounds, dtype=np.int64).reshape(-1, len(edges)))
     return n_repeats
 
 
-def _bucket_ranges(signatures: Path, n_parts: int, n_shares: int) -> list[tuple[int, int]]:
+def bucket_ranges(signatures: Path, n_parts: int, n_shares: int) -> list[tuple[int, int]]:
     """Ranges of neighbouring prefixes that fit in memory; at least one for each share."""
     counts = sum(np.load(signatures / f"{part:05d}.counts.npy") for part in range(n_parts))
     before = np.concatenate(([0], np.cumsum(counts)))
@@ -147,10 +152,10 @@ def _bucket_ranges(signatures: Path, n_parts: int, n_shares: int) -> list[tuple[
 
 def _repeats_between(signatures: Path, starts: np.ndarray, first: int, last: int) -> Iterator[np.ndarray]:
     """Numbers (int64) of the repeats among the records with first <= prefix < last."""
-    kept: list[_Records] = []
-    waiting: list[_Records] = []
+    kept: list[Records] = []
+    waiting: list[Records] = []
     n_waiting = 0
-    for records in _records_between(signatures, starts, first, last):
+    for records in records_between(signatures, starts, first, last):
         waiting.append(records)
         n_waiting += len(records)
         if n_waiting >= RUN_RECORDS:
@@ -161,9 +166,9 @@ def _repeats_between(signatures: Path, starts: np.ndarray, first: int, last: int
         yield _separate_repeats(kept + waiting)[1]
 
 
-def _separate_repeats(parts: list[_Records]) -> tuple[list[_Records], np.ndarray]:
+def _separate_repeats(parts: list[Records]) -> tuple[list[Records], np.ndarray]:
     """Split records into first ones and numbers of repeats. Equal records must be in the order of numbers."""
-    records = _Records.join(parts)
+    records = Records.join(parts)
     by_hash = records[np.argsort(records.high, kind="stable")]
     same_high = by_hash.high[1:] == by_hash.high[:-1]
     same_low = by_hash.low[1:] == by_hash.low[:-1]
@@ -176,7 +181,7 @@ def _separate_repeats(parts: list[_Records]) -> tuple[list[_Records], np.ndarray
     return [by_hash[~repeated]], by_hash.number[repeated]
 
 
-def _records_between(signatures: Path, starts: np.ndarray, first: int, last: int) -> Iterator[_Records]:
+def records_between(signatures: Path, starts: np.ndarray, first: int, last: int) -> Iterator[Records]:
     """The records of each run with first <= prefix < last, runs in the order of the input."""
     for part in range(len(starts) - 1):
         bounds = np.load(signatures / f"{part:05d}.bounds.npy", mmap_mode="r")
@@ -187,7 +192,7 @@ def _records_between(signatures: Path, starts: np.ndarray, first: int, last: int
                 file.seek((int(run_start) + int(low)) * RECORD.itemsize)
                 records = np.fromfile(file, RECORD, int(high) - int(low))
                 numbers = records["offset"].astype(np.int64) + (starts[part] + run_start)
-                yield _Records(records["high"].copy(), records["low"].copy(), numbers)
+                yield Records(records["high"].copy(), records["low"].copy(), numbers)
 
 
 class RepeatFlags:

@@ -63,6 +63,30 @@ class Limits:
     """Quality signal that came with the document: [lowest, highest] value; null is no limit."""
 
 
+_LENGTH = ("min_words", "max_words")
+_LINES_AND_REPETITION = (
+    "max_symbols_frac",
+    "max_bullet_lines_frac",
+    "max_ellipsis_lines_frac",
+    "max_new_lines_per_word",
+    "max_dup_lines_frac",
+    "max_dup_line_chars_frac",
+    "max_top_ngram_frac",
+    "max_dup_ngram_frac",
+)
+
+
+def around_deduplication(limits: Limits) -> tuple[Limits, Limits]:
+    """Limits for documents as they come, and those for what is left without repeated paragraphs.
+
+    The lines of menus, notices and footers, which most pages of a site share, shall not speak against a page.
+    """
+    unset = Limits()
+    before = dataclasses.replace(limits, **{name: getattr(unset, name) for name in _LINES_AND_REPETITION})
+    after = Limits(**{name: getattr(limits, name) for name in (*_LENGTH, *_LINES_AND_REPETITION)})
+    return before, after
+
+
 _STOP_WORDS = "der und die in von im den des mit das er dem als wurde für"
 _FINEWEB2_GERMAN = Limits(
     min_language_score=0.821,

@@ -26,7 +26,7 @@ from data_prep.tokenizing.reachable import find_text
 from data_prep.tokenizing.special_tokens import check_special_tokens, new_special_tokens
 from lit_gpt.cli import InputError, progress
 from lit_gpt.files import new_folder, write_atomically
-from lit_gpt.option_types import NonNegativeInt, PositiveFloat, PositiveInt, Range
+from lit_gpt.option_types import NonNegativeInt, PositiveFloat, Range
 from lit_gpt.store.extension import Extension
 from lit_gpt.store.tokenizer import Tokenizer, files_in, for_transformers, prefix_space
 
@@ -41,8 +41,8 @@ class Options:
     """Files or globs: .jsonl, .jsonl.gz, .jsonl.zst, .parquet."""
     output: Path
     """Folder for the extended tokenizer, extension.json and gain.png."""
-    new_tokens: PositiveInt
-    """Number of tokens to learn."""
+    new_tokens: NonNegativeInt
+    """Number of tokens to learn; 0 to add special tokens only."""
     special_tokens: list[str] = field(default_factory=list)
     """Special tokens, for example for chats; those that the tokenizer has keep their ids."""
     sample_mb: PositiveFloat = 500.0
@@ -69,6 +69,8 @@ def extend_tokenizer(options: Options) -> None:
     with new_folder(options.output) as folder:
         only_special = write_extended(base, [], options.special_tokens, folder)  # mistakes before learning
         check_special_tokens(base, Tokenizer.load(folder), only_special)
+        if not options.new_tokens and not only_special.special_tokens:
+            raise InputError("--new_tokens 0 adds nothing; give new --special_tokens, or tokens to learn")
         held = HeldOut(options.held_out)
         words, forgotten = count_words(held.take_from(documents), base)
         held_out = held.texts
@@ -94,6 +96,8 @@ def extend_tokenizer(options: Options) -> None:
 def _choose_tokens(words: Counter[str], base: Base, options: Options, folder: Path) -> Extension:
     """Learn tokens and write the folder with as many as were asked for, of which each occurs in some text."""
     wanted = options.new_tokens
+    if not wanted:
+        return write_extended(base, [], options.special_tokens, folder)
     n_merges, dropped = wanted + wanted // 8 + 64, set[str]()
     learned, all_learned = learn(words, n_merges, base)
     while True:
@@ -210,7 +214,8 @@ def _notes(base: Base, extension: Extension, options: Options) -> Iterator[str]:
     """What the user should know about the new ids."""
     first, special = extension.first_new_id, extension.special_tokens
     last = first + len(extension.new_tokens) - 1
-    yield f"new ids: {first:,} to {last:,}; some text is encoded to each"
+    if extension.new_tokens:
+        yield f"new ids: {first:,} to {last:,}; some text is encoded to each"
     for name in options.special_tokens:
         said = f"{special[name]} (new)" if name in special else f"{base.tokenizer.id_of(name)} (as before)"
         yield f"special token: {name} = {said}"

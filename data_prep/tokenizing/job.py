@@ -2,23 +2,25 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from data_prep.processes import claimed, n_cores, ordered_map
 from data_prep.reading.batches import Batch, read_batches
 from data_prep.reading.documents import ID_FIELDS, TEXT_FIELDS, losses_in_short
 from data_prep.reading.inputs import find_files, look_into
-from data_prep.tokenizing.work import SNAPSHOT, State, encode_batch, is_finished
+from data_prep.tokenizing.work import SNAPSHOT, EncodedBatch, State, encode_batch, is_finished
 from lit_gpt.cli import InputError, progress
 from lit_gpt.files import read_json, write_atomically
 from lit_gpt.option_types import NonNegativeFloat, NonNegativeInt, Parsed, PositiveInt, Share
 from lit_gpt.rows.packed_store import PackedStore
 from lit_gpt.rows.store_entry import SHARE_FORM, DocumentShare
+from lit_gpt.store.manifest import ChatFormat
+from lit_gpt.store.masking import is_target
 from lit_gpt.store.store_writer import MAX_SHARD_TOKENS, TokenStoreWriter
 from lit_gpt.store.token_store import TokenStore
 from lit_gpt.store.tokenizer import Tokenizer
@@ -27,8 +29,10 @@ SET_ASIDE = "set_aside.jsonl"
 
 
 @dataclass
-class Options:
-    """Tokenize documents into a token store. Killed and started again, it continues."""
+class JobOptions:
+    """What every job that writes token stores is told."""
+
+    GROUP_TITLE: ClassVar = "Input and output"
 
     input: list[str]
     """Files or globs: .jsonl, .jsonl.gz, .jsonl.zst, .parquet."""
@@ -42,20 +46,41 @@ class Options:
     """Folder of the validation store."""
     workers: PositiveInt | None = None
     """Processes (default: one per core)."""
-    text_fields: list[str] = field(default_factory=lambda: list(TEXT_FIELDS))
-    """Field that holds the text: the first of these that a document has."""
     id_fields: list[str] = field(default_factory=lambda: list(ID_FIELDS))
     """Field that holds the id: the first of these that a document has; without one the id is file:line."""
     max_shard_tokens: PositiveInt = MAX_SHARD_TOKENS
     """Most tokens in a shard; a longer document gets a shard of its own."""
-    min_tokens: NonNegativeInt = 0
-    """Drop shorter documents, for a store to train long rows on; BOS and EOS count."""
     max_bad_lines: NonNegativeInt = 1000
     """Stop if there are more unusable lines; the lost rest of a broken file is counted by an estimate."""
     snapshot_seconds: NonNegativeFloat = 30.0
     """Seconds between snapshots: the work that a kill may cost."""
+
+
+@dataclass
+class Options(JobOptions):
+    """Tokenize documents into a token store. Killed and started again, it continues."""
+
+    text_fields: list[str] = field(default_factory=lambda: list(TEXT_FIELDS))
+    """Field that holds the text: the first of these that a document has."""
+    min_tokens: NonNegativeInt = 0
+    """Drop shorter documents, for a store to train long rows on; BOS and EOS count."""
     made_from: Path | None = None
     """JSON file that says how the input was made; the store's manifest quotes it."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What tells one command's job from another's."""
+
+    command: str
+    tokenizer: Tokenizer
+    files: list[Path]
+    settings: dict[str, Any]
+    """All that the store's bytes depend on, except the input."""
+    encode: Callable[[Batch], EncodedBatch]
+    """Pickled for each process."""
+    chat: ChatFormat | None = None
+    """Of conversations, whose tokens are masked."""
 
 
 def tokenize(options: Options) -> None:
@@ -68,23 +93,54 @@ def tokenize(options: Options) -> None:
     tokenizer = Tokenizer.load(options.tokenizer)
     files = find_files(options.input)
     look_into(files, options.text_fields, options.id_fields, options.id_fields != list(ID_FIELDS))
+    settings = {
+        "tokenizer": tokenizer.fingerprint,
+        "val_fraction": options.val_fraction,
+        "text_fields": options.text_fields,
+        "id_fields": options.id_fields,
+        "max_shard_tokens": options.max_shard_tokens,
+        "min_tokens": options.min_tokens or None,  # absent from stores of earlier revisions
+    }
+    if options.made_from is not None:
+        settings["made_from"] = read_json(options.made_from, "leave --made_from out")
+    encode = partial(
+        encode_batch,
+        tokenizer=options.tokenizer,
+        text_fields=options.text_fields,
+        id_fields=options.id_fields,
+        val_fraction=options.val_fraction,
+        min_tokens=options.min_tokens,
+    )
+    run(Job("tokenize_corpus", tokenizer, files, settings, encode), options)
+
+
+def run(job: Job, options: JobOptions) -> None:
+    """Write the stores of a job, or the rest of them, and sum up what they hold.
+
+    Raises:
+        InputError: the input is unusable, or the folder has other work in it.
+    """
     folders = [folder for folder in (options.output, options.val_output) if folder is not None]
     with nullcontext() if is_finished(options.output) else claimed(options.output):
-        state = _begin(options, tokenizer, files)
+        inputs = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in job.files]
+        state = State(job.settings, inputs, str(options.val_output)).or_found_in(options.output)
         if state is None:
             print(f"{options.output} is finished already, by the same settings")
         else:
+            state.set_aside.limit = options.max_bad_lines
             writers = [
-                TokenStoreWriter(folder, tokenizer, options.max_shard_tokens, snapshot)
+                TokenStoreWriter(
+                    folder, job.tokenizer, options.max_shard_tokens, snapshot, masked=job.chat is not None
+                )
                 for folder, snapshot in zip(folders, state.writers, strict=False)
             ]
-            _tokenize(state, writers, options)
-            _finish(state, writers, options.output)
+            _encode(state, writers, job, options)
+            _finish(state, writers, job, options.output)
     for folder in folders:
         _summarize(folder)
 
 
-def check(options: Options) -> None:
+def check(options: JobOptions) -> None:
     """
     Raises:
         InputError: options contradict each other.
@@ -98,37 +154,10 @@ def check(options: Options) -> None:
         raise InputError("; ".join(mistakes))
 
 
-def _begin(options: Options, tokenizer: Tokenizer, files: list[Path]) -> State | None:
-    """The state to continue from: the beginning, or a killed run's. None if all is done."""
-    settings = {
-        "tokenizer": tokenizer.fingerprint,
-        "val_fraction": options.val_fraction,
-        "text_fields": options.text_fields,
-        "id_fields": options.id_fields,
-        "max_shard_tokens": options.max_shard_tokens,
-        "min_tokens": options.min_tokens or None,  # absent from stores of earlier revisions
-    }
-    if options.made_from is not None:
-        settings["made_from"] = read_json(options.made_from, "leave --made_from out")
-    inputs = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-    state = State(settings, inputs, str(options.val_output)).or_found_in(options.output)
-    if state is not None:
-        state.set_aside.limit = options.max_bad_lines
-    return state
-
-
-def _tokenize(state: State, writers: list[TokenStoreWriter], options: Options) -> None:
-    encode = partial(
-        encode_batch,
-        tokenizer=options.tokenizer,
-        text_fields=options.text_fields,
-        id_fields=options.id_fields,
-        val_fraction=options.val_fraction,
-        min_tokens=options.min_tokens,
-    )
+def _encode(state: State, writers: list[TokenStoreWriter], job: Job, options: JobOptions) -> None:
     state.save(options.output, writers)
     saved = time.monotonic()
-    encoded_batches = ordered_map(encode, _batches(state), options.workers or n_cores())
+    encoded_batches = ordered_map(job.encode, _batches(state), options.workers or n_cores())
     with progress(description="tokenize", total=state.total_bytes, unit="B", initial=state.bytes_done) as bar:
         for encoded in encoded_batches:
             source = encoded.batch.source
@@ -147,7 +176,7 @@ def _batches(state: State) -> Iterator[Batch]:
         yield from read_batches(Path(state.inputs[number][0]), line if number == first else 1)
 
 
-def _finish(state: State, writers: list[TokenStoreWriter], output: Path) -> None:
+def _finish(state: State, writers: list[TokenStoreWriter], job: Job, output: Path) -> None:
     """Write the manifests. After a kill in here, the next run finds all shards closed and repeats this."""
     places = [json.dumps({"place": place, "reason": reason}) for place, reason in state.set_aside.places]
     if places:
@@ -165,7 +194,7 @@ def _finish(state: State, writers: list[TokenStoreWriter], output: Path) -> None
         writer.close_shard()
     state.save(output, writers)
     for part in reversed(range(len(writers))):  # training last: its manifest means that all is done
-        writers[part].finish(state.provenance(part))
+        writers[part].finish(state.provenance(job.command, part, ratios=not job.chat), job.chat)
     (output / SNAPSHOT).unlink()
 
 
@@ -173,10 +202,15 @@ def _summarize(folder: Path) -> None:
     store = TokenStore.open(folder)
     done = store.manifest.provenance
     counts = done["counts"]
-    print(
-        f"{folder}: {counts['documents']:,} documents, {counts['tokens']:,} tokens, "
-        f"{counts['tokens_per_word']:.3f} tokens per word, {counts['bytes_per_token']:.3f} bytes per token"
-    )
+    if store.masked:
+        targets = sum(int(is_target(store.tokens(shard)).sum()) for shard in range(store.n_shards))
+        measured = f"{targets:,} of them targets ({targets / counts['tokens']:.1%})"
+    else:
+        measured = (
+            f"{counts['tokens_per_word']:.3f} tokens per word, "
+            f"{counts['bytes_per_token']:.3f} bytes per token"
+        )
+    print(f"{folder}: {counts['documents']:,} documents, {counts['tokens']:,} tokens, {measured}")
     if repeated := store.count_repeated_ids():
         print(
             f"repeated ids: {repeated:,} documents share their id with another of their shard; a look-up "

@@ -11,7 +11,7 @@ import numpy as np
 import xxhash
 
 from data_prep.reading.batches import Batch, Rejected
-from data_prep.reading.documents import Document, Rejects, parse_batch
+from data_prep.reading.documents import TEXT, Content, Document, Rejects, parse_batch
 from lit_gpt.cli import InputError
 from lit_gpt.files import read_bounded, write_atomically
 from lit_gpt.store import manifest as store_manifest
@@ -22,6 +22,12 @@ from lit_gpt.store.tokenizer import Tokenizer
 _VALIDATION_SEED = 1  # another hash than the one that looks ids up
 
 
+class Encoded(NamedTuple):
+    document: Document
+    tokens: np.ndarray
+    """(n_tokens,) in the store's dtype."""
+
+
 class Share(NamedTuple):
     """The documents of a batch that go to one store."""
 
@@ -30,7 +36,7 @@ class Share(NamedTuple):
     lengths: np.ndarray
     """int64 (n_documents,) tokens."""
     tokens: np.ndarray
-    """(sum of lengths,) in the tokenizer's dtype."""
+    """(sum of lengths,) in the store's dtype."""
     text_bytes: int
     """Bytes of text in UTF-8."""
     words: int
@@ -68,15 +74,12 @@ def encode_batch(
         InputError: the file's objects have none of the text fields.
     """
     documents, rejected = parse_batch(batch, text_fields, id_fields)
-    parts: tuple[list[Document], list[Document]] = ([], [])
-    for document in documents:
-        if document.text:
-            parts[is_validation(document.id, val_fraction)].append(document)
-    n_full = len(parts[0]) + len(parts[1])
-    loaded = _load_tokenizer(tokenizer)
-    shares = (_share(parts[0], loaded, min_tokens), _share(parts[1], loaded, min_tokens))
-    n_short = n_full - len(shares[0].ids) - len(shares[1].ids)
-    return EncodedBatch(batch._replace(data=b""), shares, rejected, len(documents) - n_full, n_short)
+    full = [document for document in documents if document.text]
+    encoded = _load_tokenizer(tokenizer).encode([document.text for document in full])
+    long = [Encoded(*each) for each in zip(full, encoded, strict=True) if len(each[1]) >= min_tokens]
+    shares = split(long, val_fraction)
+    n_empty, n_short = len(documents) - len(full), len(full) - len(long)
+    return EncodedBatch(batch._replace(data=b""), shares, rejected, n_empty, n_short)
 
 
 def is_validation(document_id: str, fraction: float) -> bool:
@@ -84,17 +87,23 @@ def is_validation(document_id: str, fraction: float) -> bool:
     return xxhash.xxh3_64_intdigest(document_id.encode(), _VALIDATION_SEED) < fraction * 2**64
 
 
-def _share(documents: Sequence[Document], tokenizer: Tokenizer, min_tokens: int) -> Share:
-    tokens = tokenizer.encode([document.text for document in documents])
-    long = [number for number, each in enumerate(tokens) if len(each) >= min_tokens]
-    documents, tokens = [documents[number] for number in long], [tokens[number] for number in long]
+def split(encoded: Sequence[Encoded], val_fraction: float, content: Content = TEXT) -> tuple[Share, Share]:
+    """Encoded documents in order, those for training and those for validation."""
+    parts: tuple[list[Encoded], list[Encoded]] = ([], [])
+    for each in encoded:
+        parts[is_validation(each.document.id, val_fraction)].append(each)
+    return _share(parts[0], content), _share(parts[1], content)
+
+
+def _share(encoded: Sequence[Encoded], content: Content) -> Share:
+    texts = [text for each in encoded for text in content.strings("", each.document.text)]
     return Share(
-        ids=[document.id for document in documents],
-        source_lines=[document.source_line for document in documents],
-        lengths=np.array([len(each) for each in tokens], dtype=np.int64),
-        tokens=np.concatenate(tokens) if tokens else np.empty(0, tokenizer.dtype),
-        text_bytes=sum(len(document.text.encode()) for document in documents),
-        words=sum(len(document.text.split()) for document in documents),
+        ids=[each.document.id for each in encoded],
+        source_lines=[each.document.source_line for each in encoded],
+        lengths=np.array([len(each.tokens) for each in encoded], dtype=np.int64),
+        tokens=np.concatenate([each.tokens for each in encoded]) if encoded else np.empty(0, np.int32),
+        text_bytes=sum(len(text.encode()) for text in texts),
+        words=sum(len(text.split()) for text in texts),
     )
 
 
@@ -128,14 +137,15 @@ class Counts:
         self.text_bytes += share.text_bytes
         self.words += share.words
 
-    def describe(self) -> dict[str, float]:
-        """The counts and their ratios. The ratios leave out BOS and EOS."""
+    def describe(self, ratios: bool) -> dict[str, float]:
+        """The counts and, of documents that are BOS, text, EOS, the ratios of the text."""
+        if not ratios:
+            return asdict(self)
         text_tokens = self.tokens - 2 * self.documents
-        ratios = {
+        return asdict(self) | {
             "tokens_per_word": round(text_tokens / max(self.words, 1), 4),
             "bytes_per_token": round(self.text_bytes / max(text_tokens, 1), 4),
         }
-        return asdict(self) | ratios
 
 
 @dataclass
@@ -206,15 +216,15 @@ class State:
             self.file_hashes.append(batch.file_hash)
             self.file, self.line, self.position = self.file + 1, 1, 0
 
-    def provenance(self, part: int) -> dict[str, Any]:
+    def provenance(self, command: str, part: int, ratios: bool = True) -> dict[str, Any]:
         """Provenance for the manifest of a part: 0 is training, 1 is validation."""
         inputs = zip(self.inputs, self.file_hashes, strict=True)
         return {
-            "command": "tokenize_corpus",
+            "command": command,
             "part": ("training", "validation")[part],
             "inputs": [{"path": path, "bytes": size, "xxh3_128": hash_} for (path, size, _), hash_ in inputs],
             "settings": self.settings,
-            "counts": self.counts[part].describe(),
+            "counts": self.counts[part].describe(ratios),
             "empty_documents": self.n_empty,
             "short_documents": self.n_short,
             "set_aside": self.set_aside.counts,

@@ -3,10 +3,11 @@
 `packing-KEY/` lies in the store, or in `packing_dir` where that cannot be written; KEY is a hash of the
 store's fingerprint, the block size, the strategy and, where only a share of the documents is read, that
 share: another store or setting is another folder. It holds `shard-00000.rows` for each shard (rows.py) and
-`packing.json`, which has their hashes.
+`packing.json`, which has their hashes. The documents of a masked store, conversations, are never cut.
 docs/formats.md, Packing, is the specification.
 """
 
+import dataclasses
 import errno
 import functools
 import hashlib
@@ -22,11 +23,12 @@ from lit_gpt.build_once import build_once
 from lit_gpt.cli import InputError, progress
 from lit_gpt.files import read_bounded, write_atomically
 from lit_gpt.rows.bin_packing import covers, pack_lengths
-from lit_gpt.rows.rows import Rows, ShardEntry, read_shard, row_checksums, write_shard
+from lit_gpt.rows.packable import check_masked, check_shard, n_targets_of
+from lit_gpt.rows.rows import Rows, ShardEntry, counted_targets, read_shard, row_checksums, write_shard
 from lit_gpt.rows.store_entry import DocumentShare, StoreEntry
 from lit_gpt.store.token_store import TokenStore
 
-FORMAT = "packing-1"
+FORMAT, MASKED_FORMAT = "packing-1", "packing-masked-1"
 MANIFEST = "packing.json"
 _OPEN_SHARDS = 64  # each holds a file descriptor
 
@@ -71,6 +73,7 @@ class PackedStore:
         identity, folder = _place(store, block_size, strategy, packing_dir, share)
         if not folder.exists():
             pack_lengths(np.zeros(0, np.int64), block_size, strategy)  # refuses before anything is written
+            check_masked(store, block_size, strategy, share)
             try:
                 build_once(folder, lambda building: _build(store, identity, building))
             except OSError as error:
@@ -100,14 +103,14 @@ class PackedStore:
 
     @property
     def n_targets(self) -> int:
-        """How many targets an epoch has."""
-        return sum(entry.targets for entry in self.shards)
+        """How many targets an epoch has; masked ones do not count."""
+        return sum(entry.targets if entry.counted is None else entry.counted for entry in self.shards)
 
     @property
     def waste(self) -> float:
-        """The share of slots without a target."""
+        """The share of slots that no document fills."""
         slots = int(self.rows_per_shard.sum()) * self.block_size
-        return 1 - self.n_targets / slots if slots else 0.0
+        return 1 - sum(entry.targets for entry in self.shards) / slots if slots else 0.0
 
     def rows(self, shard: int) -> Rows:
         """The rows of one shard, memory-mapped; hashed each time its file is opened.
@@ -121,28 +124,48 @@ class PackedStore:
         """uint64 (n_rows,): of the tokens of each row of a shard when it was packed. Raises as `rows`."""
         return self._open_shard(shard)[1]
 
+    def loss_targets(self, shard: int) -> np.ndarray:
+        """int64 (n_rows,): the targets of each row that count, all of them in a plain store."""
+        return self._open_shard(shard)[2].targets_per_row
+
+    def loss_targets_of(self, shard: int, documents: np.ndarray) -> np.ndarray:
+        """The same of documents of a masked store, int64 (k,); each is one segment, or in no row."""
+        counted = self._open_shard(shard)[2]
+        of_all = np.zeros(len(self.store.lengths(shard)), np.int64)
+        of_all[counted.document] = counted.length
+        return of_all[documents]
+
     def verify(self) -> None:
         """Read all: each target of the store is in exactly one row, each row's tokens have its checksum.
+
+        Of a masked store also: each target counts that the mask says.
 
         Raises:
             InputError: naming the shard where that does not hold.
         """
         for shard in progress(range(self.store.n_shards), description="verifying", unit="shard"):
             rows = self.rows(shard)
-            if not covers(rows, _n_targets(self.store, shard, self.share), self.block_size):
+            if not covers(rows, n_targets_of(self.store, shard, self.share), self.block_size):
                 with _damage_named(self.folder):
                     raise ValueError(f"shard {shard} has not each target exactly once")
-            checksums = row_checksums(rows, self.store.tokens(shard), self.store.pointers(shard))
+            tokens, pointers = self.store.tokens(shard), self.store.pointers(shard)
+            checksums = row_checksums(rows, tokens, pointers)
             differing = np.flatnonzero(checksums != self.checksums(shard))
             if differing.size:
                 raise InputError(
                     f"{self.store.path}: {differing.size} rows of shard {shard}, the first of them row "
                     f"{differing[0]}, are not what was packed: restore the shard"
                 )
+            counted = self._open_shard(shard)[2].length
+            if self.store.masked and not np.array_equal(counted, counted_targets(rows, tokens, pointers)):
+                with _damage_named(self.folder):
+                    raise ValueError(f"shard {shard} has not the targets that the mask says")
 
-    def _read_shard(self, shard: int) -> tuple[Rows, np.ndarray]:
+    def _read_shard(self, shard: int) -> tuple[Rows, np.ndarray, Rows]:
+        """Rows, checksums, and the rows once more, of each segment only the targets that count."""
         with _damage_named(self.folder):
-            return read_shard(self.folder / _file_name(shard), self.shards[shard])
+            rows, checksums, counted = read_shard(self.folder / _file_name(shard), self.shards[shard])
+        return rows, checksums, dataclasses.replace(rows, length=counted) if self.store.masked else rows
 
 
 def _place(
@@ -153,7 +176,8 @@ def _place(
     share: DocumentShare | None,
 ) -> tuple[dict[str, Any], Path]:
     """What a packing is of, and its folder."""
-    identity: dict[str, Any] = {"format": FORMAT, "store": store.fingerprint}
+    identity: dict[str, Any] = {"format": MASKED_FORMAT if store.masked else FORMAT}
+    identity["store"] = store.fingerprint
     identity |= {"block_size": block_size, "strategy": strategy}
     if share is not None:  # packings of all documents keep the keys they had before there were shares
         identity["share"] = str(share)
@@ -161,38 +185,21 @@ def _place(
     return identity, (Path(packing_dir) if packing_dir else store.path) / f"packing-{key}"
 
 
-def _n_targets(store: TokenStore, shard: int, share: DocumentShare | None) -> np.ndarray:
-    """int32 (n_documents of the shard,); documents outside the share have none."""
-    n_targets = store.lengths(shard) - 1
-    return n_targets if share is None else n_targets * store.in_hash_range(shard, *share.bounds)
-
-
 def _build(store: TokenStore, identity: dict[str, Any], folder: Path) -> None:
     share = DocumentShare.parse(identity["share"]) if "share" in identity else None
     entries = []
     for shard in progress(range(store.n_shards), description=f"packing {store.name}", unit="shard"):
-        _check_store(store, shard)
-        n_targets = _n_targets(store, shard, share)
+        check_shard(store, shard)
+        n_targets = n_targets_of(store, shard, share)
         rows = pack_lengths(n_targets, identity["block_size"], identity["strategy"])
-        checksums = row_checksums(rows, store.tokens(shard), store.pointers(shard))
-        entries.append(write_shard(folder / _file_name(shard), rows, checksums))
-    manifest = {**identity, "shards": [vars(entry) for entry in entries]}
+        tokens, pointers = store.tokens(shard), store.pointers(shard)
+        counted = counted_targets(rows, tokens, pointers) if store.masked else None
+        checksums = row_checksums(rows, tokens, pointers)
+        entries.append(write_shard(folder / _file_name(shard), rows, checksums, counted))
+    shards = [{name: value for name, value in vars(entry).items() if value is not None} for entry in entries]
+    manifest = {**identity, "shards": shards}
     manifest["fingerprint"] = _hash(manifest)
     write_atomically(folder / MANIFEST, json.dumps(manifest, indent=1))
-
-
-def _check_store(store: TokenStore, shard: int) -> None:
-    """Hash what is about to be packed: row checksums of damaged tokens would hide the damage."""
-    name = store.manifest.shards[shard].name
-    for suffix in (".bin", ".idx"):
-        store.check_file(shard, suffix)
-    tokens = store.tokens(shard)
-    lowest, highest = int(tokens.min(initial=0)), int(tokens.max(initial=0))
-    if lowest < 0 or highest >= store.vocab_size:
-        raise InputError(
-            f"{store.path}: {name}.bin holds the token id {lowest if lowest < 0 else highest}, but the "
-            f"store's vocabulary has {store.vocab_size} ids: tokenize again, with the tokenizer of the store"
-        )
 
 
 def _read_manifest(folder: Path, identity: dict[str, Any]) -> dict[str, Any]:

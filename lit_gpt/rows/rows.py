@@ -2,7 +2,8 @@
 
 A document of n tokens `t` has n-1 targets: target p has input `t[p]` and label `t[p + 1]`. A segment is
 (document, start, length) in targets, and reads the `length + 1` tokens from `t[start]` on. A row is the
-segments whose tokens share a sequence of `block_size` slots.
+segments whose tokens share a sequence of `block_size` slots. In masked stores a target counts only if its
+label is not masked.
 """
 
 import functools
@@ -16,6 +17,7 @@ import numpy as np
 import xxhash
 
 from lit_gpt.hashed_files import create_hashed, hash_bytes, sync_hashed
+from lit_gpt.store import masking
 
 _ROWS_AT_ONCE = 1 << 14  # adopted shards may have any size
 
@@ -114,6 +116,19 @@ def row_checksums(rows: Rows, tokens: np.ndarray, pointers: np.ndarray) -> np.nd
     return checksums
 
 
+def counted_targets(rows: Rows, tokens: np.ndarray, pointers: np.ndarray) -> np.ndarray:
+    """How many targets of each segment count, int32 (n_segments,): those whose label is not masked.
+
+    Args:
+        tokens: of the shard, raw.
+        pointers: int64 (n_documents,), each document's first token.
+    """
+    before = np.zeros(len(tokens) + 1, np.int32)
+    np.cumsum(masking.is_target(tokens), out=before[1:])
+    first_label = pointers[rows.document] + rows.start + 1
+    return before[first_label + rows.length] - before[first_label]
+
+
 def ragged_ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """The ranges [starts[i], starts[i] + counts[i]), one after another, as int64 (counts.sum(),)."""
     offsets = offsets_of(counts)
@@ -125,9 +140,10 @@ def offsets_of(counts: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
 
 
-# ---- the file of one shard: five little-endian arrays one after the other
+# ---- the file of one shard: little-endian arrays one after the other
 
 _LAYOUT = {"row_offsets": "<i8", "checksums": "<u8", "document": "<i4", "start": "<i4", "length": "<i4"}
+_MASKED_LAYOUT = _LAYOUT | {"counted": "<i4"}
 
 
 @dataclass(frozen=True)
@@ -143,13 +159,24 @@ class ShardEntry:
     bytes: int
     """Of the file, as the hash."""
     xxh3_128: str
+    counted: int | None = None
+    """Of a masked store: the targets that count."""
 
 
-def write_shard(path: Path, rows: Rows, checksums: np.ndarray) -> ShardEntry:
-    """Write a shard's rows and their checksums, uint64 (n_rows,); they are on disk when this returns."""
-    arrays = (rows.offsets, checksums, rows.document, rows.start, rows.length)
+def write_shard(
+    path: Path, rows: Rows, checksums: np.ndarray, counted: np.ndarray | None = None
+) -> ShardEntry:
+    """Write a shard's rows; they are on disk when this returns.
+
+    Args:
+        checksums: uint64 (n_rows,).
+        counted: of a masked store: `counted_targets`.
+    """
+    arrays, layout = [rows.offsets, checksums, rows.document, rows.start, rows.length], _LAYOUT
+    if counted is not None:
+        arrays, layout = [*arrays, counted], _MASKED_LAYOUT
     with create_hashed(path) as file:
-        for array, kind in zip(arrays, _LAYOUT.values(), strict=True):
+        for array, kind in zip(arrays, layout.values(), strict=True):
             file.write(array.astype(kind, copy=False).tobytes())
         entry = sync_hashed(file)
     return ShardEntry(
@@ -158,11 +185,12 @@ def write_shard(path: Path, rows: Rows, checksums: np.ndarray) -> ShardEntry:
         targets=int(rows.length.sum(dtype=np.int64)),
         cut_documents=int(np.unique(rows.document[rows.start > 0]).size),
         **asdict(entry),
+        counted=None if counted is None else int(counted.sum(dtype=np.int64)),
     )
 
 
-def read_shard(path: Path, entry: ShardEntry) -> tuple[Rows, np.ndarray]:
-    """Map the rows and checksums that `write_shard` wrote.
+def read_shard(path: Path, entry: ShardEntry) -> tuple[Rows, np.ndarray, np.ndarray]:
+    """Map what `write_shard` wrote: rows, checksums, and how many targets of each segment count.
 
     Raises:
         ValueError: the file is not the one that the entry describes.
@@ -172,9 +200,9 @@ def read_shard(path: Path, entry: ShardEntry) -> tuple[Rows, np.ndarray]:
         raise ValueError(f"{path.name} is not what was written")
     counts = {"row_offsets": entry.rows + 1, "checksums": entry.rows}
     arrays, begin = [], 0
-    for name, kind in _LAYOUT.items():
+    for name, kind in (_LAYOUT if entry.counted is None else _MASKED_LAYOUT).items():
         end = begin + np.dtype(kind).itemsize * counts.get(name, entry.pieces)
         arrays.append(mapped[begin:end].view(kind))
         begin = end
-    offsets, checksums, document, start, length = arrays
-    return Rows(offsets, document, start, length), checksums
+    offsets, checksums, document, start, length, *counted = arrays
+    return Rows(offsets, document, start, length), checksums, counted[0] if counted else length

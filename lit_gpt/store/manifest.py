@@ -32,6 +32,8 @@ class ShardEntry:
     """Documents whose last token is EOS."""
     files: dict[str, FileEntry]
     """By file name: NAME.bin, NAME.idx, NAME.docs.parquet, NAME.ids."""
+    n_targets: NonNegativeInt | None = None
+    """Of a masked store: tokens that are targets. A document's first is none: nothing predicts it."""
 
     def __post_init__(self) -> None:
         """Raises ValueError: what it says does not fit together."""
@@ -76,6 +78,8 @@ class Manifest:
             raise ValueError(f"masked tokens are int32, not {self.dtype}")
         if self.chat and not (self.masked and self.chat.end_of_turn < self.vocab_size):
             raise ValueError("chat: the store must be masked and end_of_turn an id of its vocabulary")
+        if any((shard.n_targets is not None) != self.masked for shard in self.shards):
+            raise ValueError("n_targets: the shards of masked stores have it, and no others")
         for shard in self.shards:
             if shard.n_tokens * np.dtype(self.dtype).itemsize > shard.files[f"{shard.name}.bin"].bytes:
                 raise ValueError(f"{shard.name}: {shard.n_tokens} tokens do not fit into its .bin")
@@ -99,9 +103,12 @@ class Manifest:
     def to_json(self) -> str:
         """Text that is the same whenever the content is."""
         values = asdict(self) | {"format_version": self.format_version}
-        for name in ("masked", "chat"):
-            if not values[name]:  # plain stores keep the manifest they had before there were masks
-                del values[name]
+        if not self.masked:  # the manifest that there was before there were masks
+            del values["masked"]
+            for shard in values["shards"]:
+                del shard["n_targets"]
+        if self.chat is None:
+            del values["chat"]
         return json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
     @classmethod

@@ -4,6 +4,8 @@ So a raw token, int32, is the id of a target or, of a token that is only read, i
 copies raw tokens covers the mask with them.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 DTYPE = np.dtype("<i4")
@@ -18,10 +20,16 @@ def mask(ids: np.ndarray, is_target: np.ndarray) -> np.ndarray:
 
 
 def ids_of(raw: np.ndarray) -> np.ndarray:
-    """Ids of raw tokens; those of plain stores are ids already."""
-    return raw & _MAX_ID if raw.dtype == DTYPE else raw
+    """Ids of raw tokens, in their type, which may be wider; those of plain stores are ids already."""
+    return raw & _MAX_ID if raw.dtype.kind == "i" else raw
 
 
 def is_target(raw: np.ndarray) -> np.ndarray:
     """Whether raw tokens are targets, bool of their shape; in plain stores all are."""
     return raw >= 0
+
+
+def mark_targets(raw: np.ndarray, decode: Callable[[np.ndarray], str]) -> str:
+    """The text of raw tokens (n,), what is a target in ⟦ ⟧."""
+    runs = np.split(raw, np.flatnonzero(np.diff(is_target(raw))) + 1)
+    return "".join(f"⟦{decode(run)}⟧" if is_target(run[0]) else decode(ids_of(run)) for run in runs)

@@ -120,7 +120,7 @@ class TokenStoreWriter:
         if self._open is None:
             return
         self._open.finish(self.dtype)
-        self._closed.append(shard_entry(self.folder, self._open.name, self.tokenizer))
+        self._closed.append(shard_entry(self.folder, self._open.name, self.tokenizer, self.masked))
         self._open = None
 
     def finish(self, provenance: dict[str, Any], chat: ChatFormat | None = None) -> TokenStore:
@@ -217,21 +217,25 @@ class _DocumentJournal:
         self._lengths += lengths
 
 
-def shard_entry(folder: Path, name: str, tokenizer: Tokenizer) -> ShardEntry:
+def shard_entry(folder: Path, name: str, tokenizer: Tokenizer, masked: bool = False) -> ShardEntry:
     """Sync, count and hash the files of a complete shard."""
     data = folder / f"{name}.bin"
     dtype, lengths, starts = read_index(folder / f"{name}.idx", data.stat().st_size)
     tokens = np.memmap(data, dtype=dtype, mode="r")
     filled = lengths > 0
     ends = starts[filled] + lengths[filled]
-    first, last = masking.ids_of(tokens[starts[filled]]), masking.ids_of(tokens[ends - 1])
+    first, last = tokens[starts[filled]], tokens[ends - 1]
+    n_targets = None
+    if masked:
+        n_targets = sum(sign * int(masking.is_target(raw).sum()) for sign, raw in ((1, tokens), (-1, first)))
     return ShardEntry(
         name=name,
         n_documents=len(lengths),
         n_tokens=int(lengths.sum(dtype=np.int64)),
-        n_with_bos=int(np.count_nonzero(first == tokenizer.bos_id)),
-        n_with_eos=int(np.count_nonzero(last == tokenizer.eos_id)),
+        n_with_bos=int(np.count_nonzero(masking.ids_of(first) == tokenizer.bos_id)),
+        n_with_eos=int(np.count_nonzero(masking.ids_of(last) == tokenizer.eos_id)),
         files={name + suffix: hash_files(folder / (name + suffix), durable=True) for suffix in SUFFIXES},
+        n_targets=n_targets,
     )
 
 
@@ -249,6 +253,8 @@ def write_manifest(
     target.mkdir(exist_ok=True)
     for file in tokenizer.files():
         shutil.copyfile(file, target / file.name)
+    if chat is not None:
+        (target / "chat_template.jinja").write_text(chat.template, encoding="utf-8")
     manifest = Manifest(
         dtype=cast(Dtype, dtype.name),
         vocab_size=tokenizer.vocab_size,

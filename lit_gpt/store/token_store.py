@@ -50,6 +50,10 @@ class TokenStore:
         self.n_shards = len(manifest.shards)
         self.n_documents = sum(shard.n_documents for shard in manifest.shards)
         self.n_tokens = sum(shard.n_tokens for shard in manifest.shards)
+        self.n_targets = self.n_tokens - self.n_documents
+        """Tokens that a model learns to predict: in plain stores all but the first of each document."""
+        if self.masked:
+            self.n_targets = sum(shard.n_targets or 0 for shard in manifest.shards)
         self.document_ends = DocumentEnds.of([manifest])
         # Bounded: a long run reads thousands of shards, each a file descriptor and 12 bytes a document.
         self._documents = functools.lru_cache(maxsize=_OPEN_SHARDS)(self._read_documents)

@@ -10,6 +10,7 @@ from torch import Tensor
 from lit_gpt.model.attention import Documents
 from lit_gpt.model.loss import IGNORE_INDEX
 from lit_gpt.rows.rows import RowTokens
+from lit_gpt.store import masking
 
 SHORT_DOCUMENTS = 512
 
@@ -17,8 +18,8 @@ SHORT_DOCUMENTS = 512
 class Batch(NamedTuple):
     """What one micro-batch feeds the model.
 
-    `input_ids`, `labels`, `positions`: int64 (B, T). A label is the document's next token, or IGNORE_INDEX in
-    the slots left over at a row's end. Positions restart at 0 in each segment.
+    `input_ids`, `labels`, `positions`: int64 (B, T). A label is the document's next token, or IGNORE_INDEX
+    where that is no target and in the slots left over at a row's end. Positions restart at 0 in each segment.
     """
 
     input_ids: Tensor
@@ -52,8 +53,8 @@ def max_seqlen_bucket(longest: int, block_size: int) -> int:
 def assemble(rows: Sequence[RowTokens], block_size: int, pad_token: int) -> Batch:
     """Build a batch of B = len(rows) rows of T = block_size slots.
 
-    The slots that are left free at a row's end become a segment of `pad_token`s with masked labels; a row
-    without segments is nothing else.
+    Rows of masked and of plain stores may be mixed. The slots that are left free at a row's end become a
+    segment of `pad_token`s with masked labels; a row without segments is nothing else.
     """
     tokens, lengths, gaps = [], [], []
     for row in rows:
@@ -76,6 +77,9 @@ def assemble(rows: Sequence[RowTokens], block_size: int, pad_token: int) -> Batc
     labels = np.empty_like(input_ids)
     labels[:-1] = input_ids[1:]
     labels[bounds[1:] - 1] = read[last]
+    if read.dtype == masking.DTYPE and read.min() < 0:
+        labels[~masking.is_target(labels)] = IGNORE_INDEX
+        input_ids = masking.ids_of(input_ids)
     for number, gap in enumerate(gaps, start=1):
         labels[number * block_size - gap : number * block_size] = IGNORE_INDEX
     positions = np.arange(input_ids.size)

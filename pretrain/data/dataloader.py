@@ -30,7 +30,8 @@ class StepBatch(NamedTuple):
 
     step: int  # counted from 1
     micro_batches: list[Batch]
-    n_targets: int  # valid targets of the step, over all ranks
+    n_targets: int  # of the step, over all ranks: those that count
+    n_tokens: int  # these and the masked ones
     attention_pairs: int  # of this rank: the sum of its documents' squared lengths
     rows: StepRows
 
@@ -115,7 +116,9 @@ class DataLoader:
         size, share = self._numbering.global_batch_size, self._rank_rows
         samples = self._numbering.first_sample_of(step) + np.arange(n_steps * size)
         everyone = self._data.rows(samples)
-        n_targets = self._data.targets_per_row(everyone).reshape(n_steps, size).sum(axis=1).tolist()
+        targets = self._data.targets_per_row(everyone)
+        tokens = self._data.tokens_per_row(everyone) if self._data.masked else targets
+        n_targets, n_tokens = (of.reshape(n_steps, size).sum(axis=1).tolist() for of in (targets, tokens))
         mine = (np.arange(n_steps)[:, None] * size + self._rank * share + np.arange(share)).reshape(-1)
         samples = samples[mine]
         if self._cache is not None:
@@ -133,6 +136,7 @@ class DataLoader:
                     for start in range(first, last, self._micro_batch_size)
                 ],
                 n_targets=n_targets[i],
+                n_tokens=n_tokens[i],
                 attention_pairs=int(squares[last] - squares[first]),
                 rows=StepRows(step + i, samples[first:last], table, first),
             )

@@ -6,7 +6,7 @@ Every arrow is a function of the files and the options, so any process can rebui
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from lit_gpt.rows.packed_store import PackedStore
 from lit_gpt.rows.rows import Rows
 from lit_gpt.rows.sample_order import OrderStart, RowAddresses, SampleOrder
 from lit_gpt.rows.store_entry import DocumentShare, StoreEntry, parse_stores, weights_of
-from lit_gpt.store.manifest import DocumentEnds
+from lit_gpt.store.manifest import ChatFormat, DocumentEnds
 from lit_gpt.store.token_store import TokenStore
 from pretrain.data.row_reader import RowTable, by_shard
 from pretrain.options import DataOptions
@@ -76,6 +76,7 @@ class TrainingData:
                     f"{other.path} was tokenized with another tokenizer than {first.path}: "
                     "one run can only mix stores of one tokenizer"
                 )
+        _check_templates([packed.store for packed in stores])
         return cls(options, stores, weights_of(entries), start=start)
 
     @classmethod
@@ -116,6 +117,16 @@ class TrainingData:
     def document_ends(self) -> DocumentEnds:
         """Of the documents of all stores."""
         return DocumentEnds.of(packed.store.manifest for packed in self.stores)
+
+    @property
+    def masked(self) -> bool:
+        """Whether a store has tokens that are no targets."""
+        return any(packed.store.masked for packed in self.stores)
+
+    @property
+    def chat(self) -> ChatFormat | None:
+        """Of the stores that hold conversations."""
+        return next((chat for packed in self.stores if (chat := packed.store.manifest.chat)), None)
 
     @property
     def pad_token(self) -> int:
@@ -161,11 +172,21 @@ class TrainingData:
         return self.order.locate(np.asarray(samples, dtype=np.int64))
 
     def targets_per_row(self, addresses: RowAddresses) -> np.ndarray:
-        """Valid targets of each row, int64 (n,)."""
-        targets = np.empty(len(addresses.row), dtype=np.int64)
+        """Targets of each row that count, int64 (n,)."""
+        return self._of_rows(addresses, lambda packed, shard: packed.loss_targets(shard))
+
+    def tokens_per_row(self, addresses: RowAddresses) -> np.ndarray:
+        """Slots of each row that a document fills, int64 (n,): its targets, masked ones too."""
+        return self._of_rows(addresses, lambda packed, shard: packed.rows(shard).targets_per_row)
+
+    def _of_rows(
+        self, addresses: RowAddresses, of_shard: Callable[[PackedStore, int], np.ndarray]
+    ) -> np.ndarray:
+        """What `of_shard` says of each row of a shard, for these rows, int64 (n,)."""
+        values = np.empty(len(addresses.row), dtype=np.int64)
         for store, shard, where in by_shard(addresses.store, addresses.shard):
-            targets[where] = self.stores[store].rows(shard).targets_per_row[addresses.row[where]]
-        return targets
+            values[where] = of_shard(self.stores[store], shard)[addresses.row[where]]
+        return values
 
     def table(self, addresses: RowAddresses) -> RowTable:
         """The rows with their segments, in the order of `addresses`."""
@@ -207,6 +228,17 @@ def compare_data(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
                 f"the packing of {path} has fingerprint {new['packing'][:12]}, not {old['packing'][:12]}"
             )
     return changes
+
+
+def _check_templates(stores: Sequence[TokenStore]) -> None:
+    """Conversations of one run have one format: the model is exported with it. Raises InputError."""
+    written = [store for store in stores if store.manifest.chat]
+    for other in written[1:]:
+        if other.manifest.chat != written[0].manifest.chat:
+            raise InputError(
+                f"{other.path} was written with another chat template than {written[0].path}: tokenize both "
+                "with the same --template"
+            )
 
 
 def _moved(description: dict[str, Any], train_data_dir: Sequence[str]) -> list[str]:

@@ -53,7 +53,7 @@ class ValidationSample:
         masked.
         """
         stride = micro_batch_size * world_size
-        empty = RowTokens(np.empty(0, np.int64), np.empty(0, np.int64))
+        empty = RowTokens(np.empty(0, np.int32), np.empty(0, np.int32))  # holds any pad token
         for first in range(rank * micro_batch_size, -(-len(self._rows) // stride) * stride, stride):
             samples = self._rows[first : first + micro_batch_size]
             table = self._data.table(self._data.rows(samples))
@@ -84,6 +84,9 @@ class ValidationSample:
             f"{name}: {len(self._rows):,} of {self._n_rows:,} rows, {what} {store.n_documents:,} "
             f"documents, from {least}{len(sources):,} source(s)"
         ]
+        if store.masked:
+            share = store.n_targets / store.n_tokens
+            lines.append(f"{name}: masked, {share:.1%} of the store's tokens are targets")
         if n_documents < FEW_DOCUMENTS:
             lines.append(
                 f"warning: {name}: {n_documents:,} documents are few to validate on: the loss may be far "
@@ -102,8 +105,8 @@ class ValidationResult(NamedTuple):
 
     @property
     def loss(self) -> float:
-        """Mean over targets, in nats."""
-        return self.loss_sum / self.targets
+        """Mean over targets, in nats; nan where all are masked."""
+        return self.loss_sum / self.targets if self.targets else math.nan
 
     @property
     def bits_per_byte(self) -> float | None:
@@ -178,7 +181,8 @@ class Validation:
 
 def mean_loss(results: Sequence[ValidationResult]) -> float:
     """Mean over the targets of all stores."""
-    return sum(result.loss_sum for result in results) / sum(result.targets for result in results)
+    loss_sum, targets = (sum(getattr(n, name) for n in results) for name in ("loss_sum", "targets"))
+    return ValidationResult("", loss_sum, targets, None).loss
 
 
 def named_stores(val_data_dir: Sequence[str]) -> dict[str, Path]:

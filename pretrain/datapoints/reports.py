@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,14 @@ def read_segments(replay: Replay) -> Iterator[LoggedSegments]:
     if not replay.log.parts:
         raise InputError(f"{replay.log.folder} has no part yet: the run's first checkpoint writes it")
     return scan(replay, bar=True)
+
+
+def aligned(table: Sequence[Sequence[str]], left: int = 0) -> Iterator[str]:
+    """The lines of a table: the first `left` columns and the last to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for *cells, last in table:
+        names = map(str.ljust, cells[:left], widths)
+        yield "  ".join([*names, *map(str.rjust, cells[left:], widths[left:]), last])
 
 
 # ---- export
@@ -140,7 +148,7 @@ def count_documents(replay: Replay) -> Counts:
             n_documents = len(store.lengths(shard))
             times = seen.setdefault(key, np.zeros(n_documents, np.int32))
             targets = fed.setdefault(key, np.zeros(n_documents, np.int64))
-            np.add.at(targets, rows.document[where], rows.length[where])
+            np.add.at(targets, rows.document[where], logged.targets[where])
             # A document's first segment stands for it: every pass over the store has it once.
             firsts = where[rows.start[where] == 0]
             document, step = rows.document[firsts], step_of_segment[firsts]

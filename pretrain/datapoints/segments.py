@@ -3,8 +3,8 @@
     for logged in scan(Replay(run_dir), first_step, last_step):
         logged["step"], logged.rows.document, logged.loss    # arrays, an entry a segment
 
-Memory is bounded by a group's 65,536 rows, whatever the length of the run. No store is opened until ids or
-`data` are asked for.
+Memory is bounded by a group's 65,536 rows, whatever the length of the run. No store is opened until ids,
+`targets` or `data` are asked for.
 """
 
 import functools
@@ -53,6 +53,17 @@ class LoggedSegments:
         """The (store, shard) that occur, each with the positions of its segments."""
         return by_shard(self["store"], self["shard"])
 
+    @functools.cached_property
+    def targets(self) -> np.ndarray:
+        """How many targets of each segment count, int32 (n_segments,): all in a plain store."""
+        if not self.data.masked:
+            return self.rows.length
+        targets = self.rows.length.copy()
+        for number, shard, where in self.by_shard():
+            if (packed := self.data.stores[number]).store.masked:
+                targets[where] = packed.loss_targets_of(shard, self.rows.document[where])
+        return targets
+
     def ids(self) -> np.ndarray:
         """The document id of each segment, as objects."""
         ids = np.empty(self._row.size, dtype=object)
@@ -63,11 +74,17 @@ class LoggedSegments:
 
 
 def scan(
-    replay: Replay, first_step: int = 0, last_step: int = sys.maxsize, *, bar: bool = False
+    replay: Replay,
+    first_step: int = 0,
+    last_step: int = sys.maxsize,
+    *,
+    shards: tuple[int, int] = (0, sys.maxsize),
+    bar: bool = False,
 ) -> Iterator[LoggedSegments]:
     """The segments fed in the steps from `first_step` to `last_step`, both included, in no promised order.
 
     Args:
+        shards: only those with a number in this range, both included, in whatever store.
         bar: show a progress bar.
 
     Raises:
@@ -75,6 +92,6 @@ def scan(
     """
     parts = replay.log.parts_of(first_step, last_step)
     for part in progress(parts, description="reading the log", unit="part") if bar else parts:
-        for table in read_row_groups(part, step=(first_step, last_step)):
+        for table in read_row_groups(part, step=(first_step, last_step), shard=shards):
             for period, rows in replay.log.by_period(table):
                 yield LoggedSegments(period, replay, rows)

@@ -9,7 +9,7 @@ import numpy as np
 
 from lit_gpt.rows.packed_store import PackedStore
 from pretrain.datapoints.replay import Replay
-from pretrain.datapoints.reports import read_segments
+from pretrain.datapoints.reports import aligned, read_segments
 from pretrain.datapoints.segments import LoggedSegments
 
 COLUMNS = ("stage", "steps", "rows", "targets", "epochs", "in total", "seen before")
@@ -65,7 +65,7 @@ def _count_stage(
             packed = logged.data.stores[number]
             line = lines.setdefault(packed.fingerprint, _new_line(logged.period.name, packed))
             line.rows += np.unique(row[where]).size
-            line.targets += int(logged.rows.length[where].sum())
+            line.targets += int(logged.targets[where].sum())
             n_documents = len(packed.store.lengths(shard))
             _, documents = fed.setdefault((packed.fingerprint, shard), (packed, np.zeros(n_documents, bool)))
             documents[logged.rows.document[where]] = True
@@ -88,12 +88,7 @@ def _new_line(stage: str, packed: PackedStore) -> StoreOfStage:
 
 def table_lines(stores: list[StoreOfStage]) -> Iterator[str]:
     """The table for people, a line a stage and store."""
-    table = [COLUMNS, *map(_cells, stores)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for cells, store in zip(table, ["store", *(line.store for line in stores)], strict=True):
-        stage, *numbers = cells
-        aligned = [stage.ljust(widths[0]), *map(str.rjust, numbers, widths[1:])]
-        yield "  ".join([*aligned, store])
+    yield from aligned([(*COLUMNS, "store"), *((*_cells(line), line.store) for line in stores)], left=1)
 
 
 def _cells(line: StoreOfStage) -> tuple[str, ...]:

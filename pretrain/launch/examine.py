@@ -15,6 +15,7 @@ from lit_gpt.checkpoint.folder import DamagedCheckpoint, list_checkpoints, read_
 from lit_gpt.cli import InputError
 from lit_gpt.hf.trained_model import check_tokenizer
 from lit_gpt.model.config import ModelConfig
+from lit_gpt.rows.packable import check_masked
 from lit_gpt.rows.packed_store import PackedStore
 from lit_gpt.rows.sample_order import SampleOrder
 from lit_gpt.rows.store_entry import DocumentShare, StoreEntry, parse_stores, weights_of
@@ -119,6 +120,8 @@ def _plan_stage(
         attempt(lambda: config and frozen_rows(options.trainable, config))
     if config is None or not stores or len(stores) < len(entries):
         return None
+    for store in validation:
+        attempt(partial(check_masked, store, config.block_size, options.packing))
     return attempt(partial(_count, plan, before, config, stores, starts))
 
 
@@ -171,6 +174,7 @@ def _size(store: TokenStore, entry: StoreEntry, options: TrainOptions, block_siz
     packed = PackedStore.find(store, block_size, options.packing, options.packing_dir, entry.share)
     if packed:
         return StoreSize.of(packed)
+    check_masked(store, block_size, options.packing, entry.share)
     size = StoreSize.estimate(store, entry, block_size, options.packing)
     empty = entry.share is not None and not _has_targets(store, entry.share)
     return dataclasses.replace(size, rows=0) if empty else size

@@ -18,19 +18,27 @@ class StoreSize:
     name: str
     rows: int
     targets: int
+    share_of_targets: float | None = None
+    """Of a masked store: of its tokens those that are targets."""
 
     @classmethod
     def of(cls, packed: PackedStore) -> "StoreSize":
-        return cls(packed.name, int(packed.rows_per_shard.sum()), packed.n_targets)
+        """Of a store that is packed."""
+        return cls(packed.name, int(packed.rows_per_shard.sum()), packed.n_targets, _share(packed.store))
 
     @classmethod
     def estimate(cls, store: TokenStore, entry: StoreEntry, block_size: int, packing: str) -> "StoreSize":
         """Of a store that is not packed yet: best_fit and concat leave next to nothing free."""
-        targets = round((store.n_tokens - store.n_documents) * entry.fraction)
-        rows = max(-(-targets // block_size), 1)
+        targets = round(store.n_targets * entry.fraction)
+        slots = round((store.n_tokens - store.n_documents) * entry.fraction)
+        rows = max(-(-slots // block_size), 1)
         if packing == "one_per_row":
             rows = max(rows, round(store.n_documents * entry.fraction))
-        return cls(str(entry._replace(weight=None)), rows, targets)
+        return cls(str(entry._replace(weight=None)), rows, targets, _share(store))
+
+
+def _share(store: TokenStore) -> float | None:
+    return store.n_targets / store.n_tokens if store.masked else None
 
 
 class Epochs:
@@ -96,7 +104,10 @@ class Epochs:
         several = len(self.stores) > 1
         for store, share, passed in zip(self.stores, self._shares, self.passes(max_steps), strict=True):
             of_batch = f", {share:.1%} of each step, read {passed:.2f} times" if several else ""
-            lines.append(f"data: {store.name}, {store.targets:,} tokens in {store.rows:,} rows{of_batch}")
+            tokens = f"{store.targets:,} tokens"
+            if store.share_of_targets is not None:
+                tokens = f"masked: {store.targets:,} targets, {store.share_of_targets:.1%} of its tokens,"
+            lines.append(f"data: {store.name}, {tokens} in {store.rows:,} rows{of_batch}")
         lines.append(f"run: {self.length(max_steps)}")
         return lines + [f"warning: {warning}" for warning in self.warnings(max_steps)]
 

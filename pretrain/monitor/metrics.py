@@ -22,9 +22,9 @@ class StepMetrics:
 
     loss is the mean over the step's targets in nats, grad_norm the norm before clipping, tokens the targets
     since the run began, skipped 1 where a gradient was not finite. Speeds are means since the line before
-    that has them: tokens_per_second counts targets on all devices, data_wait_seconds the time a step waited
-    for its batch, mfu and mfu_documents are shares of the devices' peak (see model/flops.py). restart counts
-    how often the run was continued.
+    that has them: tokens_per_second counts targets on all devices, masked ones too, data_wait_seconds the
+    time a step waited for its batch, mfu and mfu_documents are shares of the devices' peak (see
+    model/flops.py). restart counts how often the run was continued.
     """
 
     step: int

@@ -54,14 +54,14 @@ class SpeedMonitor:
     def _reset(self) -> None:
         self._since = time.monotonic()
         self._steps = 0
-        self._targets = 0
+        self._tokens = 0
         self._attention_pairs = 0
         self._data_wait = 0.0
 
-    def step(self, targets: int, attention_pairs: int, data_wait: float) -> None:
-        """Count a step: targets of all ranks, squared document lengths of this rank, seconds waited."""
+    def step(self, tokens: int, attention_pairs: int, data_wait: float) -> None:
+        """Count a step: tokens read by all ranks, squared document lengths of this rank, seconds waited."""
         self._steps += 1
-        self._targets += targets
+        self._tokens += tokens
         self._attention_pairs += attention_pairs
         self._data_wait += data_wait
 
@@ -80,14 +80,14 @@ class SpeedMonitor:
             return None
         seconds = max(time.monotonic() - self._since, 1e-9)
         config = self._config
-        tokens_per_second = self._targets / seconds
+        tokens_per_second = self._tokens / seconds
         mfu = mfu_documents = None
         if self._peak is not None:
             peak = self._peak * self._world_size
             mfu = tokens_per_second * flops_per_token(config, config.block_size) / peak
             # This rank's documents stand for those of all ranks.
             pairs = self._attention_pairs * self._world_size
-            mfu_documents = flops_inside_documents(config, self._targets, pairs) / seconds / peak
+            mfu_documents = flops_inside_documents(config, self._tokens, pairs) / seconds / peak
         memory = None
         if self._device.type == "cuda":
             memory = torch.cuda.max_memory_allocated(self._device) / 1e9

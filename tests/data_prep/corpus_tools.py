@@ -1,6 +1,11 @@
-"""Reading what stages write, for several tests."""
+"""Run commands over a corpus and read what their stages write, for several tests."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import zstandard
 
@@ -32,3 +37,20 @@ def contents(folder):
 def stats(folder):
     """The counts of a finished command."""
     return json.loads((folder / "stats.json").read_text(encoding="utf-8"))
+
+
+def run_with_kills(command, files, output, stages):
+    """Run a command, kill it once in each of its stages, and let it finish."""
+    command = [sys.executable, str(command), "--output", str(output), "--workers", "2", "--input"]
+    command += [str(file) for file in files]
+    kills = 0
+    for stage in stages:
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+        completions = output / "logs" / stage / "completions"
+        while process.poll() is None and not (completions.is_dir() and os.listdir(completions)):
+            time.sleep(0.005)
+        kills += process.poll() is None
+        process.send_signal(signal.SIGKILL)  # the parent alone: its workers must not live on
+        process.wait()
+    assert kills == len(stages)
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)

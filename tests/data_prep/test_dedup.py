@@ -1,12 +1,7 @@
 """Paragraph deduplication by the command, against a plain set over all of the input."""
 
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +9,7 @@ import pytest
 from data_prep import dedup
 from data_prep.dedup import Options
 from lit_gpt.cli import InputError
-from tests.data_prep.corpus_tools import contents, documents, stats, write_jsonl
+from tests.data_prep.corpus_tools import contents, documents, run_with_kills, stats, write_jsonl
 
 COMMAND = Path(dedup.__file__)
 
@@ -100,19 +95,7 @@ def test_a_killed_run_goes_on_to_the_same_result(tmp_path):
     files = write_corpus(tmp_path / "in", n_files=8, n_documents=2500, seed=2)
     undisturbed = contents(run(files, tmp_path / "undisturbed"))
     output = tmp_path / "killed"
-    command = [sys.executable, str(COMMAND), "--output", str(output), "--workers", "2", "--input"]
-    command += [str(file) for file in files]
-    kills = 0
-    for stage in ("dedup-signatures", "dedup-repeats", "dedup-drop"):
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
-        completions = output / "logs" / stage / "completions"
-        while process.poll() is None and not (completions.is_dir() and os.listdir(completions)):
-            time.sleep(0.005)
-        kills += process.poll() is None
-        process.send_signal(signal.SIGKILL)  # the parent alone: its workers must not live on
-        process.wait()
-    assert kills == 3
-    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    run_with_kills(COMMAND, files, output, ["dedup-signatures", "dedup-repeats", "dedup-drop"])
     assert contents(output) == undisturbed
 
 

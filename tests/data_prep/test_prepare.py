@@ -13,12 +13,15 @@ import pytest
 from data_prep import prepare
 from data_prep.prepare import Options
 from data_prep.stages import clean, dedup, minhash
+from data_prep.stages.flow import flow
+from data_prep.stages.pipeline import run_stages
 from data_prep.tokenizing import job, train
 from lit_gpt.cli import InputError, parse_options
 from lit_gpt.rows.packed_store import PackedStore
 from lit_gpt.store.token_store import TokenStore
 from tests.conftest import german_texts
-from tests.data_prep.corpus_tools import stats, write_jsonl
+from tests.data_prep.corpus_tools import documents, stats, write_jsonl
+from tests.data_prep.made_crawl import GOOD, Crawl, by_kind
 
 OTHERS = (clean.Options, dedup.Options, minhash.Options, job.Options, job.PackOptions, train.Options)
 FLAGS = {"vocab_size": 512, "val_fraction": 0.2, "block_size": 128, "workers": 1}
@@ -62,7 +65,7 @@ def test_a_store_can_be_traced_to_its_sources(prepared, files):
     assert origin["dedup"]["read"]["documents"] == origin["clean"]["kept"]["documents"] < 260
     assert origin["dedup"]["excluded"]["only_repeats"]["documents"] > 0
     n_documents = store.n_documents + TokenStore.open(prepared / "val").n_documents
-    assert n_documents == origin["dedup"]["kept"]["documents"]
+    assert n_documents == origin["lines"]["kept"]["documents"]
 
 
 def test_stores_are_packed_and_whole(prepared):
@@ -97,7 +100,7 @@ def test_an_adopted_tokenizer_counts_the_tokens_of_what_is_dropped(tmp_path, fil
     assert not (output / "tokenizer").exists()
     origin = TokenStore.open(output / "train").manifest.provenance["settings"]["made_from"]
     assert origin["minhash"]["read"] == {
-        key: origin["dedup"]["kept"][key] for key in ("documents", "text_bytes")
+        key: origin["lines"]["kept"][key] for key in ("documents", "text_bytes")
     }
 
 
@@ -115,19 +118,50 @@ def test_killed_at_every_stage_it_leaves_the_same_stores(tmp_path, files, prepar
     for flag, value in FLAGS.items():
         command += [f"--{flag}", str(value)]
     kills = 0
-    for stage in ("clean", "dedup-signatures", "dedup-drop", "origin", "tokenizer", "tokenize"):
+    for stage in ("clean", "dedup-signatures", "dedup-drop", "lines", "origin", "tokenizer", "tokenize"):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         completions = output / "logs" / stage / "completions"
-        if stage.startswith(("clean", "dedup")):
+        if stage.startswith(("clean", "dedup", "lines")):
             completions = output / stage.partition("-")[0] / "logs" / stage / "completions"
         while process.poll() is None and not (completions.is_dir() and os.listdir(completions)):
             time.sleep(0.002)
         kills += process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert kills >= 5
+    assert kills >= 6
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     for name in ("train", "val"):
         ours, undisturbed = TokenStore.open(output / name), TokenStore.open(prepared / name)
         assert ours.fingerprint == undisturbed.fingerprint
         assert ours.manifest.provenance["counts"] == undisturbed.manifest.provenance["counts"]
+
+
+def test_boilerplate_does_not_speak_against_a_page(tmp_path):
+    """All rules before deduplication, against prepare.py's order; every page ends in one place."""
+    pages = Crawl(seed=5).pages(n_sites=12, n_pages=60)
+    files = [write_jsonl(tmp_path / f"{n}.jsonl", pages[n::2]) for n in range(2)]
+    options = Options(input=list(map(str, files)), output=tmp_path / "in steps", workers=1)
+    run_stages(clean.plan(files, options, tmp_path / "at once"), options, tmp_path / "at once", Path("-"))
+    run_stages(prepare.corpus_stages(files, options)[0], options, options.output, Path("-"))
+    parts = [options.output / name for name in ("clean", "dedup", "lines")]
+    excluded = [page for part in parts for folder in part.glob("excluded/*") for page in documents(folder)]
+    kept = documents(parts[-1] / "documents")
+    assert sorted(page["id"] for page in kept + excluded) == sorted(page["id"] for page in pages)
+
+    made, in_steps = by_kind(pages), by_kind(kept)
+    at_once = by_kind(documents(tmp_path / "at once" / "documents"))
+    assert at_once.keys() == in_steps.keys() == set(GOOD)
+    n_good = sum(made[kind] for kind in GOOD)
+    assert at_once.total() < 0.85 * n_good
+    assert in_steps.total() > 0.99 * n_good
+
+    counts = {part.name: stats(part) for part in parts}
+    losses = flow(counts)
+    left = counts["lines"]["kept"]
+    assert sum(loss.documents for loss in losses) + left["documents"] == len(pages)
+    assert sum(loss.text_bytes for loss in losses) + left["text_bytes"] == sum(
+        len(page["text"].encode()) for page in pages
+    )
+    table = (options.output / "flow.md").read_text(encoding="utf-8")
+    assert f"| | **left** | {left['documents']:,} |" in table.replace("|  |", "| |")
+    assert (options.output / "flow.png").read_bytes().startswith(b"\x89PNG")

@@ -1,6 +1,5 @@
 """The same bytes from any number of workers and after any kill; bad input is one line and loses nothing."""
 
-import hashlib
 import json
 import multiprocessing
 import os
@@ -8,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from data_prep.tokenizing.work import is_validation
 from lit_gpt.cli import InputError
 from lit_gpt.store.token_store import TokenStore
 from lit_gpt.store.tokenizer import Tokenizer
+from tests.data_prep.interrupting import at_event, contents, interrupt, quicken
 
 SCRIPT = Path(__file__).resolve().parents[2] / "data_prep" / "tokenize_corpus.py"
 
@@ -51,36 +50,8 @@ def many_small_steps(monkeypatch: pytest.MonkeyPatch):
     quicken()
 
 
-def contents(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
 def elsewhere(options: Options, folder: Path, **changes: Any) -> Options:
     return replace(options, output=folder / "train", val_output=folder / "val", **changes)
-
-
-def quicken() -> None:
-    batches.BATCH_BYTES = 30_000
-    os.fsync = lambda descriptor: None  # it guards against a power cut, not against a kill
-
-
-def at_event(number: int, action: Callable[[], object]) -> Callable[[Any, str, Any], None]:
-    """A profile function that acts at the n-th call that touches files."""
-    touching = {"write", "replace", "truncate", "unlink", "open", "mkdir", "flush", "close"}
-    left = [number]
-
-    def watch(frame: Any, kind: str, function: Any) -> None:
-        if kind == "c_call" and function.__name__ in touching:
-            left[0] -= 1
-            if left[0] == 0:
-                action()
-
-    return watch
-
-
-def interrupt() -> None:
-    raise KeyboardInterrupt
 
 
 def test_interrupted_now_and_then_it_leaves_the_same_bytes(options: Options, tmp_path: Path):

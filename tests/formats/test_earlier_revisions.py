@@ -1,7 +1,8 @@
 """What earlier revisions wrote is read by this one: on-disk formats are a promise.
 
 `revision_1/` is a run of 6 steps on two ranks (FULL_SHARD), stopped and resumed at step 4, with its token
-stores and their packings. Never write it anew: a format that changes gets a folder of its own beside it.
+stores and their packings. `masked_1/` is a masked store of two conversations, of that tokenizer, in two
+shards with their packing. Never write them anew: a format that changes gets a folder of its own beside them.
 """
 
 import json
@@ -14,6 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lit_gpt.rows.packed_store import PackedStore
+from lit_gpt.store import masking
+from lit_gpt.store.manifest import ChatFormat
+from lit_gpt.store.token_store import TokenStore
+from lit_gpt.store.tokenizer import Tokenizer
 from pretrain.data.numbering import Numbering
 from pretrain.datapoints.files import RunLog
 from pretrain.datapoints.log import DatapointLog
@@ -107,3 +113,32 @@ def test_the_checkpoint_is_converted(earlier):
         "--output", "hf", "--tokenizer_path", "store/tokenizer", "--check",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
+
+
+ANSWERED = [
+    [("Was ist Wasser?\n", False), ("Ein Stoff.", True)],
+    [("Und Wald?\n", False), ("Viele Bäume.", True)],
+]
+
+
+def test_a_masked_store_is_read_with_the_packing_it_has(tmp_path):
+    folder = shutil.copytree(Path(__file__).parent / "masked_1", tmp_path / "chat")
+    [packing] = folder.glob("packing-*")
+    for path in (folder, packing):
+        path.chmod(0o555)
+    store = TokenStore.open(folder)
+    store.verify()
+    assert store.fingerprint == "2638d53c25f06d2012ddb2604bc24aea976f2059a7ef5ea7235271b87f4422b3"
+    assert (store.masked, store.manifest.chat) == (True, ChatFormat("{{ messages[0].content }}", 2))
+    tokenizer = Tokenizer.load(folder / "tokenizer")
+    for shard, pieces in enumerate(ANSWERED):
+        text = "".join(f"⟦{text}⟧" if target else text for text, target in pieces)
+        assert masking.mark_targets(store.document_tokens(shard, 0), tokenizer.decode) == text
+    packed = PackedStore.open(store, 64)
+    assert (packed.folder, packed.fingerprint) == (
+        packing,
+        "0a1fcbfa7372edaf3354cbfa3845fe4a300f7c245562550cb31f50c213c2e4ce",
+    )
+    packed.verify()
+    assert [packed.loss_targets(shard).tolist() for shard in (0, 1)] == [[11], [13]]
+    assert packed.n_targets == store.n_targets

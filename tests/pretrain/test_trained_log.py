@@ -22,9 +22,13 @@ def segment_losses(table):
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_on_two_ranks_the_log_is_that_of_an_undisturbed_run(tmp_path, train_store_dir):
+def test_killed_and_resumed_on_two_ranks_the_log_is_that_of_an_undisturbed_run(
+    tmp_path, train_store_dir, masked_store_dir
+):
+    """Over a mixture of a plain and a masked store."""
     broken, straight = tmp_path / "broken", tmp_path / "straight"
-    settings = {"max_steps": 24, "save_step_interval": 8}
+    mixture = f"[{train_store_dir}:1,{masked_store_dir}:1]"
+    settings = {"max_steps": 24, "save_step_interval": 8, "train_data_dir": mixture}
     process = start(broken, train_store_dir, **settings)
     wait_until(lambda: steps_logged(broken) >= 10, process)
     os.killpg(process.pid, signal.SIGKILL)

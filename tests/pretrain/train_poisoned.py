@@ -38,14 +38,14 @@ def main(options: PoisonedOptions) -> None:
 
     writer.write_checkpoint = write_slowly
 
-    def poison(module, inputs, loss):
+    def poison(module, inputs, losses):
         if trainer.step + 1 == options.hanging_step:
             time.sleep(1000)
         if trainer.step + 1 == options.clock_back_step:
             time.time = lambda: now() - 3600
         coming = range(options.first_poisoned_step, options.last_poisoned_step + 1)
         hit = trainer.rank == options.poisoned_rank and trainer.step + 1 in coming and module.training
-        return loss * float("nan") if hit else loss
+        return (losses[0] * float("nan"), losses[1]) if hit else losses
 
     trainer.model.register_forward_hook(poison)
     try:

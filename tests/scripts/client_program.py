@@ -12,6 +12,12 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
+CONVERSATION = [
+    {"role": "user", "content": "Wer bist du?"},
+    {"role": "assistant", "content": "Ein Modell."},
+    {"role": "user", "content": "Und  du? "},
+]
+
 
 def main(folder: str, scratch: str, texts: list[str], n_tokens: int) -> dict:
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
@@ -49,6 +55,11 @@ def main(folder: str, scratch: str, texts: list[str], n_tokens: int) -> dict:
         ],
         "pipeline": [writer(text, **length)[0]["generated_text"] for text in texts],
         "pipeline_batch": [w[0]["generated_text"] for w in writer(texts, batch_size=len(texts), **length)],
+        "conversation_ids": [
+            one.apply_chat_template(CONVERSATION, add_generation_prompt=True, return_dict=True)["input_ids"]
+            for one in (tokenizer, tokenizer_again)
+        ],
+        "answer": writer(CONVERSATION, do_sample=False, max_new_tokens=n_tokens)[0]["generated_text"][-1],
         "same_logits_again": torch.equal(logits, logits_again),
         "pad": [tokenizer.pad_token, tokenizer.pad_token_id, model.generation_config.pad_token_id],
         "padding_row": model.get_input_embeddings().padding_idx,

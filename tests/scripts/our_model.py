@@ -1,5 +1,6 @@
 """Our own model out of a checkpoint, to compare others with."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -32,9 +33,10 @@ def logits(model: GPT, ids: Tensor) -> Tensor:
         return model(ids[None], torch.arange(len(ids))[None], Documents(bounds, len(ids)))[0]
 
 
-def greedy(model: GPT, ids: list[int], n_tokens: int) -> list[int]:
-    """The likeliest continuation, token by token, without a cache."""
+def greedy(model: GPT, ids: list[int], n_tokens: int, never: Sequence[int] = ()) -> list[int]:
+    """The likeliest continuation, token by token, without a cache and without the tokens of `never`."""
     tokens = torch.tensor(ids)
     for _ in range(n_tokens):
-        tokens = torch.cat([tokens, logits(model, tokens)[-1:].argmax(-1)])
+        scores = logits(model, tokens)[-1:].index_fill(1, torch.tensor(never, dtype=torch.int64), -torch.inf)
+        tokens = torch.cat([tokens, scores.argmax(-1)])
     return tokens[len(ids) :].tolist()

@@ -6,13 +6,17 @@ llama.cpp is tried where LLAMA_CPP names its sources and LLAMA_CPP_PYTHON a Pyth
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import tokenizers
 
-from data_prep.tokenizing.train import train_sentencepiece
+from data_prep.tokenizing.train import train_byte_level, train_sentencepiece
+from lit_gpt.checkpoint.folder import read_state
 from lit_gpt.cli import InputError
 from lit_gpt.hf.mapping import from_hf_config, to_hf_config
 from lit_gpt.model.config import ModelConfig
@@ -23,8 +27,9 @@ from scripts.evaluate import EvaluateOptions, main
 from scripts.evaluation.results import load_all
 from tests.german import german_texts
 from tests.lit_gpt.model.rope_scalings import scalings
-from tests.scripts import our_model
-from tests.scripts.checkpoints import write_checkpoint
+from tests.pretrain.running import ROOT
+from tests.scripts import client_program, our_model
+from tests.scripts.checkpoints import STATE, write_checkpoint
 
 PROMPT = "Der Wald ist"
 TEXTS = [PROMPT, " Zwei  Leerzeichen\nund 3,14 €", "„Über“ <s>Straßen</s>", "日本語 🦊", ""]
@@ -47,19 +52,45 @@ def run(*command, stdin: str = "", **environment: str) -> subprocess.CompletedPr
     return done
 
 
+TEMPLATE = ROOT / "data_prep/templates/chatml.jinja"
+SPECIAL_TOKENS = ("<|im_start|>", "<|im_end|>")
+# CONVERSATION of client_program.py, in TEMPLATE
+RENDERED = (
+    "<s><|im_start|>user\nWer bist du?<|im_end|>\n<|im_start|>assistant\nEin Modell.<|im_end|>\n"
+    "<|im_start|>user\nUnd  du?<|im_end|>\n<|im_start|>assistant\n"
+)
+
+
 def random_model(folder: Path, tokenizer: Path, rope_scaling: dict | None = None) -> tuple[Path, Path]:
-    """(checkpoint, Hugging Face folder) of random weights: continuations vary, and logits are far apart."""
+    """(checkpoint, Hugging Face folder) of random weights: continuations vary, and logits are far apart.
+
+    It ends its turn in RENDERED with the token that its answer is the longest without.
+    """
     config = ModelConfig.load("tiny_100K", vocab_size=576, rope_scaling=rope_scaling)
-    checkpoint = write_checkpoint(folder / "iter-00000100-ckpt.pth", ranks=2, config=config)
+    checkpoint = folder / "iter-00000100-ckpt.pth"
+    unended = our_model.load(write_checkpoint(checkpoint, config=config))
+    answer = our_model.greedy(unended, rendered_ids(tokenizer), N_TOKENS)
+    shutil.rmtree(checkpoint)
+    end_of_turn = max(answer, key=answer.index)
+    chat = {"template": TEMPLATE.read_text(encoding="utf-8"), "end_of_turn": end_of_turn}
+    write_checkpoint(checkpoint, ranks=2, config=config, state=STATE | {"chat": chat})
     convert(ConvertOptions(checkpoint, folder / "hf", tokenizer))
     return checkpoint, folder / "hf"
 
 
-def assert_continue(checkpoint: Path, prompts: list[list[int]], continuations: list[list[int]]) -> None:
+def rendered_ids(tokenizer: Path) -> list[int]:
+    """RENDERED with its special tokens, by the library itself."""
+    backend = tokenizers.Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
+    return backend.encode(RENDERED, add_special_tokens=False).ids
+
+
+def assert_continue(
+    checkpoint: Path, prompts: list[list[int]], continuations: list[list[int]], never: Sequence[int] = ()
+) -> None:
     """They are our own model's, and varied."""
     model = our_model.load(checkpoint)
     for prompt, continuation in zip(prompts, continuations, strict=True):
-        assert continuation == our_model.greedy(model, prompt, N_TOKENS)
+        assert continuation == our_model.greedy(model, prompt, N_TOKENS, never)
     seen = {token for continuation in continuations for token in continuation}
     assert len(seen) > N_TOKENS / 2, "little variety would agree too easily"
 
@@ -74,14 +105,15 @@ def transformers_python(request):
 
 
 @pytest.mark.parametrize(("kind", "rope"), [("byte_level", "linear"), ("sentencepiece", "yarn")])
-def test_what_a_user_of_transformers_types(tmp_path, transformers_python, tokenizer_dir, kind, rope):
+def test_what_a_user_of_transformers_types(tmp_path, transformers_python, kind, rope):
     """`generate(**tokenizer(text))`, batches, `pipeline`, `save_pretrained`, in transformers 4 and 5.
 
     RoPE is scaled, and continuations run past the length before: both versions read it from one config.json.
+    A conversation has one BOS, and the answer ends with its turn.
     """
-    if kind == "sentencepiece":
-        tokenizer_dir = tmp_path / "tokenizer"
-        train_sentencepiece(german_texts(100, seed=8), 512, tokenizer_dir)
+    tokenizer_dir = tmp_path / "tokenizer"
+    train = train_sentencepiece if kind == "sentencepiece" else train_byte_level
+    train(german_texts(100, seed=8), 512, tokenizer_dir, SPECIAL_TOKENS)
     checkpoint, folder = random_model(tmp_path, tokenizer_dir, scalings(32)[rope])
     program = Path(__file__).with_name("client_program.py")
     done = run(transformers_python, program, folder, tmp_path / "again", json.dumps(TEXTS), N_TOKENS)
@@ -99,7 +131,8 @@ def test_what_a_user_of_transformers_types(tmp_path, transformers_python, tokeni
     assert found["tokenizers_ids"] == found["ids_again"] == found["ids"]
     assert found["same_logits_again"]
 
-    assert_continue(checkpoint, found["ids"], found["answers"])
+    end_of_turn = read_state(checkpoint)["chat"]["end_of_turn"]
+    assert_continue(checkpoint, found["ids"], found["answers"], never=[tokenizer.eos_id, end_of_turn])
     assert found["batch_answers"] == found["answers"]
     length = max(map(len, found["ids"]))
     assert found["batch_ids"] == [[tokenizer.eos_id] * (length - len(ids)) + ids for ids in found["ids"]]
@@ -108,6 +141,12 @@ def test_what_a_user_of_transformers_types(tmp_path, transformers_python, tokeni
     assert found["padding_row"] is None, "later training would not move the pad token's embedding"
     assert found["vocabulary"] == tokenizer.vocab_size
     assert found["model_max_length"] == ModelConfig.load(checkpoint).block_size
+    conversation = rendered_ids(tokenizer_dir)
+    assert conversation.count(tokenizer.bos_id) == 1
+    assert found["conversation_ids"] == [conversation, conversation]
+    answer = our_model.greedy(our_model.load(checkpoint), conversation, N_TOKENS)
+    answer = answer[: answer.index(end_of_turn) + 1]
+    assert found["answer"] == {"role": "assistant", "content": tokenizer.decode(answer)}
     for name in ("pipeline", "pipeline_batch"):
         assert [found[name][n] for n in plain] == [found["decoded"][n] for n in plain]
 
@@ -222,26 +261,35 @@ def llama_cpp():
 
 LLAMA_CPP_PROGRAM = """
 import itertools, json, sys
-from llama_cpp import GGML_TYPE_F32, Llama
-path, texts, n_tokens = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])
+from llama_cpp import GGML_TYPE_F32, Llama, llama_vocab_is_eog
+path, texts, n_tokens, turns = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3]), json.loads(sys.argv[4])
 # By default keys and values are kept in fp16, which random weights make a difference of 0.5 in logits.
 cache = dict(type_k=GGML_TYPE_F32, type_v=GGML_TYPE_F32)
 model = Llama(path, n_ctx=128, n_threads=1, verbose=False, **cache)
 ids = [model.tokenize(text.encode(), add_bos=True, special=False) for text in texts]
 likeliest = dict(top_k=1, temp=0.0, repeat_penalty=1.0)
-print(json.dumps([ids, [list(itertools.islice(model.generate(i, **likeliest), n_tokens)) for i in ids]]))
+answers = [list(itertools.islice(model.generate(i, **likeliest), n_tokens)) for i in ids]
+sampling = dict(top_k=1, temperature=0.0, repeat_penalty=1.0, max_tokens=1)
+chat = model.create_chat_completion(turns, **sampling)
+ends = [token for token in range(model.n_vocab()) if llama_vocab_is_eog(model._model.vocab, token)]
+print(json.dumps([ids, answers, chat["usage"]["prompt_tokens"], ends]))
 """
 
 
 @pytest.mark.parametrize("rope", ["none", "linear", "llama3", "yarn"])
 def test_llama_cpp_continues_as_our_model_does(tmp_path, llama_cpp, rope):
     # Of tokenizers without a tokenizer.model llama.cpp takes only those that it knows.
-    train_sentencepiece(german_texts(100, seed=8), 512, tmp_path / "tokenizer")
+    train_sentencepiece(german_texts(100, seed=8), 512, tmp_path / "tokenizer", SPECIAL_TOKENS)
     checkpoint, folder = random_model(tmp_path, tmp_path / "tokenizer", scalings(32)[rope])
     sources, python = llama_cpp
     model = tmp_path / "model.gguf"
     run(python, sources / "convert_hf_to_gguf.py", folder, "--outfile", model, "--outtype", "f32")
-    done = run(python, "-c", LLAMA_CPP_PROGRAM, model, json.dumps(TEXTS), N_TOKENS)
-    ids, continuations = json.loads(done.stdout.splitlines()[-1])
+    turns = json.dumps(client_program.CONVERSATION)
+    done = run(python, "-c", LLAMA_CPP_PROGRAM, model, json.dumps(TEXTS), N_TOKENS, turns)
+    ids, continuations, n_asked, ends = json.loads(done.stdout.splitlines()[-1])
     assert ids == [array[:-1].tolist() for array in Tokenizer.load(tmp_path / "tokenizer").encode(TEXTS)]
     assert_continue(checkpoint, ids, continuations)
+    conversation = rendered_ids(tmp_path / "tokenizer")
+    assert n_asked == len(conversation), "BOS comes from the template alone"
+    tokenizer = Tokenizer.load(folder)
+    assert ends == [tokenizer.eos_id, tokenizer.id_of("<|im_end|>")]  # known by its text

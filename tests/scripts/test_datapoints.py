@@ -14,8 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.tokenizing import job
+from lit_gpt.store.token_store import TokenStore
 from pretrain.datapoints.files import RunLog, part_files, write_part
-from pretrain.datapoints.stage_table import COLUMNS
+from pretrain.datapoints.replay import Replay
+from pretrain.datapoints.reports import count_documents
+from pretrain.datapoints.stage_table import COLUMNS, count_stages
+from scripts import datapoints as command
+from tests.masked_stores import conversations
 from tests.pretrain.datapoints.staged import log_stages, open_stages
 from tests.pretrain.feeding import GLOBAL_BATCH, log_steps, open_data
 
@@ -60,7 +65,7 @@ def nasty_store(tmp_path_factory, tokenizer_dir):
 def run_dir(tmp_path_factory, train_store_dir, nasty_store):
     folder = tmp_path_factory.mktemp("run")
     data = open_data(f"{train_store_dir}:2", f"{nasty_store}:1", block_size=512)
-    log_steps(folder, data, 0, STEPS, commits={100, STEPS}, skipped={3})
+    log_steps(folder, data, 0, STEPS, commits={100, STEPS}, skipped={3}, with_losses=True)
     return folder
 
 
@@ -86,12 +91,13 @@ def test_step_prints_the_text_that_was_fed_with_ids(run_dir, corpus_files, expor
         for line in file.read_text().splitlines()
     }
     segments = re.findall(
-        r'^--- document (".*"), targets (\d+) to (\d+) of (\d+)\n([^=-]*)', result.stdout, re.M
+        r'^--- document (".*"), targets (\d+) to (\d+) of (\d+), loss (.+)\n([^=-]*)', result.stdout, re.M
     )
     logged = [segment for segment in exported if segment["iter_num"] == 3]
     assert [json.loads(segment[0]) for segment in segments] == [segment["data_id"] for segment in logged]
     compared = 0
-    for name, first, last, total, text in segments:
+    assert [segment[4] for segment in segments] == [f"{segment['loss']:.4f}" for segment in logged]
+    for name, first, last, total, _, text in segments:
         whole = texts.get(json.loads(name))
         if whole is not None and int(first) == 0 and int(last) == int(total) - 1:
             assert text.rstrip("\n") == whole.rstrip("\n")
@@ -119,6 +125,23 @@ def test_doc_finds_all_documents_of_a_repeated_id(run_dir):
     result = datapoints("doc", "--run", run_dir, "--id", "doppelt")
     assert result.returncode == 0, result.stderr
     assert len(re.findall(r"^document \d+ of shard 0 in ", result.stdout, re.MULTILINE)) == 2
+
+
+def test_losses_prints_the_documents_that_stand_out(run_dir, exported):
+    result = datapoints("losses", "--run", run_dir, "--by", "document", "--steps", "101-150", "--top", 5)
+    assert result.returncode == 0, result.stderr
+    header, *lines = result.stdout.splitlines()
+    assert re.split("  +", header.strip())[:3] == ["loss", "targets", "seen"]
+    in_view = [line for line in exported if line["iter_num"] > 100]
+    for line in lines:
+        name = json.JSONDecoder().raw_decode(line[line.index('"') :])[0]
+        own = [line for line in in_view if line["data_id"] == name]
+        mean = sum(n["loss"] * n["length"] for n in own) / sum(n["length"] for n in own)
+        assert line.split()[0] == f"{mean:.4f}" or name == "doppelt"
+    assert len(lines) == 5
+    result = datapoints("losses", "--run", run_dir, "--steps", "151-160")
+    assert result.returncode == 2
+    assert "--steps 151-160: give A-B, steps of the log, which ends at step 150" in result.stderr
 
 
 def test_verify_agrees_and_disagrees(run_dir, tmp_path):
@@ -187,7 +210,7 @@ def test_help_is_no_error(arguments):
         (["verify", "--run", "RUN", "--wrong", "1"], "wrong"),
         (["eat", "--run", "RUN"], "'eat' is not a command; known: step, doc"),
         (["verfy", "--run", "RUN"], "did you mean verify?"),
-        ([], "name a command: step, doc, verify, export, stats, stages; --help says"),
+        ([], "name a command: step, doc, verify, export, stats, stages, losses; --help says"),
         (["export", "--run", "RUN", "--output", "/proc/none/x.parquet"], "cannot write there"),
         (["export", "--run", "RUN", "--output", "e.csv"], "a name that ends in .parquet or .jsonl"),
         (["export", "--run", "RUN", "--output", "e.jsonl", "--format", "parquet"], "that ends in .parquet"),
@@ -258,3 +281,39 @@ def test_commands_cross_the_borders_of_stages(tmp_path, train_store_dir, val_sto
     assert "72 steps, 420 rows" in datapoints("verify", "--run", tmp_path).stdout
     table = datapoints("stages", "--run", tmp_path).stdout.splitlines()
     assert Counter(line.split()[0] for line in table[1:]) == {"adapt": 2, "long": 2, "anneal": 2}
+
+
+def test_a_mixture_of_plain_and_masked_stores_is_read_by_ids_and_proven_with_its_mask(
+    tmp_path, train_store_dir, masked_store_dir, capsys
+):
+    data = open_data(f"{train_store_dir}:1", f"{masked_store_dir}:1")
+    log_steps(tmp_path, data, 0, 20, commits={20})
+    run = {"run": tmp_path}
+    command.verify(command.VerifyOptions(**run))
+    assert f"20 steps, {20 * GLOBAL_BATCH} rows" in capsys.readouterr().out
+
+    command.print_step(command.StepOptions(**run, step=7))
+    shown = re.findall(
+        r'^--- document "chat/(\d+)", targets 0 to .*; (\d+) of them count, the text in ⟦ ⟧\n([^-=]*)',
+        capsys.readouterr().out,
+        re.M,
+    )
+    asked = list(conversations(300))
+    store = TokenStore.open(masked_store_dir)
+    for number, counted, text in shown:
+        expected = "".join(f"⟦{part}⟧" if target else part for part, target in asked[int(number)])
+        assert text.rstrip("\n") == expected.replace("⟦⟧", "")
+        [(shard, document)] = store.find(f"chat/{number}")
+        assert int(counted) == sum(int(token) >= 0 for token in store.document_tokens(shard, document)[1:])
+    assert len(shown) > 3
+
+    command.print_document(command.DocOptions(**run, id=f"chat/{shown[0][0]}"))
+    assert re.search(r"^step 7, sample \d+: targets 0 to \d+$", capsys.readouterr().out, re.M)
+
+    [plain, chat] = count_stages(Replay(tmp_path))
+    counts = count_documents(Replay(tmp_path))
+    samples = data.rows(np.arange(20 * GLOBAL_BATCH))
+    of_chat = samples.store == 1
+    targets = data.targets_per_row(samples)
+    assert (plain.targets, chat.targets) == (targets[~of_chat].sum(), targets[of_chat].sum())
+    assert counts.targets["chat.jsonl"] == chat.targets < data.tokens_per_row(samples)[of_chat].sum()

@@ -68,6 +68,20 @@ def test_a_given_tokenizer_is_extended_exactly(tmp_path, german, tokenizer_dir):
     check_exact(base, tmp_path / "out", documents(german))
 
 
+@pytest.mark.parametrize("kind", ["ignore_merges", "llama2", "added"])
+def test_special_tokens_alone_change_no_encoding(tmp_path, german, kind):
+    base = base_of_kind(kind, tmp_path / "base")
+    add = Options(base, [str(german)], tmp_path / "out", 0, ["<|user|>", "<|bot|>"], held_out=0.1)
+    extend_tokenizer(add)
+    old, new, extension = Tokenizer.load(base), Tokenizer.load(add.output), Extension.read(add.output)
+    assert (extension.new_tokens, [*extension.special_tokens]) == ({}, add.special_tokens)
+    assert [new.id_of(name) for name in add.special_tokens] == [old.vocab_size, old.vocab_size + 1]
+    texts = [*documents(german)[:200], "".join(add.special_tokens)]
+    assert [ids.tolist() for ids in new.encode(texts)] == [ids.tolist() for ids in old.encode(texts)]
+    with pytest.raises(InputError, match="--new_tokens 0 adds nothing"):
+        extend_tokenizer(Options(add.output, [str(german)], tmp_path / "again", 0, add.special_tokens))
+
+
 def check_exact(base_folder, folder, texts):
     base, extended, extension = Tokenizer.load(base_folder), Tokenizer.load(folder), Extension.read(folder)
     assert extension.base == base.fingerprint

@@ -52,6 +52,7 @@ def test_a_masked_store_gives_back_what_was_written(tmp_path: Path, tokenizer_di
     assert masking.ids_of(raw[[0, -1]]).tolist() == [tokenizer.bos_id, tokenizer.eos_id]
     assert masking.is_target(raw[[0, -1]]).tolist() == [False, True]
     assert not masking.is_target(store.document_tokens(0, 1)).any()
+    assert store.n_targets == masking.is_target(raw).sum()
 
 
 def test_a_stopped_writer_goes_on_with_raw_tokens(tmp_path: Path, tokenizer_dir: Path):
@@ -86,6 +87,7 @@ def test_only_masked_stores_have_the_new_version_and_keys(train_store_dir: Path,
     assert plain["format_version"] == 1
     assert masked["format_version"] == 2
     assert masked.keys() - plain.keys() == {"masked", "chat"}
+    assert masked["shards"][0].keys() - plain["shards"][0].keys() == {"n_targets"}
     assert masked["chat"] == {"template": CHAT.template, "end_of_turn": CHAT.end_of_turn}
     for folder in (train_store_dir, masked_store_dir):
         assert Manifest.read(folder).to_json() == (folder / "manifest.json").read_text()
@@ -102,6 +104,8 @@ def test_the_mask_is_in_the_fingerprint_and_the_template_is_not(tmp_path: Path, 
     # The same bytes, said to be plain ids: another content.
     manifest = _manifest(tmp_path / "d")
     del manifest["masked"], manifest["chat"]
+    for shard in manifest["shards"]:
+        del shard["n_targets"]
     (tmp_path / "d" / "manifest.json").write_text(json.dumps(manifest | {"format_version": 1}))
     assert TokenStore.open(tmp_path / "d").fingerprint != fingerprint("e", True, CHAT)
 
@@ -111,7 +115,7 @@ def test_the_mask_is_in_the_fingerprint_and_the_template_is_not(tmp_path: Path, 
     [
         ({"format_version": 3}, "format version 3, this program reads 1 and 2"),
         ({"format_version": 1}, "masked is True, which format version 1 does not allow"),
-        ({"masked": False, "chat": None}, "masked is False, which format version 2 does not allow"),
+        ({"masked": False, "chat": None}, "n_targets: the shards of masked stores have it, and no others"),
         ({"masked": False}, "chat: the store must be masked"),
         ({"chat": {"template": "", "end_of_turn": 512}}, "end_of_turn an id of its vocabulary"),
         ({"chat": {"template": ""}}, "chat: end_of_turn is missing"),

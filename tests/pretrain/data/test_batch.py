@@ -1,5 +1,7 @@
 """Batches against a builder that goes through the segments one token at a time."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 
 from lit_gpt.model.loss import IGNORE_INDEX
 from lit_gpt.rows.rows import RowTokens
+from lit_gpt.store import masking
 from pretrain.data.batch import assemble
 
 PAD = 2
@@ -26,6 +29,27 @@ def rows(draw) -> tuple[int, list[list[list[int]]]]:
             left -= length
         result.append(segments)
     return block_size, result
+
+
+@given(rows(), st.randoms(use_true_random=False), st.booleans())
+def test_rows_of_masked_and_plain_stores_are_mixed(case, random, beside_uint16):
+    """Against the same rows without masks: ids stay, and a label is there where its token is a target."""
+    block_size, segments_of_rows = case
+    plain = assemble([as_read(segments) for segments in segments_of_rows], block_size, PAD)
+    mixed, expected = [], []
+    for number, segments in enumerate(segments_of_rows):
+        row = as_read(segments, np.int32 if number or not beside_uint16 else np.uint16)
+        masked = np.array([random.random() < 0.5 for _ in row.tokens], bool) & (row.tokens.dtype == np.int32)
+        mixed.append(row._replace(tokens=masking.mask(row.tokens, ~masked) if masked.any() else row.tokens))
+        bounds = np.cumsum([0, *map(len, segments)]).tolist()
+        labels = [masks for first, end in itertools.pairwise(bounds) for masks in masked[first + 1 : end]]
+        expected += labels + [False] * (block_size - len(labels))
+    batch = assemble(mixed, block_size, PAD)
+    assert torch.equal(batch.input_ids, plain.input_ids)
+    assert torch.equal(batch.positions, plain.positions)
+    assert torch.equal(batch.documents.cu_seqlens, plain.documents.cu_seqlens)
+    hidden = torch.tensor(expected, dtype=torch.bool).view_as(plain.labels)
+    assert torch.equal(batch.labels, plain.labels.masked_fill(hidden, IGNORE_INDEX))
 
 
 def as_read(segments: list[list[int]], dtype: type = np.uint16) -> RowTokens:

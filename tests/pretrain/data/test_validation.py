@@ -29,6 +29,7 @@ from pretrain.data.validation import Validation, ValidationSample, mean_loss, na
 from pretrain.monitor.metrics import read_metrics, read_validation
 from pretrain.options import TrainOptions
 from tests.german import german_texts
+from tests.masked_stores import conversations, masked_store
 from tests.pretrain.feeding import BLOCK
 from tests.pretrain.running import train
 
@@ -172,7 +173,7 @@ def llama_of(model: GPT, config: ModelConfig) -> LlamaForCausalLM:
 
 @torch.no_grad()
 def test_losses_and_bits_are_those_of_transformers_on_each_text(tmp_path, tokenizer_dir):
-    """Of two stores, and their mean, in double precision."""
+    """Of two stores, the answers alone of a masked one, and their mean, in double precision."""
     tokenizer = Tokenizer.load(tokenizer_dir)
     texts = {
         "de": [text[:70] for text in itertools.islice(german_texts(30, seed=4), 30)],
@@ -185,9 +186,22 @@ def test_losses_and_bits_are_those_of_transformers_on_each_text(tmp_path, tokeni
         parameter.normal_(1.0 if parameter.dim() < 2 else 0.0, 0.2)
     llama = llama_of(model, config)
     stores = {name: write_store(tmp_path / name, those, tokenizer_dir) for name, those in texts.items()}
-    results = Validation(stores, everything()).measure(model)
-    sums, n_targets = dict.fromkeys(texts, 0.0), 0
-    for name, those in texts.items():
+    dialogues = list(conversations(9))
+    chat = TokenStore.open(masked_store(tmp_path / "chat", tokenizer_dir, dialogues))
+    stores["chat"] = PackedStore.open(chat, BLOCK)
+    validation = Validation(stores, everything())
+    share = f"{chat.n_targets / chat.n_tokens:.1%}"
+    assert f"validation on chat: masked, {share} of the store's tokens are targets" in validation.describe()
+    results = validation.measure(model)
+    sums, n_targets = dict.fromkeys(stores, 0.0), 0
+    for document in range(chat.n_documents):
+        raw = torch.tensor(chat.document_tokens(0, document).astype(int))
+        counts, ids = raw[1:] >= 0, raw % 2**31
+        logits = llama(ids[None, :-1]).logits[0]
+        sums["chat"] += F.cross_entropy(logits[counts], ids[1:][counts], reduction="sum").item()
+        n_targets += int(counts.sum())
+    texts["chat"] = [text for pieces in dialogues for text, is_target in pieces if is_target]
+    for name, those in [*texts.items()][:2]:
         for ids in map(torch.tensor, (row.astype(int) for row in tokenizer.encode(those))):
             assert ids.numel() <= BLOCK  # in one row
             logits = llama(ids[None, :-1]).logits[0]
@@ -199,6 +213,16 @@ def test_losses_and_bits_are_those_of_transformers_on_each_text(tmp_path, tokeni
         assert result.bits_per_byte == pytest.approx(sums[name] / math.log(2) / n_bytes, rel=1e-6)
         assert result.loss == pytest.approx(sums[name] / result.targets, rel=1e-6)
     assert mean_loss(results) == pytest.approx(sum(sums.values()) / n_targets, rel=1e-6)
+
+
+def test_rows_that_fill_up_a_batch_hold_any_pad_token(masked_store_dir, monkeypatch):
+    """EOS of a large vocabulary is past uint16."""
+    packed = PackedStore.open(TokenStore.open(masked_store_dir), BLOCK)
+    sample = ValidationSample(packed, None)
+    monkeypatch.setattr(packed.store, "eos_id", 128_001)
+    *_, last = sample.batches(len(sample._rows) + 1)
+    assert (last.input_ids[-1] == 128_001).all()
+    assert (last.labels[-1] == IGNORE_INDEX).all()
 
 
 def test_a_stop_ends_a_validation_without_a_result(packed):

@@ -51,6 +51,16 @@ def test_what_is_out_of_proportion_is_said():
     assert "2305.16264" in often
 
 
+def test_an_estimate_of_a_masked_store_is_near_what_packing_gives(masked_store_dir):
+    """Its rows are of all tokens, its targets are known; conversations are short, but not cut."""
+    (packed,) = open_data(masked_store_dir).stores
+    size, entry = StoreSize.of(packed), StoreEntry(masked_store_dir)
+    estimate = StoreSize.estimate(packed.store, entry, packed.block_size, "best_fit")
+    assert (estimate.name, estimate.targets) == (size.name, size.targets)
+    assert estimate.share_of_targets == size.share_of_targets == packed.n_targets / packed.store.n_tokens
+    assert estimate.rows == pytest.approx(size.rows, rel=0.05)
+
+
 def test_an_estimate_is_near_what_packing_gives(train_store_dir):
     (packed,) = open_data(train_store_dir).stores
     for strategy in ("best_fit", "concat", "one_per_row"):

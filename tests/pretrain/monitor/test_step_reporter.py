@@ -23,7 +23,7 @@ def test_queued_steps_count_as_training_and_a_queued_validation_does_not(monkeyp
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _device: 0)
     monkeypatch.setattr(step_reporter, "time", SimpleNamespace(monotonic=lambda: device.clock))
     monitor = SpeedMonitor(CONFIG, torch.device("cuda", 0), world_size=1)
-    monitor.step(targets=100, attention_pairs=100, data_wait=0.0)
+    monitor.step(tokens=100, attention_pairs=100, data_wait=0.0)
     device.queued = 3.0
     with monitor.pause():
         device.queued = 7.0

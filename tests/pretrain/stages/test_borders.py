@@ -17,14 +17,15 @@ from pretrain.datapoints.files import RunLog, part_files
 from pretrain.datapoints.replay import Replay
 from pretrain.monitor.metrics import read_validation
 from pretrain.trainer import Trainer
+from tests.masked_stores import CHAT
 from tests.pretrain.running import assert_same_checkpoint, checkpoint_tensors, losses, open_run
 from tests.pretrain.saving import file_size_limit
 from tests.pretrain.stages.three_stages import BORDERS, LAST_STEP, RUN, STEPS, three_stages
 
 
 @pytest.fixture(scope="module")
-def plan(train_store_dir, val_store_dir):
-    return three_stages(train_store_dir, val_store_dir)
+def plan(train_store_dir, val_store_dir, masked_store_dir):
+    return three_stages(train_store_dir, val_store_dir, masked_store_dir)
 
 
 @pytest.fixture(scope="module")
@@ -127,12 +128,30 @@ def test_no_row_of_a_shared_store_is_logged_twice(straight):
             columns = (table[name].to_pylist() for name in ("store", "shard", "row"))
             for store, shard, row in zip(*columns, strict=True):
                 fed[stores[store]["packing"], stores[store]["rows"]].append((period.name, shard, row))
-    assert len(fed) == 3
+    assert len(fed) == 4
     (shared,) = (rows for rows in fed.values() if {stage for stage, _, _ in rows} == {"adapt", "chat"})
-    assert len(shared) > 3 * 2
+    assert len(shared) > 4 * 3
     for (_, n_rows), rows in fed.items():
         assert len(rows) <= n_rows
         assert len({(shard, row) for _, shard, row in rows}) == len(rows)
+
+
+def test_checkpoints_have_the_chat_template_from_the_first_conversation_on(
+    straight, tmp_path, train_store_dir, plan, flags
+):
+    """Through a later stage and a run that starts from one of them, both on plain text."""
+    chat = {"template": CHAT.template, "end_of_turn": CHAT.end_of_turn}
+    assert [read_state(straight / folder_name(step)).get("chat") for step in (7, 8)] == [None, chat]
+    run, plain = tmp_path / "run", {"train_data_dir": [str(train_store_dir)]}
+    shutil.copytree(straight, run)
+    later = {"stages": [*plan, plain | {"name": "later", "steps": 1, "warmup_steps": 0}]}
+    open_run(run, train_store_dir, resume="auto", **flags | later).fit()
+    own = {"initial_checkpoint_dir": str(run / folder_name(LAST_STEP + 1)), "max_steps": 1, "warmup_steps": 0}
+    open_run(tmp_path / "own", train_store_dir, **RUN | own).fit()
+    for folder in (run / folder_name(LAST_STEP + 1), tmp_path / "own" / folder_name(1)):
+        state = read_state(folder)
+        assert state["chat"] == chat
+        assert "masked" not in str(state["data"])
 
 
 def test_a_stage_leaves_no_memory_behind(tmp_path, train_store_dir, flags):

@@ -17,17 +17,17 @@ from tests.pretrain.stages.three_stages import LAST_STEP, RUN, three_stages
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory, train_store_dir, val_store_dir):
+def straight(tmp_path_factory, train_store_dir, val_store_dir, masked_store_dir):
     """A complete run with the checkpoint of every step."""
     folder = tmp_path_factory.mktemp("staged") / "run"
-    stages = three_stages(train_store_dir, val_store_dir)
+    stages = three_stages(train_store_dir, val_store_dir, masked_store_dir)
     open_run(folder, train_store_dir, stages=stages, **RUN | {"keep_last": 0}).fit()
     return folder
 
 
 @pytest.fixture
-def plan(train_store_dir, val_store_dir):
-    return three_stages(train_store_dir, val_store_dir)
+def plan(train_store_dir, val_store_dir, masked_store_dir):
+    return three_stages(train_store_dir, val_store_dir, masked_store_dir)
 
 
 def continued(run, step, stages, train, **flags):
@@ -93,7 +93,7 @@ def test_a_job_that_the_checkpoint_would_refuse_is_not_planned(straight, plan, t
 
 def test_what_is_to_come_may_be_edited(straight, plan, train_store_dir):
     plan[1] |= {"learning_rate": 5e-3, "steps": 9, "micro_batch_size": 1}
-    plan[2] |= {"block_size": 32, "name": "other", "optimizer": "keep"}
+    plan[2] |= {"block_size": 48, "name": "other", "optimizer": "keep"}
     stage = continued(straight, 5, plan, train_store_dir)
     assert (stage.name, stage.schedule.last_step, stage.schedule.peak) == ("long", 13, 5e-3)
     assert continued(straight, 5, [*plan, {"name": "more", "steps": 1}], train_store_dir).name == "long"
@@ -102,6 +102,18 @@ def test_what_is_to_come_may_be_edited(straight, plan, train_store_dir):
     assert continued(straight, 5, [plan[0], plan[1] | {"steps": 1}, plan[2]], train_store_dir).name == "other"
     longer = [plan[0] | {"steps": 6}, *plan[1:]]
     assert continued(straight, 4, longer, train_store_dir).name == "adapt"
+
+
+def test_conversations_that_do_not_fit_are_found_before_anything_is_packed(
+    straight, plan, train_store_dir, masked_store_dir
+):
+    plan[2] |= {"block_size": 16}
+    too_long = rf"{masked_store_dir} is masked, .*: rows of block_size 16 take 17; raise block_size"
+    with pytest.raises(InputError, match=f"stage chat: {too_long}"):
+        examine(options_of(straight / "none", plan, train_store_dir))
+    validated = {"val_data_dir": [str(masked_store_dir)], "block_size": 16, "max_steps": 9}
+    with pytest.raises(InputError, match=too_long):
+        examine(options_of(straight / "none", None, train_store_dir, **validated))
 
 
 def test_runs_with_and_without_stages_do_not_continue_one_another(

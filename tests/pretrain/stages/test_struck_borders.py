@@ -51,7 +51,7 @@ class Struck:
 
 
 @pytest.fixture(scope="module")
-def struck(tmp_path_factory, train_store_dir, val_store_dir):
+def struck(tmp_path_factory, train_store_dir, val_store_dir, masked_store_dir):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("PYTHONPATH", str(ROOT))
@@ -60,7 +60,8 @@ def struck(tmp_path_factory, train_store_dir, val_store_dir):
         patch.setattr(faults, "Process", context.Process)
         # Saved at once, so that no change of the save before falls into the border.
         settings = SMALL | RUN | {"devices": 2, "resume": "auto", "log_step_interval": 1, "async_save": False}
-        options = TrainOptions([str(train_store_dir)], stages=three_stages(train_store_dir, val_store_dir))
+        stages = three_stages(train_store_dir, val_store_dir, masked_store_dir)
+        options = TrainOptions([str(train_store_dir)], stages=stages)
         vars(options).update(settings)
         yield Struck(tmp_path_factory.mktemp("struck"), options)
 

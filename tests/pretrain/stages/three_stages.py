@@ -8,8 +8,8 @@ BORDERS = (4, 7)
 LAST_STEP = 10
 
 
-def three_stages(train: Path, val: Path) -> list[dict[str, Any]]:
-    """`adapt` mixes two stores, `long` has longer rows, `chat` continues a store of `adapt`."""
+def three_stages(train: Path, val: Path, chat: Path) -> list[dict[str, Any]]:
+    """`adapt` mixes two stores, `long` has longer rows, `chat` continues a store of `adapt` and tunes."""
     return [
         {
             "name": "adapt",
@@ -32,7 +32,7 @@ def three_stages(train: Path, val: Path) -> list[dict[str, Any]]:
         {
             "name": "chat",
             "steps": STEPS[2],
-            "train_data_dir": [str(val)],
+            "train_data_dir": [f"{val}:1", f"{chat}:2"],
             "block_size": 64,
             "global_batch_size": 2,
             "lr_schedule": "constant",

@@ -1,0 +1,181 @@
+"""What the rules measure in texts: shares of characters, words and lines, and how much repeats.
+
+Most measures are those of Gopher (arXiv:2112.11446) and FineWeb2 (arXiv:2506.20920), which finds words by
+spaCy. docs/data_prep.md says how far the decisions agree.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from datatrove.pipeline.filters.gopher_repetition_filter import find_duplicates
+
+from data_prep.stages.repetition import Sequences
+from data_prep.stages.units import BAD, LETTER, LINE_END, SPACE, Units, hashes_of
+
+
+@dataclass
+class Texts:
+    """Texts and what is measured in them, computed on first use."""
+
+    texts: Sequence[str]
+    """Each has a character that is not white space."""
+    metadata: Sequence[Mapping[str, Any]]
+    tokens: Sequence[int]
+    """Number of each text, without BOS and EOS; 0 if not counted."""
+    stop_words: Iterable[str] = ()
+
+    def __post_init__(self) -> None:
+        self.open = np.ones(len(self), dtype=bool)
+        """Texts about which nothing is decided; costly measures leave out the others."""
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @cached_property
+    def units(self) -> Units:
+        """Words and punctuation marks."""
+        return Units(self.texts)
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """Characters of each text."""
+        return np.fromiter(map(len, self.texts), np.int64, len(self))
+
+    def chars(self, bits: int) -> np.ndarray:
+        """Characters of each text that are in one of these classes."""
+        return np.add.reduceat(self.units.has(bits), self.units.text_starts, dtype=np.int64)
+
+    def count(self, of_unit: np.ndarray) -> np.ndarray:
+        """Sum over the units of each text."""
+        firsts = np.searchsorted(self.units.starts, self.units.text_starts)
+        return np.add.reduceat(of_unit, firsts, dtype=np.int64)
+
+    @cached_property
+    def n_units(self) -> np.ndarray:
+        return np.bincount(self.units.text_of, minlength=len(self))
+
+    @cached_property
+    def n_words(self) -> np.ndarray:
+        """Units with a letter or digit."""
+        return self.count(self.units.is_word)
+
+    @cached_property
+    def n_white_space_words(self) -> np.ndarray:
+        return np.bincount(self.units.text_at(self.units.word_starts), minlength=len(self))
+
+    def strings(self, *searched: str) -> np.ndarray:
+        """Occurrences of strings in each text."""
+        return np.array([sum(map(text.count, searched)) for text in self.texts])
+
+    @cached_property
+    def repeated_lines(self) -> np.ndarray:
+        """int64 (texts, 3): lines that repeat an earlier one, their characters, lines; without blank ones."""
+        found = np.zeros((len(self), 3), dtype=np.int64)
+        for number in np.flatnonzero(self.open).tolist():
+            lines = [line for line in self.texts[number].split("\n") if line and not line.isspace()]
+            found[number] = *find_duplicates(lines), len(lines)
+        return found
+
+    @cached_property
+    def _edges_of_lines(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Numbers of the white-space words that begin and that end a line; lines of each text."""
+        units, ends = self.units, self.units.has(LINE_END)
+        after = np.cumsum(ends)
+        ends[1:] &= ~((units.points[1:] == 10) & (units.points[:-1] == 13))  # \r\n is one
+        line = after[units.word_starts]
+        text = units.text_at(units.word_starts)
+        changes = np.ones(len(line) + 1, dtype=bool)
+        changes[1:-1] = (line[1:] != line[:-1]) | (text[1:] != text[:-1])
+        last = units.text_starts + self.sizes - 1
+        n_lines = np.add.reduceat(ends, units.text_starts, dtype=np.int64)
+        n_lines += (units.classes[last] & LINE_END) == 0
+        return np.flatnonzero(changes[:-1]), np.flatnonzero(changes[1:]), n_lines
+
+    def lines_frac(self, at_end: bool, holds: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
+        """Share of lines whose first or last word has a mark.
+
+        Args:
+            holds: is given the characters, and places of beginnings or after ends.
+        """
+        first, last, n_lines = self._edges_of_lines
+        places = self.units.word_ends[last] if at_end else self.units.word_starts[first]
+        texts = self.units.text_at(places if not at_end else self.units.word_starts[last])
+        return np.bincount(texts[holds(self.units.points, places)], minlength=len(self)) / n_lines
+
+    @cached_property
+    def n_stop_words(self) -> tuple[np.ndarray, np.ndarray]:
+        """Different stop words of each text as they are given, and all in any capitalisation."""
+        units, hashes = self.units, np.sort(hashes_of(self.stop_words))
+        short = units.is_word & (units.lengths <= max(map(len, self.stop_words), default=0))
+        which = np.flatnonzero(short & self.open[units.text_of])
+        texts, exact = units.text_of[which], units.hashes(which)
+        given = np.isin(exact, hashes)
+        pairs = np.unique(texts[given] * len(hashes) + np.searchsorted(hashes, exact[given]))
+        different = np.bincount(pairs // max(len(hashes), 1), minlength=len(self))
+        in_any_case = np.isin(units.hashes(which, lower_case=True), hashes)
+        return different, np.bincount(texts[in_any_case], minlength=len(self))
+
+    @cached_property
+    def sequences(self) -> Sequences:
+        """Sequences of units of the open texts."""
+        which = np.flatnonzero(self.open[self.units.text_of])
+        return Sequences(self.units.hashes(which), self.units.text_of[which], self.units.lengths[which])
+
+
+def _begins_with_bullet(points: np.ndarray, places: np.ndarray) -> np.ndarray:
+    return np.isin(points[places], (ord("•"), ord("-")))
+
+
+def _ends_with_ellipsis(points: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    points_only = (points[ends - 1] == 46) & (points[ends - 2] == 46) & (points[ends - 3] == 46)
+    return points_only | (points[ends - 1] == ord("…"))
+
+
+def _language_score(texts: Texts) -> list[float | None]:
+    scores = (metadata.get("language_score") for metadata in texts.metadata)
+    return [score if isinstance(score, (int, float)) else None for score in scores]
+
+
+def _letters_frac(texts: Texts) -> np.ndarray:
+    visible = texts.sizes - texts.chars(SPACE) + 1  # the space after the text
+    return 1 - (visible - texts.chars(LETTER)) / visible
+
+
+def _symbols_frac(texts: Texts) -> np.ndarray:
+    return np.maximum(texts.strings("#"), texts.strings("...", "…")) / texts.n_units
+
+
+def signal(texts: Texts, name: str) -> list[float | None]:
+    """A quality signal that came with the documents."""
+    return [metadata.get("signals", {}).get(name) for metadata in texts.metadata]
+
+
+Measure = Callable[[Texts], Sequence[float | None] | np.ndarray]
+MEASURES: dict[str, Measure] = {
+    "language_score": _language_score,
+    "words": lambda texts: texts.n_words,
+    "tokens_per_word": lambda texts: np.array(texts.tokens) / texts.n_white_space_words,
+    "bad_chars_frac": lambda texts: texts.chars(BAD) / texts.sizes,
+    "letters_frac": _letters_frac,
+    "alpha_words_frac": lambda texts: texts.count(texts.units.has_letter) / texts.n_units,
+    "avg_word_length": lambda texts: (
+        texts.count(texts.units.lengths * texts.units.is_word) / np.maximum(texts.n_words, 1)
+    ),
+    "symbols_frac": _symbols_frac,
+    "bullet_lines_frac": lambda texts: texts.lines_frac(False, _begins_with_bullet),
+    "ellipsis_lines_frac": lambda texts: texts.lines_frac(True, _ends_with_ellipsis),
+    "new_lines_per_word": lambda texts: texts.strings("\n") / texts.n_units,
+    "dup_lines_frac": lambda texts: texts.repeated_lines[:, 0] / np.maximum(texts.repeated_lines[:, 2], 1),
+    "dup_line_chars_frac": lambda texts: texts.repeated_lines[:, 1] / texts.sizes,
+    "stop_words": lambda texts: texts.n_stop_words[0],
+    "stop_words_frac": lambda texts: texts.n_stop_words[1] / np.maximum(texts.n_words, 1),
+}
+"""Each gives a value for every text, or None where the document does not have it."""
+NGRAM_MEASURES: dict[str, Callable[..., np.ndarray]] = {
+    "top_ngram_frac": lambda texts, n: texts.sequences.top_chars(n, texts.open) / texts.sizes,
+    "dup_ngram_frac": lambda texts, n: texts.sequences.dup_chars(n, texts.open) / texts.sizes,
+}
+"""By the number of units n."""

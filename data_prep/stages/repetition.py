@@ -1,0 +1,97 @@
+"""Sequences of n units that occur more than once in a text, for many texts at a time."""
+
+import numpy as np
+
+
+class Sequences:
+    """Sequences of units, and which of them are equal.
+
+    A unit is compared by its hash of 64 bits; sequences are then compared exactly. A text of 100,000 units is
+    taken to have a repeat that it does not have with probability 3 * 10^-10.
+
+    Args:
+        hashes: uint64 (units,).
+        text_of: int64 (units,), ascending number of the text; no sequence repeats one of another text.
+        lengths: int64 (units,), in characters.
+    """
+
+    def __init__(self, hashes: np.ndarray, text_of: np.ndarray, lengths: np.ndarray) -> None:
+        self._text_of = text_of
+        self._chars_before = np.concatenate(([0], np.cumsum(lengths)))
+        keys = hashes + text_of.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        self._ids, ids_again = _number(keys)
+        places = np.flatnonzero(ids_again)
+        self._repeated = [(places, self._ids[places])]
+
+    def repeated(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """The sequences of n units that occur twice or more: ascending places, and the number of each.
+
+        Equal sequences have one number. A sequence that repeats begins with a shorter one that does, so each
+        length looks only at what the one before has left.
+        """
+        while len(self._repeated) < n:
+            places, numbers = self._repeated[-1]
+            more = len(self._repeated)
+            complete = int(np.searchsorted(places, len(self._ids) - more))
+            places, numbers = places[:complete], numbers[:complete]
+            numbers, again = _number(numbers << 32 | self._ids[places + more])
+            self._repeated.append((places[again], numbers[again]))
+        return self._repeated[n - 1]
+
+    def top_chars(self, n: int, wanted: np.ndarray) -> np.ndarray:
+        """int64 (texts,): characters that belong to the most frequent sequence of n units of each text.
+
+        Among equally frequent ones the first counts.
+
+        Args:
+            wanted: bool (texts,); others get any value.
+        """
+        edges = np.searchsorted(self._text_of, np.arange(len(wanted) + 1))
+        count = (np.diff(edges) >= n).astype(np.int64)
+        place = edges[:-1] * count
+        places, numbers = self.repeated(n)
+        if len(places):
+            counts = np.bincount(numbers)[numbers]
+            firsts = np.flatnonzero(np.diff(self._text_of[places], prepend=-1))
+            texts = self._text_of[places[firsts]]
+            count[texts] = np.maximum.reduceat(counts, firsts)
+            most = places[counts == count[self._text_of[places]]]
+            place[texts] = most[np.searchsorted(most, edges[texts])]
+        end = np.minimum(place + n, len(self._ids))
+        return (self._chars_before[end] - self._chars_before[place] + n - 1) * count
+
+    def dup_chars(self, n: int, wanted: np.ndarray) -> np.ndarray:
+        """int64 (texts,): characters in sequences of n units that came before; no unit counts twice.
+
+        Args:
+            wanted: bool (texts,); others get any value.
+        """
+        places, numbers = self.repeated(n)
+        which = wanted[self._text_of[places]]
+        seen: set[int] = set()
+        found: list[int] = []
+        end = 0
+        for place, number in zip(places[which].tolist(), numbers[which].tolist(), strict=True):
+            if place >= end:
+                if number in seen:
+                    found.append(place)
+                    end = place + n
+                else:
+                    seen.add(number)
+        again = np.array(found, dtype=np.int64)
+        lengths = self._chars_before[again + n] - self._chars_before[again]
+        chars = np.zeros(len(wanted), dtype=np.int64)
+        np.add.at(chars, self._text_of[again], lengths)
+        return chars
+
+
+def _number(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Number equal keys alike from 0 on; also says which occur twice or more."""
+    order = np.argsort(keys)
+    by_key = keys[order]
+    differs = np.ones(len(keys) + 1, dtype=bool)  # from the key before
+    differs[1:-1] = by_key[1:] != by_key[:-1]
+    numbers, again = np.empty(len(keys), dtype=np.int64), np.empty(len(keys), dtype=bool)
+    numbers[order] = np.cumsum(differs[:-1]) - 1
+    again[order] = ~(differs[:-1] & differs[1:])
+    return numbers, again
