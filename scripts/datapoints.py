@@ -16,7 +16,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Literal, NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -24,16 +24,12 @@ import numpy as np
 
 from lit_gpt.cli import Command, InputError, progress, run_commands
 from lit_gpt.option_types import PositiveInt
-from lit_gpt.rows.rows import Rows, row_checksum
-from lit_gpt.rows.sample_order import RowAddresses
 from lit_gpt.store import masking
-from lit_gpt.store.token_store import TokenStore
 from lit_gpt.store.tokenizer import Tokenizer
-from pretrain.data.row_reader import RowReader, RowTable
-from pretrain.datapoints.files import LOSS, SEGMENTS, from_lists
 from pretrain.datapoints.losses import Steps
 from pretrain.datapoints.replay import Replay
 from pretrain.datapoints.search import Occurrence, find_document, occurrences_by_log, occurrences_by_order
+from pretrain.datapoints.steps import FedRow, read_step
 
 
 @dataclass(kw_only=True)
@@ -68,44 +64,33 @@ class StepOptions(RunOptions):
 def print_step(options: StepOptions) -> None:
     """The command `step`."""
     replay = options.open()
-    table = replay.log.step_rows(options.step)
-    if table.num_rows == 0:
+    step = read_step(replay, options.step)
+    if not step.is_logged:
         raise InputError(
             f"--step {options.step} is not in the log, which ends at step {replay.log.last_step}"
         )
-    [(period, table)] = replay.log.by_period(table)
-    data, rows = replay.data(period), from_lists(table)
-    store, shard, row, checksum = (table[name].to_numpy() for name in ("store", "shard", "row", "checksum"))
-    addresses = RowAddresses(store, np.zeros_like(row), shard, row)  # of whichever epoch
-    reader = RowReader(data.stores, RowTable(addresses, checksum, rows))
-    tokenizer = Tokenizer.load(options.tokenizer_path or data.stores[0].store.path / "tokenizer")
-    stage = f"stage {period.name}, " if period.name else ""
-    for at, logged in enumerate(table.drop_columns(SEGMENTS).to_pylist()):
-        [read] = reader.read_unchecked(at, at + 1)
-        skipped = "" if logged["applied"] else ", step skipped"
-        title = f"{stage}step {logged['step']}, sample {logged['sample']}, rank {logged['rank']}{skipped}"
-        store = data.stores[logged["store"]].store
-        _print_row(title, store, logged, rows.part(at, at + 1), read.tokens, tokenizer)
+    tokenizer = Tokenizer.load(options.tokenizer_path or step.rows[0].store.path / "tokenizer")
+    stage = f"stage {step.period.name}, " if step.period.name else ""
+    for row in step.rows:
+        skipped = ", step skipped" if row.skipped else ""
+        _print_row(
+            f"{stage}step {options.step}, sample {row.sample}, rank {row.rank}{skipped}", row, tokenizer
+        )
 
 
-def _print_row(
-    title: str,
-    store: TokenStore,
-    logged: dict[str, Any],
-    row: Rows,
-    tokens: np.ndarray,
-    tokenizer: Tokenizer,
-) -> None:
-    if row_checksum(tokens) != logged["checksum"]:
-        _disagree(f"{title}: the tokens in {store.path} are not those that were fed")
-    print(f"=== {title}: row {logged['row']} of shard {logged['shard']} in {store.path}")
-    infos = store.document_info(logged["shard"], row.document)
-    segments = np.split(tokens, np.cumsum(row.length + 1)[:-1])
-    losses = [f", loss {loss:.4f}" for loss in logged.get(LOSS, ())] or [""] * len(infos)
-    for info, start, length, loss, read in zip(infos, row.start, row.length, losses, segments, strict=True):
+def _print_row(title: str, row: FedRow, tokenizer: Tokenizer) -> None:
+    path, segments = row.store.path, row.segments
+    if not row.is_proved:
+        _disagree(f"{title}: the tokens in {path} are not those that were fed")
+    print(f"=== {title}: row {row.row} of shard {row.shard} in {path}")
+    infos = row.store.document_info(row.shard, segments.document)
+    losses = [""] * len(infos) if row.losses is None else [f", loss {loss:.4f}" for loss in row.losses]
+    for info, start, length, loss, read in zip(
+        infos, segments.start, segments.length, losses, row.tokens, strict=True
+    ):
         name = json.dumps(info.id, ensure_ascii=False)
         title = f"--- document {name}, targets {start} to {start + length - 1} of {info.n_tokens - 1}{loss}"
-        if store.masked:
+        if row.store.masked:
             counted = np.count_nonzero(masking.is_target(read[1:]))
             print(f"{title}; {counted} of them count, the text in ⟦ ⟧")
             print(masking.mark_targets(read, tokenizer.decode))

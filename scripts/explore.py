@@ -7,6 +7,7 @@ http://127.0.0.1:8050 where you sit. Nothing is written into the runs.
 """
 
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -25,16 +26,33 @@ class Options:
     """Folders of runs (the --out_dir of their training), also of one that is still trained."""
     port: Annotated[int, Range(at_least=0, at_most=65535)] = 8050
     """Port of the page; 0 takes any that is free."""
+    train_data_dir: list[str] | None = None
+    """The token stores of the runs, in any order, if they are no longer where the runs read them."""
+    packing_dir: str | None = None
+    """Folder of packings, if they are no longer there either."""
+    screenshot: Path | None = None
+    """Write a picture of the page into this file (.png) and end; needs Chromium, but no display."""
 
 
 def main(options: Options) -> None:
-    """Serve until interrupted."""
+    """Serve until interrupted, or until there is a picture."""
+    from scripts.explorer.reading import Reading
     from scripts.explorer.runs import open_runs
+    from scripts.explorer.screenshot import take
     from scripts.explorer.server import HOST, bind, make_app
 
-    server = bind(make_app(open_runs(options.run)), options.port)
-    print(f"http://{HOST}:{server.server_port} (Ctrl-C ends it)", flush=True)
-    server.serve_forever()
+    runs = open_runs(options.run)
+    readings = [Reading(folder, options.train_data_dir, options.packing_dir) for folder in options.run]
+    server = bind(make_app(runs, readings), 0 if options.screenshot else options.port)
+    url = f"http://{HOST}:{server.server_port}"
+    if options.screenshot is None:
+        print(f"{url} (Ctrl-C ends it)", flush=True)
+        server.serve_forever()
+    else:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        take(url, options.screenshot)
+        server.shutdown()
+        print(options.screenshot)
 
 
 if __name__ == "__main__":

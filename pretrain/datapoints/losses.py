@@ -129,14 +129,14 @@ def _by_store(logged: LoggedSegments, by: str) -> Iterator[tuple[str, np.ndarray
         if by == "store":
             yield packed.name, where
             continue
-        names, codes = _sources(packed.store, shard)
+        names, codes = sources_of(packed.store, shard)
         code_of_segment = codes[logged.rows.document[where]]
         for code in np.unique(code_of_segment).tolist():
             yield names[code], where[code_of_segment == code]
 
 
 @functools.lru_cache(maxsize=32)  # a run reads few shards at a time
-def _sources(store: TokenStore, shard: int) -> tuple[list[str], np.ndarray]:
+def sources_of(store: TokenStore, shard: int) -> tuple[list[str], np.ndarray]:
     """The sources that a shard has, and for each of its documents (n_documents,) which one it is from."""
     sources = store.sources(shard)
     return sources.dictionary.to_pylist(), sources.indices.to_numpy()

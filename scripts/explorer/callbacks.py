@@ -26,7 +26,7 @@ def connect_curves(app: Dash, runs: Sequence[Run]) -> None:
     )
     def look(axis: str, moved: dict[str, Any] | None, view: dict[str, Any]) -> Any:
         zoomed = zoom(moved or {})
-        if ctx.triggered_id == "axis":
+        if "axis" in ctx.triggered_prop_ids.values():
             return {"axis": axis, "low": None, "high": None}
         return no_update if zoomed is None else {"axis": axis, "low": zoomed[0], "high": zoomed[1]}
 
@@ -43,7 +43,7 @@ def connect_curves(app: Dash, runs: Sequence[Run]) -> None:
         for run in runs:
             run.refresh()
         versions = [run.version for run in runs]
-        if ctx.triggered_id == "tick" and versions == drawn:
+        if set(ctx.triggered_prop_ids.values()) == {"tick"} and versions == drawn:
             return no_update, states(runs), no_update
         return curves(runs, View(**view), smooth or 1), states(runs), versions
 

@@ -67,7 +67,7 @@ def curves(runs: Sequence[Run], view: View, smooth: int) -> Figure:
         shapes += lines
         names += titles
     used = {trace["xaxis"] for trace in data}
-    layout = _layout(view)
+    layout = _layout(view, _span(runs, view))
     return {"data": data, "layout": layout | {"shapes": shapes, "annotations": [*_titles(used), *names]}}
 
 
@@ -210,20 +210,27 @@ def _titles(used: set[str]) -> list[dict[str, Any]]:
     return titles
 
 
-def _layout(view: View) -> dict[str, Any]:
+def _span(runs: Sequence[Run], view: View) -> list[float]:
+    """What the horizontal axes show: the view, or all of the runs with a little room."""
+    last = max([_ends(run, view)[1] for run in runs] or [0.0])
+    first = -0.02 * last if view.low is None else view.low
+    return [first, 1.02 * last if view.high is None else view.high]
+
+
+def _layout(view: View, span: list[float]) -> dict[str, Any]:
     """Panels whose horizontal axes move together; vertical ones follow what is in view."""
     layout: dict[str, Any] = plain_layout() | {
-        "uirevision": view.axis,  # a new axis begins with everything in view; new data leave the view alone
+        "uirevision": str(span),  # what was zoomed in the browser holds until it is answered
         "hovermode": "x",
         "dragmode": "zoom",
-        "legend": {"orientation": "h", "y": 1.05, "yanchor": "bottom", "x": 0},
+        "legend": {"uirevision": "chosen", "orientation": "h", "y": 1.05, "yanchor": "bottom", "x": 0},
         "margin": {"l": 50, "r": 15, "t": 50, "b": 40},
         "yaxis9": {"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},
     }
     for index, panel in enumerate(PANELS, start=1):
         axes, number = _axes(index), "" if index == 1 else str(index)
         column, row = panel.place
-        layout[f"xaxis{number}"] = AXIS | {"domain": COLUMNS[column], "anchor": axes["yaxis"]}
+        layout[f"xaxis{number}"] = AXIS | {"domain": COLUMNS[column], "anchor": axes["yaxis"], "range": span}
         if index > 1:
             layout[f"xaxis{number}"]["matches"] = "x"
         if row == len(ROWS) - 1:

@@ -6,11 +6,18 @@ from typing import Any
 from dash import dcc, html
 
 from scripts.explorer.figures import COLOURS
+from scripts.explorer.reading import ORDERS
 from scripts.explorer.runs import Run
 
 REFRESH_SECONDS = 3
 AXIS_CHOICES = {"step": "steps", "tokens": "tokens", "hours": "hours"}
-GRAPH = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
+GRAPH = {
+    "displaylogo": False,
+    "modeBarButtons": [["toImage", "zoom2d", "pan2d", "autoScale2d"]],  # by default one sends data to a cloud
+    "doubleClick": "autosize",
+    "showSendToCloud": False,
+    "plotlyServerURL": "",
+}
 
 
 def layout(runs: Sequence[Run]) -> Any:
@@ -29,7 +36,7 @@ def layout(runs: Sequence[Run]) -> Any:
                     html.Label(
                         [
                             "loss as mean over ",
-                            dcc.Input(20, id="smooth", type="number", min=1, step=1, debounce=True),
+                            _number("smooth", 20),
                             " steps",
                         ]
                     ),
@@ -42,8 +49,112 @@ def layout(runs: Sequence[Run]) -> Any:
                 className="controls",
             ),
             dcc.Graph(id="curves", config=GRAPH, className="curves", clear_on_unhover=True),
+            html.Div(
+                [
+                    html.Label(
+                        ["of ", dcc.Dropdown(_names(runs), "0", id="run", clearable=False)],
+                        className="of-run" if len(runs) > 1 else "hidden",
+                    ),
+                    dcc.Tabs(
+                        [
+                            dcc.Tab(_step(runs[0].spike()), label="A step", value="step"),
+                            dcc.Tab(_document(), label="A document", value="document"),
+                            dcc.Tab(_losses(), label="Losses in view", value="losses"),
+                        ],
+                        id="tabs",
+                        value="step",
+                    ),
+                ],
+            ),
         ]
     )
+
+
+def _step(step: int) -> Any:
+    """What a step was fed; at first the one whose loss stands out most."""
+    return [
+        html.Div(
+            [
+                html.Label(["step ", _number("step", step)]),
+                dcc.Dropdown(ORDERS, "high", id="order", clearable=False),
+                html.Label(["page ", _number("page", 1)]),
+                html.Span(id="pages"),
+                html.Span("Click a point of the curves for its step, a line for its text.", className="hint"),
+            ],
+            className="controls",
+        ),
+        html.Div(id="step-summary"),
+        html.Div(
+            [
+                html.Div(id="segments", className="table"),
+                html.Div(
+                    [
+                        html.Div(id="segment-title"),
+                        html.Label(
+                            [
+                                "loss of each token with the weights of ",
+                                dcc.Dropdown({}, None, id="checkpoint", placeholder="a checkpoint"),
+                            ],
+                            className="weights",
+                        ),
+                        dcc.Loading(html.Div(id="segment-text")),
+                    ],
+                    className="reading",
+                ),
+            ],
+            className="two",
+        ),
+        dcc.Store(id="segment"),
+    ]
+
+
+def _document() -> Any:
+    """A document's text, and when it was seen."""
+    return [
+        html.Div(
+            [
+                html.Label(["id ", dcc.Input("", id="document-id", type="text", debounce=True)]),
+                html.Label(["part ", _number("part", 1)]),
+                html.Span(id="parts"),
+            ],
+            className="controls",
+        ),
+        dcc.Loading(
+            html.Div(
+                [
+                    html.Div(id="document", className="table"),
+                    html.Div(id="document-text", className="reading"),
+                ],
+                className="two",
+            )
+        ),
+    ]
+
+
+def _losses() -> Any:
+    """Losses in the part of the run that the curves show."""
+    graphs = [
+        dcc.Graph(id=name, config=GRAPH, className="small") for name in ("histogram", "by-store", "by-source")
+    ]
+    choice = dcc.RadioItems(
+        {"highest": "highest losses", "lowest": "lowest losses"}, "highest", id="extremes", inline=True
+    )
+    return dcc.Loading(
+        [
+            html.Div(id="losses-summary"),
+            html.Div(graphs, className="three"),
+            html.Div(choice, className="controls"),
+            html.Div(id="extreme-segments", className="table"),
+        ]
+    )
+
+
+def _number(name: str, value: int) -> Any:
+    return dcc.Input(value, id=name, type="number", min=1, step=1, debounce=True)
+
+
+def _names(runs: Sequence[Run]) -> dict[str, str]:
+    return {str(number): run.name for number, run in enumerate(runs)}
 
 
 def states(runs: Sequence[Run]) -> list[Any]:

@@ -11,15 +11,23 @@ from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 from lit_gpt.errors import InputError
 from scripts.explorer.callbacks import connect_curves
+from scripts.explorer.callbacks_losses import connect_losses
+from scripts.explorer.callbacks_reading import connect_reading
 from scripts.explorer.page import layout
+from scripts.explorer.reading import Reading
 from scripts.explorer.runs import Run
 
 HOST = "127.0.0.1"
+POLICY = (
+    "default-src 'self'; script-src 'self' {scripts}; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; object-src 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""What a browser may load and run for the page: nothing but its own."""
 _NAMES = {"127.0.0.1", "localhost"}
 
 
-def make_app(runs: Sequence[Run]) -> Dash:
-    """The page over some runs, with its answers."""
+def make_app(runs: Sequence[Run], readings: Sequence[Reading]) -> Dash:
+    """The page over some runs and what they read, with its answers."""
     app = Dash(
         "explorer",
         server=_guarded(Flask("explorer")),
@@ -32,16 +40,13 @@ def make_app(runs: Sequence[Run]) -> Dash:
     )
     app.layout = lambda: layout(runs)
     connect_curves(app, runs)
-    policy = (
-        "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; object-src 'none'"
-    )
-    scripts = " ".join(["'self'", *app.csp_hashes()])
+    connect_reading(app, runs, readings)
+    connect_losses(app, runs, readings)
+    policy = POLICY.format(scripts=" ".join(app.csp_hashes()))
 
     @app.server.after_request
     def restrict(response: Response) -> Response:
-        response.headers["Content-Security-Policy"] = (
-            f"{policy}; script-src {scripts}; frame-ancestors 'none'"
-        )
+        response.headers["Content-Security-Policy"] = policy
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Cache-Control"] = response.headers.get("Cache-Control", "no-store")
         return response
