@@ -174,6 +174,7 @@ Done after $SECONDS s: $losses.
 Next, in $ROOT$activate:
 
   what step 10 was fed      python scripts/datapoints.py step --run $OUT/run --step 10
+  the run in a browser      python scripts/explore.py --run $OUT/run
   other text                python scripts/generate.py --model $OUT/hf --prompt 'Am Morgen'
   documents of your own     bash scripts/quickstart.sh --input 'mine/*.jsonl.zst'
   a larger model, a GPU, a cluster: README.md

@@ -7,6 +7,8 @@ import numpy as np
 from scripts.explorer.figures import AXIS, COLOURS, Figure, plain_layout
 from scripts.explorer.text import for_plot
 
+LEGEND = {"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0}
+
 
 def histogram(values: np.ndarray, title: str) -> Figure:
     """How often losses occur."""
@@ -32,13 +34,13 @@ def over_time(steps: np.ndarray, means: dict[str, np.ndarray], title: str) -> Fi
             "mode": "lines+markers" if np.isfinite(values).sum() < 20 else "lines",
             "x": steps[np.isfinite(values)].tolist(),
             "y": values[np.isfinite(values)].tolist(),
-            "name": for_plot(name),
+            "name": for_plot(f"…{name[-39:]}" if len(name) > 40 else name),
             "line": {"width": 1.6, "dash": "solid" if number < len(COLOURS) else "dot"},
         }
         for number, (name, values) in enumerate(means.items())
     ]
     layout = {"title": _title(title), "xaxis": AXIS | {"title": {"text": "steps"}}, "yaxis": AXIS}
-    return {"data": lines, "layout": plain_layout() | layout | {"showlegend": True}}
+    return {"data": lines, "layout": plain_layout() | layout | {"showlegend": True, "legend": LEGEND}}
 
 
 def _title(text: str) -> dict[str, Any]:

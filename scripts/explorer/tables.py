@@ -80,7 +80,9 @@ def segment_title(name: str, step: int, segment: Segment) -> list[Any]:
             f"row sample {segment.sample}{loss}"
         ),
         html.Div(
-            f"from {visible(info.source)}:{info.source_line}, in {segment.store.path}", className="hint"
+            f"from {source(info.source)}:{info.source_line}, in {title(segment.store.name)}",
+            title=f"{visible(info.source)}, {segment.store.path}",
+            className="hint",
         ),
         html.Button(
             "Which steps saw this document?", id={"type": "find", "at": "0"}, n_clicks=0, value=info.id
