@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from data_prep.stages.corpus import Call, CorpusDocument, CorpusOptions, open_corpus, task_files
+from data_prep.stages.language import LanguageIdentifier
 from data_prep.stages.limits import FilterOptions, Limits
 from data_prep.stages.measures import MEASURES, NGRAM_MEASURES, Measure, Texts, signal
 from data_prep.stages.pipeline import ExecutionOptions, Stage, write_json
@@ -38,12 +39,24 @@ def plan(files: list[Path], options: Options, folder: Path, name: str = "clean")
     """
     limits = options.limits()
     tokenizer = Tokenizer.load(options.tokenizer).fingerprint if options.tokenizer else None
-    settings = {"limits": dataclasses.asdict(limits), "tokenizer": tokenizer}
+    identifier = _identifier(limits, options)
+    settings = {
+        "limits": dataclasses.asdict(limits),
+        "tokenizer": tokenizer,
+        "language": identifier and [options.language, sha256_of(identifier.model)],
+    }
     read, write = open_corpus(files, options, folder, settings)
-    choose = partial(_filter, limits, options.tokenizer)
+    choose = partial(_filter, limits, options)
     describe = Call("inputs", partial(_describe_inputs, files, folder))
     stage = Stage(name, [read, choose, write, describe], options.n_tasks(len(files)), folder)
     return with_summary([stage], "Filtered documents")
+
+
+def _identifier(limits: Limits, options: Options) -> LanguageIdentifier | None:
+    """None if no limit needs it."""
+    if not (limits.min_language_score or limits.min_language_frac):
+        return None
+    return LanguageIdentifier(options.language, options.language_model)
 
 
 def _describe_inputs(files: Sequence[Path], folder: Path, rank: int, world_size: int) -> None:
@@ -63,11 +76,11 @@ def _sha256(path: Path) -> str | None:
 
 
 def _filter(
-    limits: Limits, tokenizer_folder: Path | None, data: Iterable[CorpusDocument], rank: int, world_size: int
+    limits: Limits, options: Options, data: Iterable[CorpusDocument], rank: int, world_size: int
 ) -> Iterator[CorpusDocument]:
     """Mark the documents to drop with the reason. Count tokens if there is a tokenizer."""
-    filters = Filters(limits)
-    tokenizer = Tokenizer.load(tokenizer_folder) if tokenizer_folder else None
+    filters = Filters(limits, _identifier(limits, options))
+    tokenizer = Tokenizer.load(options.tokenizer) if options.tokenizer else None
     for documents in batches(data, lambda document: len(document.text)):
         texts = [document.text for document in documents]
         if tokenizer is not None:
@@ -118,14 +131,23 @@ class Rule:
 
 
 class Filters:
-    """The rules that have a limit, cheap ones first."""
+    """The rules that have a limit, cheap ones first.
 
-    def __init__(self, limits: Limits) -> None:
+    Args:
+        identifier: None leaves out what it measures.
+    """
+
+    def __init__(self, limits: Limits, identifier: LanguageIdentifier | None = None) -> None:
         self.limits = limits
-        rules = [
-            Rule(name, measure, getattr(limits, f"min_{name}", None), getattr(limits, f"max_{name}", None))
-            for name, measure in MEASURES.items()
-        ]
+
+        def rules_of(measures: dict[str, Measure]) -> list[Rule]:
+            bounds = {
+                name: [getattr(limits, f"{kind}_{name}", None) for kind in ("min", "max")]
+                for name in measures
+            }
+            return [Rule(name, measure, *bounds[name]) for name, measure in measures.items()]
+
+        rules = rules_of(MEASURES)
         rules += [
             Rule(f"signal_{name}", partial(signal, name=name), low, high)
             for name, (low, high) in limits.signals.items()
@@ -135,6 +157,7 @@ class Filters:
             for name, measure in NGRAM_MEASURES.items()
             for n, high in sorted(getattr(limits, f"max_{name}").items())
         ]
+        rules += rules_of(identifier.measures()) if identifier else []
         self.rules = [rule for rule in rules if (rule.low, rule.high) != (None, None)]
 
     def reasons_against(

