@@ -106,6 +106,7 @@ def _give_up_root() -> None:
 
 SWITCHES = {
     "ours": Switch(),
+    "ours-without-losses": Switch({"log_losses": False}),
     "ours-fa2": Switch({"attention": "fa2"}),
     "ours-sdpa": Switch({"attention": "sdpa"}),
     "ours-deterministic": Switch({"deterministic": True}),
