@@ -22,33 +22,36 @@ from lit_gpt.files import create, replacing
 SIMILAR = np.dtype([*PAIR.descr, ("similarity", "<f4")])
 CHUNK = 1 << 20
 """Pairs that stage 4 holds in memory at a time."""
+OPEN_FILES = 500
+"""Files that stage 3 keeps open; systems often allow a process 1,024."""
 
 
 class _Shingles:
-    """Reads the shingles of single documents; (file descriptor, ends) of each part, opened at first use."""
+    """Reads the shingles of single documents."""
 
     def __init__(self, folder: Path, starts: np.ndarray) -> None:
         self._folder = folder / "shingles"
         self._starts = starts
-        self._parts: dict[int, tuple[int, np.ndarray]] = {}
+        self._ends: dict[int, np.ndarray] = {}
+        self._descriptors: dict[int, int] = {}
 
     def bounds(self, document: int) -> tuple[int, int, int]:
-        """File descriptor, start and end of a document's shingles."""
+        """The part of a document, and start and end of its shingles there."""
         part = int(np.searchsorted(self._starts, document, side="right")) - 1
-        if part not in self._parts:
-            stem = self._folder / f"{part:05d}"
-            ends = np.load(stem.with_suffix(".ends.npy"), mmap_mode="r")
-            self._parts[part] = os.open(stem.with_suffix(".bin"), os.O_RDONLY), ends
-        descriptor, ends = self._parts[part]
-        number = document - int(self._starts[part])
-        return descriptor, int(ends[number - 1]) if number else 0, int(ends[number])
+        if part not in self._ends:
+            self._ends[part] = np.load(self._folder / f"{part:05d}.ends.npy", mmap_mode="r")
+        ends, number = self._ends[part], document - int(self._starts[part])
+        return part, int(ends[number - 1]) if number else 0, int(ends[number])
 
-    @staticmethod
-    def read(descriptor: int, start: int, end: int) -> np.ndarray:
-        return np.frombuffer(os.pread(descriptor, 4 * (end - start), 4 * start), "<u4")
+    def read(self, part: int, start: int, end: int) -> np.ndarray:
+        if part not in self._descriptors:
+            if len(self._descriptors) == OPEN_FILES:
+                os.close(self._descriptors.pop(next(iter(self._descriptors))))
+            self._descriptors[part] = os.open(self._folder / f"{part:05d}.bin", os.O_RDONLY)
+        return np.frombuffer(os.pread(self._descriptors[part], 4 * (end - start), 4 * start), "<u4")
 
     def close(self) -> None:
-        for descriptor, _ in self._parts.values():
+        for descriptor in self._descriptors.values():
             os.close(descriptor)
 
 

@@ -23,7 +23,7 @@ def small():
     constants = {"PREFIX_BITS": 4, "BUCKETS": 16, "RUN_RECORDS": 8}
     stack.enter_context(mock.patch.multiple(dedup_index, **constants))
     stack.enter_context(mock.patch.multiple(minhash_index, CHUNK=8, BLOCK=5, PARTNERS=PARTNERS))
-    stack.enter_context(mock.patch.object(near_duplicates, "CHUNK", 3))
+    stack.enter_context(mock.patch.multiple(near_duplicates, CHUNK=3, OPEN_FILES=1))
     return stack
 
 
