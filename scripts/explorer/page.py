@@ -11,6 +11,8 @@ from scripts.explorer.runs import Run
 
 REFRESH_SECONDS = 3
 AXIS_CHOICES = {"step": "steps", "tokens": "tokens", "hours": "hours"}
+WAITING = {"visibility": "visible", "opacity": 0.5}
+"""Of what is there while the next is computed."""
 GRAPH = {
     "displaylogo": False,
     "modeBarButtons": [["toImage", "zoom2d", "pan2d", "autoScale2d"]],  # by default one sends data to a cloud
@@ -97,7 +99,7 @@ def _step(step: int) -> Any:
                             ],
                             className="weights",
                         ),
-                        dcc.Loading(html.Div(id="segment-text")),
+                        dcc.Loading(html.Div(id="segment-text"), overlay_style=WAITING),
                     ],
                     className="reading",
                 ),
@@ -119,14 +121,9 @@ def _document() -> Any:
             ],
             className="controls",
         ),
-        dcc.Loading(
-            html.Div(
-                [
-                    html.Div(id="document", className="table"),
-                    html.Div(id="document-text", className="reading"),
-                ],
-                className="two",
-            )
+        html.Div(
+            [html.Div(id="document", className="table"), html.Div(id="document-text", className="reading")],
+            className="two",
         ),
     ]
 
@@ -145,7 +142,8 @@ def _losses() -> Any:
             html.Div(graphs, className="three"),
             html.Div(choice, className="controls"),
             html.Div(id="extreme-segments", className="table"),
-        ]
+        ],
+        overlay_style=WAITING,
     )
 
 

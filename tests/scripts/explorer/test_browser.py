@@ -71,7 +71,7 @@ def opened(browser, url):
 
 def wait(page, condition, arg=None):
     """Until a condition holds; Playwright's own would evaluate text in the page, which the page forbids."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not page.evaluate(condition, arg):
         assert time.monotonic() < deadline, condition
         page.wait_for_timeout(50)
@@ -82,18 +82,14 @@ def is_foreign(url, own):
 
 
 @pytest.fixture(scope="module")
-def url(run_dir):
-    with served(run_dir) as address:
-        yield address
-
-
-@pytest.fixture
-def page(browser, url):
-    with opened(browser, url) as page:
+def page(browser, run_dir):
+    """One for several tests, each of which leaves all steps in view."""
+    with served(run_dir) as address, opened(browser, address) as page:
         yield page
 
 
 def choose_step(page, step):
+    page.get_by_text("A step", exact=True).click()
     page.locator("#step").fill(str(step))
     page.locator("#step").press("Enter")
     wait(page, f"document.querySelector('#step-summary')?.innerText.includes('step {step}:')")
