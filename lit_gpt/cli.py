@@ -7,6 +7,7 @@ A command is a dataclass of options and a function that takes one:
 """
 
 import os
+import select
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -75,7 +76,7 @@ def run_command(
     program: str | None = None,
     report: Callable[[str], None] = print_error,
 ) -> NoReturn:
-    """Parse, run, and exit: 0 done, 2 bad input or what the machine refuses, 130 interrupted.
+    """Parse, run, and exit: 0 done, 2 bad input or what the machine refuses, 130 interrupted, 141 no reader.
 
     Code 2 comes with one line and no traceback, also where the disk is full or memory runs out.
 
@@ -85,10 +86,14 @@ def run_command(
     open_standard_streams()
     try:
         main(parse_options(options_class, argv, program))
+        sys.stdout.flush()  # not at exit, where Python can only complain
     except InputError as error:
         report(str(error))
         sys.exit(EXIT_BAD_INPUT)
     except (OSError, MemoryError) as error:
+        if isinstance(error, BrokenPipeError) and _output_is_closed():
+            print("interrupted: nobody reads the output", file=sys.stderr, flush=True)
+            sys.exit(141)
         if (message := machine_error(error)) is None:
             raise
         report(message)
@@ -97,6 +102,16 @@ def run_command(
         print("interrupted", file=sys.stderr, flush=True)
         sys.exit(130)
     sys.exit(0)
+
+
+def _output_is_closed() -> bool:
+    """Whether standard output has lost its reader, as in `... | head`; what is left of it is dropped then."""
+    poll = select.poll()  # not a flush: where Python does not buffer, there is nothing left to write
+    poll.register(sys.stdout, 0)
+    closed = any(events & select.POLLERR for _, events in poll.poll(0))
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return closed
 
 
 def run_commands(commands: Mapping[str, Command], description: str) -> NoReturn:

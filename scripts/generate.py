@@ -73,8 +73,8 @@ def main(options: GenerateOptions) -> None:
             converse(model, tokenizer, options)
         else:
             stream(model, tokenizer, _prompt_ids(tokenizer, _first_text(options)), options)
-    except UnicodeDecodeError as error:
-        raise InputError(f"standard input is not {error.encoding.upper()}: {error.reason}") from error
+    except UnicodeError as error:
+        raise InputError(f"the text is not UTF-8: {error}") from error
 
 
 def stream(
@@ -119,7 +119,8 @@ def converse(
     if tokenizer.chat_template is None:
         raise InputError(f"--chat: the tokenizer of {options.model} has no chat template")
     positions = model.config.max_position_embeddings
-    conversation = Conversation(tokenizer, positions, options.system)
+    system = None if options.system is None else _checked(options.system)
+    conversation = Conversation(tokenizer, positions, system)
     for text in _turns(options):
         ids, left_out = conversation.ask(text, options.max_new_tokens)
         if left_out:
@@ -144,13 +145,19 @@ def _turns(options: GenerateOptions) -> Iterator[str]:
         except EOFError:
             break
         if line.strip():
-            yield line
+            yield _checked(line)
     if typed:
         print()  # below the sign
 
 
 def _first_text(options: GenerateOptions) -> str:
-    return sys.stdin.read() if options.prompt == "-" else options.prompt or ""
+    return _checked(sys.stdin.read() if options.prompt == "-" else options.prompt or "")
+
+
+def _checked(text: str) -> str:
+    """Raises UnicodeError for what Python lets pass in some locales: bytes that are not UTF-8."""
+    text.encode()
+    return text
 
 
 def _end_ids(model: "LlamaForCausalLM") -> list[int]:

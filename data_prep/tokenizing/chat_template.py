@@ -79,6 +79,8 @@ class ChatTemplate:
                 "it does not say what the assistant writes; put {% generation %} before it and "
                 f"{{% endgeneration %}} after it, end of turn included, as {SHIPPED.name} does"
             )
+        if "strftime_now" in self.text:
+            raise self._error("it writes the date (strftime_now), other tokens every day; write a fixed one")
         try:
             rendered = self._apply(_PROBE, tokenize=False)
             ids, targets = self.encode(_PROBE)

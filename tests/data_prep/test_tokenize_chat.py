@@ -290,6 +290,10 @@ TEMPLATES = [
     (SIMPLE + "{{ messages.append(1) }}", "the template fails: SecurityError"),
     (SIMPLE.removeprefix("{{ bos_token }}"), "writes BOS 0 times"),
     ("<s>" + SIMPLE, "writes BOS 2 times"),
+    (
+        SIMPLE.replace("<|im_start|>", "<|im_start|>{{ strftime_now('%d') }}"),
+        r"writes the date \(strftime_now\), other tokens",
+    ),
     (SIMPLE.replace("m.role == 'assistant'", "m.role == 'bot'"), "of 2 turns of the assistant it marks 0"),
     (SIMPLE.replace("m.role == 'assistant'", "loop.last"), "of 2 turns of the assistant it marks 1"),
     (

@@ -1,5 +1,6 @@
 import json
 import mmap
+import os
 import re
 import subprocess
 import sys
@@ -194,3 +195,41 @@ def test_a_closed_standard_stream_is_no_fault(command, closed):
     done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+PRINTING = """
+from dataclasses import dataclass
+
+from lit_gpt.cli import run_command
+
+@dataclass
+class Options:
+    \"\"\"Print when told to.\"\"\"
+
+    lines: int
+    \"\"\"How many.\"\"\"
+
+def main(options):
+    input()
+    print("line\\n" * options.lines)
+
+run_command(Options, main)
+"""
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_a_reader_that_has_had_enough_is_no_fault(lines, tmp_path):
+    """With many lines it is noticed while the command prints, with one when it is done."""
+    (tmp_path / "command.py").write_text(PRINTING)
+    command = subprocess.Popen(
+        [sys.executable, tmp_path / "command.py", "--lines", str(lines)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    command.stdout.close()
+    _, errors = command.communicate("now\n")
+    assert errors == "interrupted: nobody reads the output\n"
+    assert command.returncode == 141

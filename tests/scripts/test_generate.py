@@ -108,6 +108,14 @@ def test_options_of_a_conversation_alone(folder, capsys):
         generate(capsys, folder, system="s")
 
 
+def test_bytes_that_are_not_utf8_are_named(folder, capsys, monkeypatch):
+    """In the C locale Python reads them as lone surrogates."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"Ein H\xe4us"), errors="surrogateescape"))
+    for options in ({"prompt": "-"}, {"prompt": "\udcff"}):
+        with pytest.raises(InputError, match=r"^the text is not UTF-8: .*surrogates not allowed"):
+            generate(capsys, folder, **options, **GREEDY)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
