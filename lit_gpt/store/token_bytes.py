@@ -4,12 +4,14 @@ Read from the tokens' strings: in GPT-2's byte alphabet a character is a byte; e
 and `<0xNN>` a byte. The result is checked on a few texts, so that other rules cannot falsify it.
 """
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import tokenizers
 from tokenizers.pre_tokenizers import ByteLevel
 
 from lit_gpt.store.tokenizer import Tokenizer, read_definition
@@ -24,18 +26,19 @@ class TokenBytes(NamedTuple):
     """Bytes of text by token id: `sizes` and `prefix`, int64 (vocab_size,) each.
 
     `prefix` is 1 for ids that begin with the space that the tokenizer puts before a text. It is to be taken
-    off where the id is a document's first, which follows BOS. `notes` say what the count does not see.
+    off where the id follows one of `before_text`: BOS, and those of a chat template's tokens after which the
+    tokenizer begins anew. `notes` say what the count does not see.
     """
 
     sizes: np.ndarray
     prefix: np.ndarray
-    bos_id: int
+    before_text: list[int]
     notes: list[str]
 
     def of_labels(self, inputs: np.ndarray, labels: np.ndarray) -> int:
         """Bytes of labels, integers of one shape each; negative labels are masked and count nothing."""
         targets = labels >= 0
-        labels, begins = labels[targets], inputs[targets] == self.bos_id  # no text gives BOS
+        labels, begins = labels[targets], np.isin(inputs[targets], self.before_text)  # no text gives these
         return int(self.sizes[labels].sum() - self.prefix[labels[begins]].sum())
 
 
@@ -71,7 +74,13 @@ def count_token_bytes(folder: Path | str) -> TokenBytes:
     if changes := [rule["type"] for rule in normalizers if not {"▁", "ByteLevel"} & _texts(rule)]:
         notes.append(f"bytes are those of the text as normalised ({', '.join(changes)})")
     prefix = (begins & begins[plain[1]]).astype(np.int64)
-    token_bytes = TokenBytes(sizes, prefix, tokenizer.bos_id, notes)
+    backend = tokenizers.Tokenizer.from_str(json.dumps(definition))
+    before_text = [tokenizer.bos_id]
+    for token in added if prefix.any() else ():
+        first, *rest = backend.encode(f"{token['content']}a", add_special_tokens=False).ids
+        if token["special"] and first == token["id"] and prefix[rest[:1]].any():
+            before_text.append(first)
+    token_bytes = TokenBytes(sizes, prefix, before_text, notes)
     _check(tokenizer, token_bytes, [token["content"] for token in added if not token["special"]])
     return token_bytes
 

@@ -120,6 +120,9 @@ def test_the_space_that_a_tokenizer_puts_before_a_text_is_no_byte_of_it(folders,
     assert bytes_of(counted, tokenizer.encode([" Wald"])[0]) == (4 if change is like_mistral else 5)
     seen = [] if change is like_llama_2 else ["a space at a document's beginning is not seen"]
     assert counted.notes == seen
+    backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    turn = np.array(backend.encode("<s><|im|>Wald<|im|>\nWald und Wald<|im|>", add_special_tokens=False).ids)
+    assert bytes_of(counted, turn) == len("Wald\nWald und Wald")
 
 
 def test_a_byte_level_tokenizer_may_put_a_space_before_a_text_too(folders, tmp_path):
