@@ -60,6 +60,8 @@ class Replay:
             InputError: the log cannot be read, or one of the stores.
         """
         self.log = RunLog(run_dir)
+        if not self.log.periods:
+            raise InputError(f"{self.log.folder} has lost what the run read: no step can be rebuilt")
         self._moved = {TokenStore.open(Path(path)).fingerprint: path for path in train_data_dir or ()}
         self._packing_dir = packing_dir
         self._opened: dict[int, TrainingData] = {}

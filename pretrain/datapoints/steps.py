@@ -5,7 +5,6 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from lit_gpt.errors import InputError
 from lit_gpt.rows.rows import Rows, row_checksum
 from lit_gpt.rows.sample_order import RowAddresses
 from lit_gpt.store.token_store import TokenStore
@@ -50,8 +49,6 @@ def read_step(replay: Replay, step: int) -> FedStep:
     Raises:
         InputError: the log is damaged, or a store is missing or not what the run read.
     """
-    if not replay.log.periods:
-        raise InputError(f"{replay.log.folder} has lost what the run read: no step can be rebuilt")
     logged = replay.log.step_rows(step)
     if logged.num_rows:
         [(period, logged)] = replay.log.by_period(logged)

@@ -104,9 +104,10 @@ def _connect_segment(app: Dash, runs: Sequence[Run], readings: Sequence[Reading]
         if place is None:
             return None, None
         number, step, row, at = int(place[0]), *place[1:]
-        segment = next(
-            one for one in segments_of(readings[number].step(step)) if (one.row, one.segment) == (row, at)
-        )
+        segments = segments_of(readings[number].step(step))
+        segment = next((one for one in segments if (one.row, one.segment) == (row, at)), None)
+        if segment is None:
+            raise InputError(f"step {step:,} has no such segment (any more): choose one in the table")
         return tables.segment_title(runs[number].name, step, segment), tables.text(
             pieces(segment.store, segment.tokens, _losses(runs[number], checkpoint, segment))
         )

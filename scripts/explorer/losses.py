@@ -1,7 +1,9 @@
 """Losses of segments in a part of a run: their distribution, by store and source over time, the extremes."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -68,14 +70,21 @@ def read_losses(replay: Replay, first: int, last: int) -> Losses:
     Raises:
         InputError: the log is damaged, or a store is missing.
     """
-    losses = Losses(first, last)
+    losses, names = Losses(first, last), _names_of_stores(replay)
     for begin, end in windows(replay, first, last):
         losses.steps_read += end + 1 - begin
         for logged in scan(replay, begin, end):
             where = np.flatnonzero(np.isfinite(logged.loss))
             if where.size:
-                _add(losses, logged, where)
+                _add(losses, logged, where, names)
     return losses
+
+
+def _names_of_stores(replay: Replay) -> dict[Path, str]:
+    """By path the names of all stores of a run: of the folder, or the whole path where two have one name."""
+    paths = {packed.store.path for period in replay.log.periods for packed in replay.data(period).stores}
+    count = Counter(path.name for path in paths)
+    return {path: path.name if count[path.name] == 1 else str(path) for path in paths}
 
 
 def windows(replay: Replay, first: int, last: int) -> Iterator[tuple[int, int]]:
@@ -93,7 +102,7 @@ def windows(replay: Replay, first: int, last: int) -> Iterator[tuple[int, int]]:
             yield begin, min(end - 1, begin + max(MAX_ROWS // BUCKETS // rows, 1) - 1)
 
 
-def _add(losses: Losses, logged: LoggedSegments, where: np.ndarray) -> None:
+def _add(losses: Losses, logged: LoggedSegments, where: np.ndarray, store_names: dict[Path, str]) -> None:
     """Count the segments of a group at some positions."""
     loss, targets, step = logged.loss, logged.targets, logged["step"]
     losses.values.append(loss[where])
@@ -104,7 +113,7 @@ def _add(losses: Losses, logged: LoggedSegments, where: np.ndarray) -> None:
         names, codes = sources_of(store, shard)
         codes = codes[logged.rows.document[of_shard]]
         of_sources = [(names[code], of_shard[codes == code]) for code in np.unique(codes).tolist()]
-        groups = {"store": [(store.name, of_shard)], "source": of_sources}
+        groups = {"store": [(store_names[store.path], of_shard)], "source": of_sources}
         for kind, members in groups.items():
             for name, at in members:
                 total = losses.totals[kind].setdefault(name, np.zeros((2, BUCKETS)))

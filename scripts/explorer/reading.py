@@ -12,6 +12,7 @@ import yaml
 from lit_gpt.errors import InputError
 from lit_gpt.store.shard_files import DocumentInfo
 from lit_gpt.store.token_store import TokenStore
+from pretrain.datapoints.files import part_files
 from pretrain.datapoints.periods import DataPeriod
 from pretrain.datapoints.replay import Replay
 from pretrain.datapoints.search import Found, find_document, occurrences_by_order
@@ -19,9 +20,11 @@ from pretrain.datapoints.steps import FedStep, read_step
 from scripts.explorer.losses import Losses, read_losses
 
 ORDERS = {"high": "highest loss first", "low": "lowest loss first", "long": "longest first", "fed": "as fed"}
+_LAST_STEP = 10**12
 _STEPS_KEPT = 4
-_VIEWS_KEPT = 8
-_MAX_LOSSES = 100
+_VIEWS_KEPT = 3  # of a long run each may take hundreds of MB
+MAX_SEEN = 100
+"""Times a document was seen, the latest, whose losses are looked up; and times to come that are shown."""
 
 
 class Segment(NamedTuple):
@@ -86,8 +89,7 @@ class Reading:
             InputError: there is no log, or a store is not where it was; says what to do.
         """
         with self._lock:
-            files = sorted((self.folder / "datapoints").glob("*.*"))
-            version = [(file.name, file.stat().st_mtime_ns) for file in files]
+            version = _version(self.folder / "datapoints")
             if self._replay is None or version != self._version:
                 replay = Replay(self.folder, self._moved, self._packing_dir)
                 try:
@@ -105,8 +107,8 @@ class Reading:
         """What a step was fed, or will be. Raises InputError as `replay`, and where there is no such step."""
         with self._lock:
             self.replay()
-            if step < 1:
-                raise InputError("steps are counted from 1")
+            if not 1 <= step <= _LAST_STEP:
+                raise InputError(f"steps are counted from 1, to {_LAST_STEP:,} at most")
             return self._step(step)
 
     def _read_step(self, step: int) -> FedStep:
@@ -151,12 +153,23 @@ class Reading:
         occurrences = occurrences_by_order(replay.log, places)
         losses: dict[tuple[int, int], float | None] = {}
         logged = {occurrence.step for occurrence in occurrences if occurrence.step <= replay.log.last_step}
-        for step in sorted(logged)[-_MAX_LOSSES:]:
+        for step in sorted(logged)[-MAX_SEEN:]:
             for segment in segments_of(self.step(step)):
                 if segment.document == one.document and segment.shard == one.shard:
                     losses[segment.sample, segment.start] = segment.loss
         seen = [Seen(*at, losses.get((at.sample, at.start))) for at in occurrences]
         return Document(store, one.shard, one.document, info, seen)
+
+
+def _version(log: Path) -> list[tuple[str, int]]:
+    """Tells whether a log has changed. A run that is resumed moves parts away, maybe right now."""
+    version = []
+    for file in sorted([*part_files(log), *log.glob("data.json")]):
+        try:
+            version.append((file.name, file.stat().st_mtime_ns))
+        except FileNotFoundError:
+            continue
+    return version
 
 
 def _last_step(config: dict[str, Any], period: DataPeriod) -> int:

@@ -44,6 +44,8 @@ class Run:
         self.folder, self.name = folder, name
         self.version = 0
         """Counts the changes."""
+        self.problem = ""
+        """Why the last `refresh` could not read what is there; what was read before is kept."""
         self.marks = Marks()
         self.x: dict[str, np.ndarray] = {}
         """By the names of AXES: where each line of metrics.csv lies, float64 (n_lines,)."""
@@ -52,18 +54,25 @@ class Run:
         self._lock = threading.Lock()
         if not (folder / "metrics.csv").is_file():
             raise InputError(f"--run {folder}: no metrics.csv there; give the out_dir of a training")
-        self.refresh()
+        self._read()
         if self.metrics and "loss" not in self.metrics:
             raise InputError(f"--run {folder}: its metrics.csv has no column named loss")
 
     def refresh(self) -> None:
         """Read what the run has added."""
         with self._lock:
-            changed = [file.refresh() for file in (self._metrics, self._validation)]
-            marks = _read_marks(self.folder)
-            if any(changed) or marks != self.marks:
-                self._place(marks)
-                self.version += 1
+            try:
+                self._read()
+                self.problem = ""
+            except InputError as error:
+                self.problem = str(error)
+
+    def _read(self) -> None:
+        changed = [file.refresh() for file in (self._metrics, self._validation)]
+        marks = _read_marks(self.folder)
+        if any(changed) or marks != self.marks:
+            self._place(marks)
+            self.version += 1
 
     def _place(self, marks: Marks) -> None:
         self.metrics, self.validation = self._metrics.columns, self._validation.columns
@@ -128,6 +137,8 @@ class Run:
 
     def state(self) -> str:
         """In words: whether it is trained, and what was last heard of it."""
+        if self.problem:
+            return self.problem
         if (self.folder / "done").exists():
             return "finished"
         try:

@@ -7,7 +7,7 @@ from dash import html
 
 from pretrain.datapoints.steps import FedStep
 from scripts.explorer.losses import Extreme
-from scripts.explorer.reading import Document, Segment, infos_of
+from scripts.explorer.reading import MAX_SEEN, Document, Segment, infos_of
 from scripts.explorer.text import title, visible
 from scripts.explorer.tokens import Piece, mean_loss, text_of
 
@@ -123,7 +123,11 @@ def document_summary(document: Document, last_step: int, planned: int) -> Any:
     ahead = len(document.seen) - past
     head = ["step", "sample", "targets", "loss then", ""]
     lines = []
-    for number, seen in enumerate(document.seen[:500]):
+    shown = document.seen[max(past - MAX_SEEN, 0) : past + MAX_SEEN]
+    more = (
+        f" Shown are the last {MAX_SEEN} and the next {MAX_SEEN}." if len(shown) < len(document.seen) else ""
+    )
+    for number, seen in enumerate(shown):
         loss = "" if seen.step > last_step else NOT_LOGGED if seen.loss is None else f"{seen.loss:.3f}"
         cells = [
             f"{seen.step:,}",
@@ -143,6 +147,7 @@ def document_summary(document: Document, last_step: int, planned: int) -> Any:
             ),
             html.Div(
                 f"Seen {past} times until step {last_step:,}; {ahead} times to come until step {planned:,}."
+                f"{more}"
             ),
             _table(head, lines) if lines else None,
         ]

@@ -25,7 +25,10 @@ def _visible(character: str) -> str:
 
 
 _REORDER = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
-_HIDDEN = "\u200b\u200e\u200f\u061c\u2028\u2029\u2060\ufeff"
+_HIDDEN = frozenset(
+    "\u00ad\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u2028\u2029\u3164\ufeff\uffa0"
+    + "".join(map(chr, [*range(0x2060, 0x2070), *range(0xFFF9, 0xFFFC), *range(0xE0000, 0xE0080)]))
+)
 
 
 def title(text: str, limit: int = MAX_TITLE) -> str:

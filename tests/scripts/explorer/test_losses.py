@@ -1,0 +1,62 @@
+"""Losses by store, documents seen often, and what is not there or damaged, without training and browser."""
+
+import shutil
+from types import SimpleNamespace
+
+import pytest
+
+from lit_gpt.errors import InputError
+from lit_gpt.store.shard_files import DocumentInfo
+from pretrain.datapoints.replay import Replay
+from scripts.explorer.losses import read_losses
+from scripts.explorer.reading import MAX_SEEN, Document, Reading, Seen
+from scripts.explorer.runs import open_runs
+from scripts.explorer.server import make_app
+from scripts.explorer.tables import document_summary
+from tests.pretrain.feeding import log_steps, open_data
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory, train_store_dir, val_store_dir):
+    """Two stores whose folders have one name."""
+    folder = tmp_path_factory.mktemp("logged")
+    other = folder / train_store_dir.name
+    shutil.copytree(val_store_dir, other)
+    log_steps(folder, open_data(f"{train_store_dir}:2", f"{other}:1"), 0, 9, commits={9}, with_losses=True)
+    return folder
+
+
+def test_stores_of_one_name_are_told_apart(run_dir, train_store_dir):
+    losses = read_losses(Replay(run_dir), 1, 9)
+    assert losses.over_time("store", 9).keys() == {str(train_store_dir), str(run_dir / train_store_dir.name)}
+
+
+@pytest.mark.parametrize("step", [0, -1, 10**13, 10**30])
+def test_there_is_no_such_step(run_dir, step):
+    with pytest.raises(InputError, match="steps are counted from 1"):
+        Reading(run_dir).step(step)
+
+
+def test_of_a_document_seen_often_the_steps_around_now_are_listed():
+    store = SimpleNamespace(path="store")
+    seen = [Seen(step, step, 0, 9, 1.5 if 300 < step <= 400 else None) for step in range(1, 1001)]
+    shown = str(document_summary(Document(store, 0, 0, DocumentInfo("id", "source", 1, 10), seen), 400, 1000))
+    assert shown.count("1.500") == MAX_SEEN
+    assert shown.count("'to come'") == MAX_SEEN
+    assert "not logged" not in shown
+    assert "Seen 400 times until step 400; 600 times to come until step 1,000. Shown are" in shown
+
+
+def test_a_damaged_line_is_told_and_what_was_read_stays(tmp_path):
+    file = tmp_path / "metrics.csv"
+    file.write_text("step,loss\r\n1,2.5\r\n")
+    runs = open_runs([tmp_path])
+    make_app(runs, [Reading(tmp_path)])
+    file.write_text("step,loss\r\n1,2.5\r\nx,y\r\n")
+    runs[0].refresh()
+    assert f"{file} is damaged" in runs[0].state()
+    assert runs[0].last_step == 1
+    file.write_text("step,loss\r\n1,2.5\r\n2,2.4\r\n")
+    runs[0].refresh()
+    assert "damaged" not in runs[0].state()
+    assert runs[0].last_step == 2
