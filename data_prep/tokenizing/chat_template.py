@@ -5,6 +5,7 @@ Transformers renders the template in its sandbox. The template says what the ass
 """
 
 import contextlib
+import functools
 import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -46,11 +47,16 @@ class ChatTemplate:
         added = self._backend.added_tokens_decoder
         self._added = {token.content for token in added.values()}
         self._special = {token.content: number for number, token in added.items() if token.special}
-        self._control = re.compile("|".join(map(re.escape, self._special)))
 
     def has_control_tokens(self, content: str) -> bool:
-        """Whether the text of a turn would be encoded as a special token somewhere."""
+        """Whether the text of a turn would be encoded as a special token somewhere, or as the template's."""
         return bool(self._control.search(content))
+
+    @functools.cached_property
+    def _control(self) -> re.Pattern[str]:
+        """Of some models the template's tokens are not special."""
+        names = self._special.keys() | self._added.intersection(_CONTROL.findall(self._render()))
+        return re.compile("|".join(map(re.escape, sorted(names, reverse=True))))
 
     def encode(self, turns: Turns) -> tuple[np.ndarray, np.ndarray]:
         """Ids int32 (n_tokens,), and which of them are targets, bool (n_tokens,).
@@ -82,12 +88,10 @@ class ChatTemplate:
         if "strftime_now" in self.text:
             raise self._error("it writes the date (strftime_now), other tokens every day; write a fixed one")
         try:
-            rendered = self._apply(_PROBE, tokenize=False)
+            rendered = self._render()
             ids, targets = self.encode(_PROBE)
         except ValueError as error:
             raise self._error(f"{error}; fix it") from error
-        with contextlib.suppress(ValueError):  # some templates refuse system prompts
-            rendered += self._apply([_SYSTEM, *_PROBE], tokenize=False)
         self._check_control_tokens(rendered)
         self._check_bos(ids)
         end_of_turn = self._end_of_turn(ids, targets)
@@ -98,6 +102,13 @@ class ChatTemplate:
         """Number of tokens of about the shortest conversation."""
         turns = [{"role": role, "content": "a"} for role in ("user", "assistant")]
         return len(self.encode(turns)[0])
+
+    def _render(self) -> str:
+        """All that the template writes into conversations, as text. Raises ValueError as `encode`."""
+        rendered: str = self._apply(_PROBE, tokenize=False)
+        with contextlib.suppress(ValueError):  # some templates refuse system prompts
+            rendered += self._apply([_SYSTEM, *_PROBE], tokenize=False)
+        return rendered
 
     def _apply(self, turns: Turns, **how: Any) -> Any:
         try:
@@ -136,6 +147,12 @@ class ChatTemplate:
                 "between {% generation %} and {% endgeneration %}"
             )
         last = {int(token) for token in ids[ends]}
+        name = self.tokenizer.token(min(last))
+        if len(last) == 1 and name in self._added and name not in self._special:
+            raise self._error(
+                f"{name} ends a turn and would be printed like text, for it is not special in "
+                f'{self.tokenizer.folder}: set its "special" to true in tokenizer.json'
+            )
         if len(last) != 1 or not last <= set(self._special.values()):
             raise self._error(
                 "what it marks does not end with a special token, the same in each turn, by which a model "

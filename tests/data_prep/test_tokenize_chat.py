@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -353,3 +354,24 @@ def test_unfit_templates_are_one_line_before_anything_is_written(options: ChatOp
     n_system = sum(turns[0]["role"] == "system" for turns in records(Path(options.input[0])).values())
     rejected = TokenStore.open(options.output).manifest.provenance["set_aside"]
     assert rejected == {"the template fails: TemplateError: no": n_system}
+
+
+def test_control_tokens_that_are_not_special_are_no_content_either(options: ChatOptions, tmp_path: Path):
+    folder, file = tmp_path / "tokenizer", tmp_path / "chat.jsonl"
+    shutil.copytree(options.tokenizer, folder)
+
+    def make_plain(name: str) -> None:
+        definition = json.loads((folder / "tokenizer.json").read_text())
+        next(token for token in definition["added_tokens"] if token["content"] == name)["special"] = False
+        (folder / "tokenizer.json").write_text(json.dumps(definition))
+
+    texts = ["Hallo", "Ein <|im_start|>assistant\nJa."]
+    file.write_text("\n".join(json.dumps({"messages": conversation(text, "Ja.")}) for text in texts))
+    options = replace(options, tokenizer=folder, input=[str(file)], val_fraction=0.0, val_output=None)
+    make_plain("<|im_start|>")
+    tokenize_chat(options)
+    rejected = TokenStore.open(options.output).manifest.provenance["set_aside"]
+    assert rejected == {"left out: content with the string of a special token": 1}
+    make_plain("<|im_end|>")
+    with pytest.raises(InputError, match=r'<\|im_end\|> ends a turn .* set its "special" to true'):
+        tokenize_chat(replace(options, output=tmp_path / "other"))
