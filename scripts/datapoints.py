@@ -12,7 +12,6 @@
 The exit code is 1 where the log and the data disagree.
 """
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +23,11 @@ import numpy as np
 
 from lit_gpt.cli import Command, InputError, progress, run_commands
 from lit_gpt.option_types import PositiveInt
-from lit_gpt.store import masking
 from lit_gpt.store.tokenizer import Tokenizer
 from pretrain.datapoints.losses import Steps
 from pretrain.datapoints.replay import Replay
 from pretrain.datapoints.search import Occurrence, find_document, occurrences_by_log, occurrences_by_order
-from pretrain.datapoints.steps import FedRow, read_step
+from pretrain.datapoints.steps import read_step, text_of_row
 
 
 @dataclass(kw_only=True)
@@ -73,30 +71,12 @@ def print_step(options: StepOptions) -> None:
     stage = f"stage {step.period.name}, " if step.period.name else ""
     for row in step.rows:
         skipped = ", step skipped" if row.skipped else ""
-        _print_row(
-            f"{stage}step {options.step}, sample {row.sample}, rank {row.rank}{skipped}", row, tokenizer
-        )
-
-
-def _print_row(title: str, row: FedRow, tokenizer: Tokenizer) -> None:
-    path, segments = row.store.path, row.segments
-    if not row.is_proved:
-        _disagree(f"{title}: the tokens in {path} are not those that were fed")
-    print(f"=== {title}: row {row.row} of shard {row.shard} in {path}")
-    infos = row.store.document_info(row.shard, segments.document)
-    losses = [""] * len(infos) if row.losses is None else [f", loss {loss:.4f}" for loss in row.losses]
-    for info, start, length, loss, read in zip(
-        infos, segments.start, segments.length, losses, row.tokens, strict=True
-    ):
-        name = json.dumps(info.id, ensure_ascii=False)
-        title = f"--- document {name}, targets {start} to {start + length - 1} of {info.n_tokens - 1}{loss}"
-        if row.store.masked:
-            counted = np.count_nonzero(masking.is_target(read[1:]))
-            print(f"{title}; {counted} of them count, the text in ⟦ ⟧")
-            print(masking.mark_targets(read, tokenizer.decode))
-        else:
-            print(title)
-            print(tokenizer.decode(read))
+        title = f"{stage}step {options.step}, sample {row.sample}, rank {row.rank}{skipped}"
+        if not row.is_proved:
+            _disagree(f"{title}: the tokens in {row.store.path} are not those that were fed")
+        print(f"=== {title}: row {row.row} of shard {row.shard} in {row.store.path}")
+        for line in text_of_row(row, tokenizer.decode):
+            print(line)
 
 
 # ---- doc

@@ -1,5 +1,7 @@
 """What one step was fed, row by row: out of the log, or by the order of the data where it is not logged."""
 
+import json
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -7,6 +9,7 @@ import pyarrow as pa
 
 from lit_gpt.rows.rows import Rows, row_checksum
 from lit_gpt.rows.sample_order import RowAddresses
+from lit_gpt.store import masking
 from lit_gpt.store.token_store import TokenStore
 from pretrain.data.row_reader import RowReader, RowTable
 from pretrain.datapoints.files import from_lists, losses_of
@@ -93,3 +96,21 @@ def _rows(
             )
         )
     return rows
+
+
+def text_of_row(row: FedRow, decode: Callable[[np.ndarray], str]) -> Iterator[str]:
+    """Of each segment a title and its text, for people; in masked stores what counts is in ⟦ ⟧."""
+    infos = row.store.document_info(row.shard, row.segments.document)
+    losses = [""] * len(infos) if row.losses is None else [f", loss {loss:.4f}" for loss in row.losses]
+    for info, start, length, loss, read in zip(
+        infos, row.segments.start, row.segments.length, losses, row.tokens, strict=True
+    ):
+        name = json.dumps(info.id, ensure_ascii=False)
+        title = f"--- document {name}, targets {start} to {start + length - 1} of {info.n_tokens - 1}{loss}"
+        if row.store.masked:
+            counted = np.count_nonzero(masking.is_target(read[1:]))
+            yield f"{title}; {counted} of them count, the text in ⟦ ⟧"
+            yield masking.mark_targets(read, decode)
+        else:
+            yield title
+            yield decode(read)

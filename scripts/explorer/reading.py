@@ -10,6 +10,7 @@ import numpy as np
 import yaml
 
 from lit_gpt.errors import InputError
+from lit_gpt.store.masking import is_target
 from lit_gpt.store.shard_files import DocumentInfo
 from lit_gpt.store.token_store import TokenStore
 from pretrain.datapoints.files import part_files
@@ -197,6 +198,11 @@ def segments_of(step: FedStep) -> list[Segment]:
         for number, row in enumerate(step.rows)
         for place, tokens in enumerate(row.tokens)
     ]
+
+
+def count_targets(segment: Segment) -> int:
+    """How many of its labels count: all in a plain store."""
+    return int(np.count_nonzero(is_target(segment.tokens[1:])))
 
 
 def in_order(segments: list[Segment], order: str) -> list[Segment]:

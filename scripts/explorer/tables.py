@@ -1,5 +1,6 @@
 """What is shown of steps and documents: tables and texts. Strings become text nodes, never markup."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ from dash import html
 
 from pretrain.datapoints.steps import FedStep
 from scripts.explorer.losses import Extreme
-from scripts.explorer.reading import MAX_SEEN, Document, Segment, infos_of
+from scripts.explorer.reading import MAX_SEEN, Document, Segment, count_targets, infos_of
 from scripts.explorer.text import title, visible
 from scripts.explorer.tokens import Piece, mean_loss, text_of
 
@@ -26,8 +27,7 @@ def step_summary(name: str, step: int, fed: FedStep, segments: Sequence[Segment]
     rows = fed.rows
     parts = [
         f"{len(rows)} rows, {len(segments)} segments, "
-        f"{sum(segment.length for segment in segments):,} targets"
-        + ("" if loss is None else f", loss {loss:.4f}")
+        f"{sum(map(count_targets, segments)):,} targets" + ("" if loss is None else f", loss {loss:.4f}")
     ]
     if fed.period.name:
         parts.append(f"stage {title(fed.period.name)}")
@@ -56,7 +56,7 @@ def segment_table(segments: Sequence[Segment], page: int) -> Any:
         last = segment.start + segment.length - 1
         opening = text_of(segment.store, segment.tokens[:OPENING_TOKENS])
         cells = [
-            NOT_LOGGED if segment.loss is None else f"{segment.loss:.3f}",
+            _loss(segment.loss),
             title(info.id, 60),
             title(segment.store.name, 30),
             f"{source(info.source)}:{info.source_line}",
@@ -68,11 +68,16 @@ def segment_table(segments: Sequence[Segment], page: int) -> Any:
     return _table(head, lines)
 
 
+def _loss(loss: float | None) -> str:
+    """Of a segment: not a number where no label counts, or in a step that was skipped."""
+    return NOT_LOGGED if loss is None else "none" if math.isnan(loss) else f"{loss:.3f}"
+
+
 def segment_title(name: str, step: int, segment: Segment) -> list[Any]:
     """Of the text beside the table: what it is, and a way to all that saw the document."""
     [info] = infos_of([segment])
     last = segment.start + segment.length - 1
-    loss = "" if segment.loss is None else f", loss {segment.loss:.3f} when it was fed"
+    loss = "" if segment.loss is None else f", loss {_loss(segment.loss)} when it was fed"
     return [
         html.B(visible(info.id[:500])),
         html.Div(
@@ -128,7 +133,7 @@ def document_summary(document: Document, last_step: int, planned: int) -> Any:
         f" Shown are the last {MAX_SEEN} and the next {MAX_SEEN}." if len(shown) < len(document.seen) else ""
     )
     for number, seen in enumerate(shown):
-        loss = "" if seen.step > last_step else NOT_LOGGED if seen.loss is None else f"{seen.loss:.3f}"
+        loss = "" if seen.step > last_step else _loss(seen.loss)
         cells = [
             f"{seen.step:,}",
             str(seen.sample),

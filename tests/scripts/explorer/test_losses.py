@@ -1,18 +1,20 @@
 """Losses by store, documents seen often, and what is not there or damaged, without training and browser."""
 
+import math
 import shutil
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from lit_gpt.errors import InputError
 from lit_gpt.store.shard_files import DocumentInfo
 from pretrain.datapoints.replay import Replay
 from scripts.explorer.losses import read_losses
-from scripts.explorer.reading import MAX_SEEN, Document, Reading, Seen
+from scripts.explorer.reading import MAX_SEEN, Document, Reading, Seen, segments_of
 from scripts.explorer.runs import open_runs
 from scripts.explorer.server import make_app
-from scripts.explorer.tables import document_summary
+from scripts.explorer.tables import document_summary, segment_table, step_summary
 from tests.pretrain.feeding import log_steps, open_data
 
 
@@ -45,6 +47,19 @@ def test_of_a_document_seen_often_the_steps_around_now_are_listed():
     assert shown.count("'to come'") == MAX_SEEN
     assert "not logged" not in shown
     assert "Seen 400 times until step 400; 600 times to come until step 1,000. Shown are" in shown
+
+
+def test_masked_labels_are_no_targets_and_have_no_loss(tmp_path, train_store_dir, masked_store_dir):
+    data = open_data(f"{train_store_dir}:1", f"{masked_store_dir}:1")
+    log_steps(tmp_path, data, 0, 9, commits={9}, with_losses=True)
+    step = Reading(tmp_path).step(9)
+    segments = segments_of(step)
+    counted = sum(int((tokens[1:].astype(np.int64) >= 0).sum()) for row in step.rows for tokens in row.tokens)
+    assert 0 < counted < sum(segment.length for segment in segments)
+    assert f" {counted:,} targets" in str(step_summary("run", 9, step, segments, None))
+    shown = str(segment_table([segments[0]._replace(loss=math.nan)], 1))
+    assert "Td('none')" in shown
+    assert "nan" not in shown
 
 
 def test_a_damaged_line_is_told_and_what_was_read_stays(tmp_path):
