@@ -17,6 +17,7 @@ from tests.pretrain.running import open_run
 from tests.scripts.our_model import reader_of
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_checkpoint_is_found_before_weights_are_drawn(tmp_path, train_store_dir, monkeypatch, tied):
     config = dataclasses.replace(ModelConfig.load("tiny_100K"), tie_embeddings=tied)

@@ -204,6 +204,7 @@ def _assert_resumed_equals_straight(run: Path, straight: Path) -> None:
         assert torch.equal(before, after) == (name not in moments)
 
 
+@pytest.mark.slow
 def test_a_frozen_run_is_resumed_bitwise_and_only_as_it_was(tmp_path, train_store_dir, capsys):
     straight, run = tmp_path / "straight", tmp_path / "run"
     open_run(straight, train_store_dir, **RUN).fit()

@@ -293,6 +293,7 @@ def test_without_a_cluster_the_plan_has_hours_of_a_measured_step(tmp_path, train
     assert trained == dataclasses.replace(parse_options(TrainOptions, flags), resume="auto")
 
 
+@pytest.mark.slow
 def test_what_cannot_be_measured_is_said(options, monkeypatch):
     """The measuring process runs out of memory."""
     monkeypatch.setattr(measurement, "TIME_LIMIT", "00:00:20")

@@ -77,6 +77,7 @@ def test_an_estimate_is_near_what_packing_gives(train_store_dir):
     assert estimate.rows == pytest.approx(packed.rows_per_shard.sum(), rel=0.2)
 
 
+@pytest.mark.slow
 def test_a_run_in_epochs_ends_where_it_should_and_stays_ended(tmp_path, train_store_dir):
     """A fifth of the data; the warm-up follows, and started again it has the same length."""
     (packed,) = open_data(train_store_dir, block_size=128).stores

@@ -52,6 +52,7 @@ def assert_same_run(run: Path, straight: Path) -> None:
     assert not path.exists() or read_validation(run / "validation.csv") == read_validation(path)
 
 
+@pytest.mark.slow
 def test_resumed_at_any_step_it_equals_the_undisturbed_run(straight, tmp_path, train_store_dir, flags):
     for step in (3, 4, 5, 7):
         run = tmp_path / str(step)
@@ -80,6 +81,7 @@ def alone(tmp_path, straight, store, plan, number) -> Trainer:
     return open_run(tmp_path / "alone", store, **RUN | {"train_data_dir": None} | stage | own)
 
 
+@pytest.mark.slow
 def test_a_fresh_stage_is_a_run_of_its_own_from_the_border(tmp_path, train_store_dir, val_store_dir):
     """On the same store in other rows, and with another decay of the moments."""
     second = {"block_size": 128, "global_batch_size": 8, "beta1": 0.8, "weight_decay": 0.3, "warmup_steps": 0}
