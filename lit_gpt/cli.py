@@ -6,6 +6,7 @@ A command is a dataclass of options and a function that takes one:
         run_command(Options, main)
 """
 
+import contextlib
 import os
 import select
 import sys
@@ -92,7 +93,8 @@ def run_command(
         sys.exit(EXIT_BAD_INPUT)
     except (OSError, MemoryError) as error:
         if isinstance(error, BrokenPipeError) and _output_is_closed():
-            print("interrupted: nobody reads the output", file=sys.stderr, flush=True)
+            with contextlib.suppress(BrokenPipeError):  # `2>&1 | head`
+                print("interrupted: nobody reads the output", file=sys.stderr, flush=True)
             sys.exit(141)
         if (message := machine_error(error)) is None:
             raise

@@ -65,6 +65,8 @@ def main(options: GenerateOptions) -> None:
     if options.system is not None and not options.chat:
         raise InputError("--system is a turn of a conversation: give it with --chat")
     is_checkpoint = (options.model / MANIFEST).is_file()
+    if options.tokenizer_path is not None and not is_checkpoint:
+        raise InputError(f"--tokenizer_path is for checkpoints: {options.model} has its own tokenizer")
     model, tokenizer = _load_checkpoint(options) if is_checkpoint else _load_folder(options.model)
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     torch.manual_seed(options.seed)
@@ -119,8 +121,7 @@ def converse(
     if tokenizer.chat_template is None:
         raise InputError(f"--chat: the tokenizer of {options.model} has no chat template")
     positions = model.config.max_position_embeddings
-    system = None if options.system is None else _checked(options.system)
-    conversation = Conversation(tokenizer, positions, system)
+    conversation = Conversation(tokenizer, positions, options.system)
     for text in _turns(options):
         ids, left_out = conversation.ask(text, options.max_new_tokens)
         if left_out:

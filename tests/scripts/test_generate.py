@@ -89,8 +89,8 @@ def test_a_conversation_is_what_the_pipeline_answers(
     first, second = (turn["content"] for turn in turns if turn["role"] == "assistant")
     assert first == chat.tokenizer.decode(unended[:6], skip_special_tokens=True)
     capsys.readouterr()
-    for model in (tmp_path / "tuned", tuned):
-        options = {"chat": True, "system": "s", "tokenizer_path": tokenizer_dir, **GREEDY}
+    for model, tokenizer_path in ((tmp_path / "tuned", None), (tuned, tokenizer_dir)):
+        options = {"chat": True, "system": "s", "tokenizer_path": tokenizer_path, **GREEDY}
         monkeypatch.setattr(sys, "stdin", io.StringIO("a\n\nb\n"))
         assert generate(capsys, model, prompt=None, **options) == f"{first}\n{second}\n"
         monkeypatch.setattr(sys, "stdin", io.StringIO("b\n"))  # a script's: not asked after a prompt
@@ -101,11 +101,13 @@ def test_a_conversation_is_what_the_pipeline_answers(
         generate(capsys, tuned, prompt="nein", **options)
 
 
-def test_options_of_a_conversation_alone(folder, capsys):
+def test_options_that_belong_to_others(folder, capsys):
     with pytest.raises(InputError, match="--prompt is missing"):
         generate(capsys, folder, prompt=None)
     with pytest.raises(InputError, match="--system is a turn"):
         generate(capsys, folder, system="s")
+    with pytest.raises(InputError, match="--tokenizer_path is for checkpoints"):
+        generate(capsys, folder, tokenizer_path=folder)
 
 
 def test_bytes_that_are_not_utf8_are_named(folder, capsys, monkeypatch):
