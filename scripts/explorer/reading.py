@@ -118,8 +118,8 @@ class Reading:
     def losses(self, first: int, last: int) -> Losses:
         """The losses that are logged of the segments in some steps. Raises InputError as `replay`."""
         with self._lock:
-            self.replay()
-            return self._losses(first, last)
+            logged = self.replay().log.last_step  # a run that goes on is read again when it has logged more
+            return self._losses(first, min(last, logged))
 
     def _read_losses(self, first: int, last: int) -> Losses:
         return read_losses(self.replay(), first, last)

@@ -9,8 +9,6 @@ import pytest
 
 from lit_gpt.errors import InputError
 from lit_gpt.store.shard_files import DocumentInfo
-from pretrain.datapoints.replay import Replay
-from scripts.explorer.losses import read_losses
 from scripts.explorer.reading import MAX_SEEN, Document, Reading, Seen, segments_of
 from scripts.explorer.runs import open_runs
 from scripts.explorer.server import make_app
@@ -29,8 +27,15 @@ def run_dir(tmp_path_factory, train_store_dir, val_store_dir):
 
 
 def test_stores_of_one_name_are_told_apart(run_dir, train_store_dir):
-    losses = read_losses(Replay(run_dir), 1, 9)
+    losses = Reading(run_dir).losses(1, 9)
     assert losses.over_time("store", 9).keys() == {str(train_store_dir), str(run_dir / train_store_dir.name)}
+
+
+def test_losses_are_not_read_again_before_more_are_logged(run_dir):
+    reading = Reading(run_dir)
+    assert reading.losses(1, 500) is reading.losses(1, 501)
+    assert reading.losses(1, 500).last == 9
+    assert not reading.losses(10, 500).values
 
 
 @pytest.mark.parametrize("step", [0, -1, 10**13, 10**30])
