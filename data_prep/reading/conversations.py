@@ -11,7 +11,7 @@ _ORDER = re.compile("s?(ua)+")  # initials of the roles
 
 
 def _contents(name: str, value: Any) -> list[str]:
-    """The contents of all turns; other keys of a turn are not looked at.
+    """The contents of all turns; of other keys of a turn only tool calls are looked for.
 
     Raises:
         ValueError: they are no conversation that a model can learn from, and why.
@@ -19,6 +19,8 @@ def _contents(name: str, value: Any) -> list[str]:
     if not isinstance(value, list):
         raise ValueError(f"field {name} is no list of turns")
     for turn in value:
+        if isinstance(turn, dict) and turn.get("tool_calls"):
+            raise ValueError("a turn with tool calls, which would be lost")
         if not isinstance(turn, dict) or turn.get("role") is None or turn.get("content") is None:
             raise ValueError("a turn without role or content")
         if not isinstance(turn["content"], str):

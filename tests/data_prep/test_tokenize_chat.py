@@ -216,6 +216,7 @@ BAD: list[tuple[Any, str]] = [
     ([USER, ASSISTANT, USER | {"role": "tool"}], "a role other than system, user, assistant"),
     ([USER | {"role": ["user"]}, ASSISTANT], "a role other than system, user, assistant"),
     ([USER, ASSISTANT | {"content": " \n"}], "an empty turn"),
+    ([USER, ASSISTANT | {"tool_calls": [{"name": "f"}]}], "a turn with tool calls, which would be lost"),
     ([], "no assistant turn"),
     ([SYSTEM, USER], "no assistant turn"),
     ([USER, ASSISTANT, USER], "ends with a user turn"),
@@ -242,7 +243,7 @@ def test_bad_conversations_are_counted_by_reason_and_named(options: ChatOptions,
     lines += ['{"messages": [{"role": "user", "content": "\\ud800"}]}', '{"text": "Hallo"}']
     file.write_text("\n".join(lines))
     short = replace(
-        options, input=[str(file)], val_fraction=0.0, val_output=None, max_tokens=200, max_bad_lines=22
+        options, input=[str(file)], val_fraction=0.0, val_output=None, max_tokens=200, max_bad_lines=23
     )
     tokenize_chat(short)  # the three left out are not counted as bad lines
     said = [json.loads(line) for line in (options.output / "set_aside.jsonl").read_text().splitlines()]
@@ -254,8 +255,8 @@ def test_bad_conversations_are_counted_by_reason_and_named(options: ChatOptions,
     assert by_place[f"{file}:{len(BAD) + 3}"] == "no field messages"
     assert TokenStore.open(options.output).manifest.provenance["set_aside"] == Counter(by_place.values())
     assert list(stored(options.output)) == ["good"]
-    with pytest.raises(InputError, match="more than 21 unusable lines"):
-        tokenize_chat(replace(short, output=tmp_path / "other", max_bad_lines=21))
+    with pytest.raises(InputError, match="more than 22 unusable lines"):
+        tokenize_chat(replace(short, output=tmp_path / "other", max_bad_lines=22))
 
 
 def test_parquet_gives_the_tokens_of_lines(options: ChatOptions, conversations: Path, tmp_path: Path):
