@@ -77,7 +77,7 @@ def test_no_client_puts_bos_before_a_text(run, tokenizer_dir, tmp_path):
         _load_checkpoint(GenerateOptions(checkpoint, TEXT)),
     ):
         assert model is not None
-        assert _prompt_ids(tokenizer, GenerateOptions(checkpoint, TEXT)).tolist() == [ids]
+        assert _prompt_ids(tokenizer, TEXT) == ids
 
     harness = load_model(tmp_path / "hf", dtype="auto", device="cpu", batch_size=1)
     assert harness.tok_encode(TEXT) == ids

@@ -96,9 +96,23 @@ def choose_step(page, step):
 
 
 def find(page, document_id):
+    from playwright.sync_api import TimeoutError as NotAsked  # not there where no browser is
+
     page.get_by_text("A document", exact=True).click()
-    page.locator("#document-id").fill(document_id)
-    page.locator("#document-id").press("Enter")
+    field = page.locator("#document-id")
+
+    def is_asked_for(request):
+        sent = request.post_data or ""
+        return '"document-id.value"' in sent and "..document.children" in sent
+
+    for _ in range(3):  # the answer to the last question may draw the field anew while this one is typed
+        field.fill(document_id)
+        try:
+            with page.expect_request(is_asked_for, timeout=5000):
+                field.press("Enter")
+            break
+        except NotAsked:
+            pass
     page.locator("#document > *").first.wait_for()
 
 
