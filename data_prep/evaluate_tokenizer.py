@@ -1,5 +1,6 @@
 """Compare tokenizers on held-out text: a table and a plot."""
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -132,9 +133,15 @@ def _add_curve(
 
 
 def row_names(folders: list[Path]) -> list[str]:
-    """The folders' names; for folders of the same name, their paths as given."""
-    last = [folder.resolve().name for folder in folders]
-    return [str(folder) if last.count(name) > 1 else name for folder, name in zip(folders, last, strict=True)]
+    """For each folder the shortest ending of its path that no other one has."""
+    paths = [Path(os.path.abspath(folder)).parts for folder in folders]  # a link keeps its name
+
+    def ending(path: tuple[str, ...]) -> tuple[str, ...]:
+        others = [other for other in paths if other != path]
+        lengths = (n for n in range(1, len(path)) if all(other[-n:] != path[-n:] for other in others))
+        return path[-next(lengths, len(path)) :]
+
+    return [str(Path(*ending(path))) for path in paths]
 
 
 def measure(tokenizer: Tokenizer, texts: list[str], name: str) -> Measures:

@@ -4,7 +4,7 @@
     OUTPUT/dedup/      the same without repeated paragraphs
     OUTPUT/lines/      what is left of them for the rules for lines and repetition, and again for length
     OUTPUT/minhash/    the same without near duplicates, with --near_duplicates
-    OUTPUT/flow.png    how many documents and bytes each step dropped, and why; flow.md has the numbers
+    OUTPUT/report.html what each rule dropped, with examples; flow.md has its table, flow.png its picture
     OUTPUT/tokenizer/  trained on the result, unless --tokenizer names one
     OUTPUT/train/      token store, packed into rows; its manifest names the sources, settings and counts
     OUTPUT/val/        token store of the documents held out
@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.stages import clean, dedup, minhash
 from data_prep.stages.corpus import Call, call_command, input_files, kept_files
-from data_prep.stages.flow import show_flow
 from data_prep.stages.limits import around_deduplication
+from data_prep.stages.page import write_report
 from data_prep.stages.pipeline import Stage, check_settings, run_stages
 from data_prep.stages.summary import in_short, record_origin
 from data_prep.tokenizing import job, train
@@ -86,8 +86,8 @@ def corpus_stages(files: list[Path], options: Options) -> tuple[list[Stage], lis
     if options.near_duplicates:
         add("minhash", minhash.plan, minhash.Options)
     origin = partial(record_origin, output / "clean" / "inputs", parts, output / "origin.json")
-    flow = partial(show_flow, parts, output)
-    stages.append(Stage("origin", [Call("origin", origin), Call("flow", flow)], 1, output))
+    stages.append(Stage("origin", [Call("origin", origin)], 1, output))
+    stages.append(Stage("report", [Call("report", partial(write_report, parts, output))], 1, output))
     return stages, kept_files(list(parts.values())[-1], len(files))
 
 
@@ -148,7 +148,7 @@ def main(options: Options) -> None:
         for part in ("clean", "dedup", "lines", "minhash"):
             if (options.output / part).exists():
                 print(f"{part}: {in_short(options.output / part)}")
-        print(f"flow: {options.output / 'flow.png'}")
+        print(f"report: {options.output / 'report.html'}")
         print(f"train with --train_data_dir {options.output / 'train'}")
 
 

@@ -157,7 +157,7 @@ def _titled_helps(options_class: type) -> Iterator[tuple[str | None, dict[str, s
     """
     fields = {field.name: field for field in dataclasses.fields(options_class)}
     for owner in filter(dataclasses.is_dataclass, options_class.__mro__):
-        texts = {name: text for name, text in _docstrings(owner).items() if name in fields}
+        texts = {name: text for name, text in docstrings(owner).items() if name in fields}
         helps = {name: _help(options_class, fields.pop(name), text) for name, text in texts.items()}
         title = vars(owner).get("GROUP_TITLE", (inspect.getdoc(owner) or "").partition("\n")[0].rstrip("."))
         if helps:
@@ -165,7 +165,7 @@ def _titled_helps(options_class: type) -> Iterator[tuple[str | None, dict[str, s
 
 
 @cache
-def _docstrings(owner: type) -> dict[str, str]:
+def docstrings(owner: type) -> dict[str, str]:
     """The text below each field that the class declares itself."""
     [declaration] = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
     assert isinstance(declaration, ast.ClassDef)

@@ -18,7 +18,7 @@ class Loss(NamedTuple):
     text_bytes: int
 
 
-def show_flow(parts: dict[str, Path], output: Path, rank: int, world_size: int) -> None:
+def show_flow(parts: dict[str, Path], output: Path) -> None:
     """Write `flow.md` and `flow.png` of finished steps into `output`.
 
     Args:
@@ -50,7 +50,8 @@ def flow(counts: dict[str, dict[str, Any]]) -> list[Loss]:
     return losses
 
 
-def _left(read: dict[str, int], losses: list[Loss]) -> tuple[int, int]:
+def left_of(read: dict[str, int], losses: list[Loss]) -> tuple[int, int]:
+    """Documents and bytes of text."""
     documents = read["documents"] - sum(loss.documents for loss in losses)
     return documents, read["text_bytes"] - sum(loss.text_bytes for loss in losses)
 
@@ -62,7 +63,7 @@ def _table(read: dict[str, int], losses: list[Loss]) -> str:
         "| step | dropped because of | documents | share | bytes | share |\n|---|---|---:|---:|---:|---:|",
     ]
     rows = [("", "**read**", read["documents"], read["text_bytes"]), *losses]
-    for part, reason, documents, size in [*rows, ("", "**left**", *_left(read, losses))]:
+    for part, reason, documents, size in [*rows, ("", "**left**", *left_of(read, losses))]:
         shares = documents / max(read["documents"], 1), size / max(read["text_bytes"], 1)
         lines.append(f"| {part} | {reason} | {documents:,} | {shares[0]:.2%} | {size:,} | {shares[1]:.2%} |")
     return "\n".join(lines) + "\n"

@@ -142,7 +142,7 @@ def _examples(folder: Path) -> list[str]:
     blocks = []
     documents = read_documents(sorted(folder.glob("*.jsonl.zst")), Rejects())
     for document, _ in zip(documents, range(EXAMPLES), strict=False):
-        why = document.metadata.get("excluded", {})
+        why = {} if folder.name == KEPT else document.metadata["excluded"]
         found = f": {why['value']} (limit {why['limit']})" if "value" in why else ""
         example = f"{document.id}{found}\n\n{document.text[:EXAMPLE_CHARACTERS]}"
         blocks.append(textwrap.indent(example, "    ", lambda line: True) + "\n")

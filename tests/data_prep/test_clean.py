@@ -105,7 +105,8 @@ def test_the_number_of_tasks_changes_nothing(tmp_path):
 
 def test_the_report_has_counts_and_examples_as_text(tmp_path):
     evil = {"id": "<script>\n# alert(1)", "text": "</pre><script>\n# Titel"}
-    output = run([write_jsonl(tmp_path / "a.jsonl", [evil, {"id": "b", "text": GOOD}])], tmp_path / "out")
+    good = {"id": "b", "text": GOOD, "excluded": None}  # a field of the input
+    output = run([write_jsonl(tmp_path / "a.jsonl", [evil, good])], tmp_path / "out")
     page = (output / "report.md").read_text(encoding="utf-8")
     assert "| min_words | 1 | 50.00% | 22 | – |" in page
     assert "    Der Gemeinderat hat am Dienstag" in page

@@ -64,8 +64,16 @@ def test_the_comparison_has_a_row_a_tokenizer(tmp_path, tokenizer_dir, corpus_fi
 
 
 def test_folders_of_the_same_name_have_rows_of_their_own():
-    folders = [Path("old/tok"), Path("new/tok"), Path("other")]
-    assert evaluate_tokenizer.row_names(folders) == ["old/tok", "new/tok", "other"]
+    folders = [
+        Path("old/tok"),
+        Path("new/tok"),
+        Path("other"),
+        Path("/x/run/out/tok"),
+        Path("/y/run/out/tok"),
+    ]
+    names = ["old/tok", "new/tok", "other", "x/run/out/tok", "y/run/out/tok"]
+    assert evaluate_tokenizer.row_names(folders) == names
+    assert evaluate_tokenizer.row_names([Path("/tok"), Path("/x/tok")]) == ["/tok", "x/tok"]
 
 
 def test_proposed_limits_part_prose_from_noise():

@@ -1,0 +1,77 @@
+"""What is marked in a text is what the rule counts, by the definitions in naive_measures.py."""
+
+import itertools
+import re
+from pathlib import Path
+
+import pytest
+
+from data_prep.stages.places import counted_places
+from tests.data_prep.stages.naive_measures import BAD, LETTERS, UNITS, measure
+
+FILE = Path(__file__).parent / "filter_documents.txt"
+TEXTS = [
+    part.partition("\n")[2].replace("␂", "\x02")
+    for part in re.split(r"^=== ", FILE.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+]
+TEXTS = [text for text in TEXTS if text.strip()]
+TEXTS += ["a b a b a b a b a b\n" * 4 + "- c…\r\n  • d ...\n\n## # …", "\ufffd(.)\ue000 ", "x"]
+
+
+def characters(spans):
+    assert all(one[1] < other[0] for one, other in itertools.pairwise(spans))
+    return {place for start, end in spans for place in range(start, end)}
+
+
+def of_units(text, chosen):
+    """Characters from the first to the last of n consecutive units, each by the numbers of such."""
+    units = [unit.span() for unit in UNITS.finditer(text)]
+    return {place for number, n in chosen for place in range(units[number][0], units[number + n - 1][1])}
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_characters_and_lines(text):
+    values, size = measure(text, ()), len(text)
+    spans = {name: counted_places(f"max_{name}", text) for name in values}
+    assert "".join(text[place] for place in sorted(characters(spans["bad_chars_frac"]))) == "".join(
+        BAD.findall(text)
+    )
+    assert characters(spans["letters_frac"]) == {
+        place for place, each in enumerate(text) if not each.isspace() and not LETTERS.match(each)
+    }
+    assert len(characters(spans["dup_line_chars_frac"])) == pytest.approx(
+        values["dup_line_chars_frac"] * size
+    )
+    n_lines = len(text.splitlines())
+    for name in ("bullet_lines_frac", "ellipsis_lines_frac"):
+        assert len(spans[name]) == pytest.approx(values[name] * n_lines)
+    marked = "".join(text[slice(*span)] for span in spans["symbols_frac"])
+    n_symbols = marked.count("#") + marked.count("...") + marked.count("…")
+    assert n_symbols == pytest.approx(values["symbols_frac"] * len(UNITS.findall(text)))
+    assert spans["words"] == spans["new_lines_per_word"] == []
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_words_and_sequences(text):
+    units = UNITS.findall(text)
+    longest = max(map(len, units))
+    assert characters(counted_places("min_alpha_words_frac", text)) == of_units(
+        text, [(number, 1) for number, unit in enumerate(units) if not LETTERS.search(unit)]
+    )
+    assert characters(counted_places("max_avg_word_length", text)) == of_units(
+        text,
+        [(n, 1) for n, unit in enumerate(units) if len(unit) == longest and re.search(r"\w", unit)],
+    )
+    for n in (2, 5):
+        ngrams = [tuple(units[number : number + n]) for number in range(len(units) - n + 1)]
+        again = [number for number, ngram in enumerate(ngrams) if ngram in ngrams[:number]]
+        marked = characters(counted_places(f"max_dup_ngram_frac_{n}", text))
+        assert marked == of_units(text, [(number, n) for number in again])
+        most = max(ngrams, key=ngrams.count) if again else None
+        marked = characters(counted_places(f"max_top_ngram_frac_{n}", text))
+        assert marked == of_units(text, [(k, n) for k, ngram in enumerate(ngrams) if ngram == most])
+
+
+def test_a_blank_text_and_a_rule_without_places_have_none():
+    assert counted_places("empty", " \n") == counted_places("max_bad_chars_frac", "") == []
+    assert counted_places("near_duplicate", "a a") == counted_places("max_signal_x_5", "a a") == []
