@@ -41,6 +41,7 @@ from data_prep.stages.corpus import CorpusDocument, kept_files, open_corpus
 from data_prep.stages.pipeline import Stage, run_stages
 from lit_gpt.cli import run_command
 from lit_gpt.option_types import PositiveInt
+from scripts.bench.measurement import in_turns
 
 BANDS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
 """Lower bounds of the similarity."""
@@ -69,10 +70,8 @@ def main(options: Options) -> None:
     lines = (orjson.dumps({"id": str(number), "text": text}) + b"\n" for number, text in enumerate(texts))
     corpus.write_bytes(b"".join(lines))
     ways = {"minhash.py": minhash.plan, "datatrove": plan_of_datatrove}
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
-    for _ in range(options.turns):
-        for way, plan in ways.items():
-            seconds[way].append(_timed(partial(_run, plan, corpus, options.folder / way)))
+    works = {way: partial(_run, plan, corpus, options.folder / way) for way, plan in ways.items()}
+    seconds = in_turns({way: partial(_timed, work) for way, work in works.items()}, options.turns)
     size = corpus.stat().st_size / 1e6
     for way, each in seconds.items():
         least, most = size / max(each), size / min(each)

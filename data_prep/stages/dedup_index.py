@@ -18,7 +18,7 @@ Files, little endian, `part` and `share` of five digits:
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,18 +152,32 @@ def bucket_ranges(signatures: Path, n_parts: int, n_shares: int) -> list[tuple[i
 
 def _repeats_between(signatures: Path, starts: np.ndarray, first: int, last: int) -> Iterator[np.ndarray]:
     """Numbers (int64) of the repeats among the records with first <= prefix < last."""
+    return in_chunks(records_between(signatures, starts, first, last), RUN_RECORDS, _separate_repeats)
+
+
+def in_chunks(
+    parts: Iterable[Records],
+    size: int,
+    separate: Callable[[list[Records]], tuple[list[Records], np.ndarray]],
+) -> Iterator[np.ndarray]:
+    """Give records to `separate`, `size` or more at a time.
+
+    Args:
+        parts: of records, one after the other.
+        separate: gives the records that stand for its own when more follow, and what is yielded.
+    """
     kept: list[Records] = []
     waiting: list[Records] = []
     n_waiting = 0
-    for records in records_between(signatures, starts, first, last):
+    for records in parts:
         waiting.append(records)
         n_waiting += len(records)
-        if n_waiting >= RUN_RECORDS:
-            kept, repeated = _separate_repeats(kept + waiting)
+        if n_waiting >= size:
+            kept, found = separate(kept + waiting)
             waiting, n_waiting = [], 0
-            yield repeated
+            yield found
     if waiting:
-        yield _separate_repeats(kept + waiting)[1]
+        yield separate(kept + waiting)[1]
 
 
 def _separate_repeats(parts: list[Records]) -> tuple[list[Records], np.ndarray]:

@@ -23,6 +23,7 @@ from data_prep.stages.dedup_index import (
     Records,
     SignatureWriter,
     bucket_ranges,
+    in_chunks,
     part_starts,
     records_between,
     save_array,
@@ -95,18 +96,11 @@ def _pairs_between(
     signatures: Path, starts: np.ndarray, bands: int, first: int, last: int
 ) -> Iterator[np.ndarray]:
     """PAIRs of the records with first <= prefix of the key < last."""
-    partners: list[Records] = []
-    waiting: list[Records] = []
-    n_waiting = 0
-    for records in records_between(signatures, starts, first, last):
-        waiting.append(Records(records.high, records.low, records.number // bands))
-        n_waiting += len(records)
-        if n_waiting >= CHUNK:
-            partners, pairs = _pair_up(partners + waiting)
-            waiting, n_waiting = [], 0
-            yield pairs
-    if waiting:
-        yield _pair_up(partners + waiting)[1]
+    of_documents = (
+        Records(records.high, records.low, records.number // bands)
+        for records in records_between(signatures, starts, first, last)
+    )
+    return in_chunks(of_documents, CHUNK, _pair_up)
 
 
 def _pair_up(parts: list[Records]) -> tuple[list[Records], np.ndarray]:

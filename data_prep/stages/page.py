@@ -23,6 +23,7 @@ from data_prep.stages.flow import Loss, flow, left_of, show_flow
 from data_prep.stages.limits import Limits
 from data_prep.stages.places import Span, counted_places
 from lit_gpt.files import write_atomically
+from lit_gpt.hidden_characters import is_hidden
 from lit_gpt.option_parser import docstrings
 
 EXAMPLES = 10
@@ -37,7 +38,6 @@ _HELD = 1_000_000  # characters of a text, in which the places are sought
 _BINS = 30
 _FEWEST_VALUES = 20  # for a picture of them
 _TEMPLATE = Path(__file__).resolve().parents[1] / "templates" / "report.html"
-_UNSEEN = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}
 _OTHER_RULES = {
     "empty": "Nothing but white space.",
     "source_duplicate": "The corpus came with a list of duplicates that names it.",
@@ -196,18 +196,13 @@ def pieces(text: str, first: int = 0, places: Iterable[Span] = ()) -> list[Piece
 
 
 def _named(text: str, is_marked: bool) -> Iterator[Piece]:
-    for is_unseen, characters in groupby(text, _is_unseen):
-        if is_unseen:
+    for hidden, characters in groupby(text, is_hidden):
+        if hidden:
             yield from (
                 Piece(unicodedata.name(each, f"U+{ord(each):04X}"), is_marked, True) for each in characters
             )
         else:
             yield Piece("".join(characters), is_marked, False)
-
-
-def _is_unseen(character: str) -> bool:
-    """Controls, marks of direction, unassigned characters."""
-    return character not in "\n\t" and unicodedata.category(character) in _UNSEEN
 
 
 def nearness(found: Sample) -> list[tuple[str, float]]:

@@ -123,7 +123,7 @@ def _load(folder: Path, template: str) -> ChatTemplate:
 def _encode(document: Document, template: ChatTemplate, end_of_turn: int, max_tokens: int) -> Encoded:
     """
     Raises:
-        ValueError: the conversation is not to be had, and why.
+        ValueError: the conversation is left out or rejected, and why.
     """
     turns = [{"role": turn["role"], "content": turn["content"]} for turn in document.text]
     if any(template.has_control_tokens(turn["content"]) for turn in turns):

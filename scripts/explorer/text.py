@@ -1,34 +1,16 @@
 """Text of unknown origin as it may be shown: React escapes markup, here is what it leaves."""
 
 import html
-import unicodedata
 
-LINES = "\n\t"
+from lit_gpt.hidden_characters import is_hidden
+
 MAX_TITLE = 120
 
 
 def visible(text: str) -> str:
-    """The text with characters that are not seen, or that reorder what is seen, as `⟨U+202E⟩`.
-
-    Marks of direction (bidi), control characters and halves of surrogate pairs; line ends and tabs stay, and
-    so do joiners, which scripts and emoji need.
-    """
-    return "".join(map(_visible, text.replace("\r\n", "\n")))
-
-
-def _visible(character: str) -> str:
-    category = unicodedata.category(character)
-    reorders = unicodedata.bidirectional(character) in _REORDER
-    if character not in LINES and (category in ("Cc", "Cs") or reorders or character in _HIDDEN):
-        return f"⟨U+{ord(character):04X}⟩"
-    return character
-
-
-_REORDER = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
-_HIDDEN = frozenset(
-    "\u00ad\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u2028\u2029\u3164\ufeff\uffa0"
-    + "".join(map(chr, [*range(0x2060, 0x2070), *range(0xFFF9, 0xFFFC), *range(0xE0000, 0xE0080)]))
-)
+    """The text with hidden characters as `⟨U+202E⟩`."""
+    characters = text.replace("\r\n", "\n")
+    return "".join(f"⟨U+{ord(each):04X}⟩" if is_hidden(each) else each for each in characters)
 
 
 def title(text: str, limit: int = MAX_TITLE) -> str:

@@ -17,7 +17,6 @@ import pytest
 from transformers import AutoTokenizer
 
 from data_prep import sample_conversations
-from data_prep.reading import batches
 from data_prep.tokenizing.chat import ChatOptions, tokenize_chat
 from data_prep.tokenizing.chat_template import SHIPPED
 from data_prep.tokenizing.train import train_byte_level, train_sentencepiece
@@ -26,9 +25,10 @@ from lit_gpt.store.masking import ids_of, is_target
 from lit_gpt.store.token_store import TokenStore
 from lit_gpt.store.tokenizer import Tokenizer
 from scripts.client_environments import TRANSFORMERS, find_python
-from tests.data_prep.interrupting import at_event, contents, interrupt, quicken
+from tests.data_prep.interrupting import at_event, contents, interrupt
 from tests.german import german_texts
 
+pytestmark = pytest.mark.usefixtures("many_small_steps")
 SPECIAL = ["<|im_start|>", "<|im_end|>"]
 TEMPLATE = SHIPPED.read_text(encoding="utf-8")
 KINDS = {"byte_level": train_byte_level, "sentencepiece": train_sentencepiece}
@@ -78,13 +78,6 @@ def options(conversations: Path, tokenizer: Path, tmp_path: Path) -> ChatOptions
         max_shard_tokens=10_000,
         snapshot_seconds=0,
     )
-
-
-@pytest.fixture(autouse=True)
-def many_small_steps(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(batches, "BATCH_BYTES", batches.BATCH_BYTES)  # restored afterwards
-    monkeypatch.setattr(os, "fsync", os.fsync)
-    quicken()
 
 
 def conversation(*texts: str, system: str | None = None) -> list[dict[str, str]]:

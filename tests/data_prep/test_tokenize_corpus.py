@@ -17,7 +17,6 @@ import pytest
 import zstandard
 
 from data_prep.processes import claimed
-from data_prep.reading import batches
 from data_prep.tokenizing.job import Options, tokenize
 from data_prep.tokenizing.work import is_validation
 from lit_gpt.cli import InputError
@@ -25,6 +24,7 @@ from lit_gpt.store.token_store import TokenStore
 from lit_gpt.store.tokenizer import Tokenizer
 from tests.data_prep.interrupting import at_event, contents, interrupt, quicken
 
+pytestmark = pytest.mark.usefixtures("many_small_steps")
 SCRIPT = Path(__file__).resolve().parents[2] / "data_prep" / "tokenize_corpus.py"
 
 
@@ -41,13 +41,6 @@ def options(corpus_files: list[Path], tokenizer_dir: Path, tmp_path: Path) -> Op
         max_shard_tokens=20_000,
         snapshot_seconds=0,
     )
-
-
-@pytest.fixture(autouse=True)
-def many_small_steps(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(batches, "BATCH_BYTES", batches.BATCH_BYTES)  # restored afterwards
-    monkeypatch.setattr(os, "fsync", os.fsync)
-    quicken()
 
 
 def elsewhere(options: Options, folder: Path, **changes: Any) -> Options:
