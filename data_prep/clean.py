@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_prep.stages.clean import Options, plan
+from data_prep.filters.clean import Options, plan
 from data_prep.stages.summary import run_and_report
 from lit_gpt.cli import run_command
 

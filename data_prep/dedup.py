@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_prep.stages.dedup import Options, plan
+from data_prep.duplicates.dedup import Options, plan
 from data_prep.stages.summary import run_and_report
 from lit_gpt.cli import run_command
 

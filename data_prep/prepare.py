@@ -22,10 +22,11 @@ from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_prep.stages import clean, dedup, minhash
+from data_prep.duplicates import dedup, minhash
+from data_prep.filters import clean
+from data_prep.filters.limits import around_deduplication
+from data_prep.report.page import write_report
 from data_prep.stages.corpus import Call, call_command, input_files, kept_files
-from data_prep.stages.limits import around_deduplication
-from data_prep.stages.page import write_report
 from data_prep.stages.pipeline import Stage, check_settings, run_stages
 from data_prep.stages.summary import in_short, record_origin
 from data_prep.tokenizing import job, train

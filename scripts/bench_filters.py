@@ -18,10 +18,10 @@ from datatrove.pipeline.filters import FineWebQualityFilter, GopherQualityFilter
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data_prep.filters.clean import Filters, batches
+from data_prep.filters.limits import PRESETS
 from data_prep.reading.documents import TEXT_FIELDS, Rejects, sample_texts
 from data_prep.reading.inputs import find_files
-from data_prep.stages.clean import Filters, batches
-from data_prep.stages.limits import PRESETS
 from lit_gpt.cli import run_command
 from lit_gpt.option_types import PositiveFloat, PositiveInt
 from scripts.bench.measurement import in_turns

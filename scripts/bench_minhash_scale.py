@@ -22,9 +22,9 @@ import numpy as np
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from data_prep.stages.minhash_index import SignedWriter, find_pairs
-from data_prep.stages.near_duplicates import SIMILAR, choose, compare_pairs
-from data_prep.stages.shingles import Signer
+from data_prep.duplicates.minhash_index import SignedWriter, find_pairs
+from data_prep.duplicates.near_duplicates import SIMILAR, choose, compare_pairs
+from data_prep.duplicates.shingles import Signer
 from lit_gpt.cli import run_command
 from lit_gpt.option_types import PositiveInt
 

@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.stages.limits import FilterOptions
+from data_prep.filters.limits import FilterOptions
 from data_prep.tokenizing import job
 from lit_gpt.cli import InputError, parse_options
 from lit_gpt.option_types import hints_of, required

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from data_prep import prepare
+from data_prep.duplicates import dedup, minhash
+from data_prep.filters import clean
 from data_prep.prepare import Options
-from data_prep.stages import clean, dedup, minhash
-from data_prep.stages.flow import flow
+from data_prep.report.flow import flow
 from data_prep.stages.pipeline import run_stages
 from data_prep.tokenizing import job, train
 from lit_gpt.cli import InputError, parse_options

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from datatrove.pipeline.filters.gopher_repetition_filter import find_duplicates
 
-from data_prep.stages.repetition import Sequences
-from data_prep.stages.units import BAD, LETTER, LINE_END, SPACE, Units, hashes_of
+from data_prep.filters.repetition import Sequences
+from data_prep.filters.units import BAD, LETTER, LINE_END, SPACE, Units, hashes_of
 
 
 @dataclass

@@ -7,7 +7,7 @@ scores RedPajama and OSCAR state. docs/data_prep.md compares it with others.
 from importlib.util import find_spec
 from pathlib import Path
 
-from data_prep.stages.measures import Measure, Texts, language_score
+from data_prep.filters.measures import Measure, Texts, language_score
 from lit_gpt.cli import InputError
 
 _LABEL = "__label__"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.stages.minhash_index import PAIR, block_edges, document_starts
+from data_prep.duplicates.minhash_index import PAIR, block_edges, document_starts
 from lit_gpt.files import create, replacing
 
 SIMILAR = np.dtype([*PAIR.descr, ("similarity", "<f4")])

@@ -17,11 +17,11 @@ import jinja2
 import numpy as np
 import xxhash
 
+from data_prep.filters.limits import Limits
 from data_prep.reading.documents import Document, Rejects, losses_in_short, read_documents
+from data_prep.report.flow import Loss, flow, left_of, show_flow
+from data_prep.report.places import Span, counted_places
 from data_prep.stages.corpus import KEPT
-from data_prep.stages.flow import Loss, flow, left_of, show_flow
-from data_prep.stages.limits import Limits
-from data_prep.stages.places import Span, counted_places
 from lit_gpt.files import write_atomically
 from lit_gpt.hidden_characters import is_hidden
 from lit_gpt.option_parser import docstrings

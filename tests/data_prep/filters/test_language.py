@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.stages.clean import Filters
-from data_prep.stages.language import LanguageIdentifier
-from data_prep.stages.limits import Limits
+from data_prep.filters.clean import Filters
+from data_prep.filters.language import LanguageIdentifier
+from data_prep.filters.limits import Limits
 from lit_gpt.cli import InputError
 
 GERMAN = LanguageIdentifier("de")

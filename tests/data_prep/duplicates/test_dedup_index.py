@@ -8,8 +8,8 @@ from unittest import mock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.stages import dedup_index
-from data_prep.stages.dedup_index import RepeatFlags, SignatureWriter, find_repeats, part_starts
+from data_prep.duplicates import dedup_index
+from data_prep.duplicates.dedup_index import RepeatFlags, SignatureWriter, find_repeats, part_starts
 
 # At these sizes a few dozen paragraphs already fill runs, prefixes and blocks.
 SMALL = mock.patch.multiple(dedup_index, PREFIX_BITS=4, BUCKETS=16, RUN_RECORDS=8, BLOCK=16)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.stages.dedup_index import (
+from data_prep.duplicates.dedup_index import (
     Records,
     SignatureWriter,
     bucket_ranges,
@@ -28,7 +28,7 @@ from data_prep.stages.dedup_index import (
     records_between,
     save_array,
 )
-from data_prep.stages.shingles import Signed
+from data_prep.duplicates.shingles import Signed
 from lit_gpt.files import create
 
 PAIR = np.dtype([("document", "<u8"), ("like", "<u8")])

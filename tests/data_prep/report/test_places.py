@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.stages.places import counted_places
-from tests.data_prep.stages.naive_measures import BAD, LETTERS, UNITS, measure
+from data_prep.report.places import counted_places
+from tests.data_prep.filters.naive_measures import BAD, LETTERS, UNITS, measure
 
-FILE = Path(__file__).parent / "filter_documents.txt"
+FILE = Path(__file__).parents[1] / "filters" / "filter_documents.txt"
 TEXTS = [
     part.partition("\n")[2].replace("␂", "\x02")
     for part in re.split(r"^=== ", FILE.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]

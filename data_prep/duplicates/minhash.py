@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from data_prep.duplicates.minhash_index import SignedWriter, document_starts, find_pairs
+from data_prep.duplicates.near_duplicates import Dropped, choose, compare_pairs
+from data_prep.duplicates.shingles import BATCH, Signer
 from data_prep.stages.corpus import Call, CorpusDocument, CorpusOptions, open_corpus
-from data_prep.stages.minhash_index import SignedWriter, document_starts, find_pairs
-from data_prep.stages.near_duplicates import Dropped, choose, compare_pairs
 from data_prep.stages.pipeline import ExecutionOptions, Stage
-from data_prep.stages.shingles import BATCH, Signer
 from data_prep.stages.summary import with_summary
 from lit_gpt.cli import InputError
 from lit_gpt.option_types import Fraction, PositiveInt

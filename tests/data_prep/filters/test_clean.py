@@ -14,10 +14,10 @@ from datatrove.pipeline.filters import FineWebQualityFilter, GopherQualityFilter
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from data_prep.stages.clean import Filters
-from data_prep.stages.limits import PRESETS, FilterOptions, Limits, around_deduplication
-from data_prep.stages.measures import Texts
-from tests.data_prep.stages import naive_measures
+from data_prep.filters.clean import Filters
+from data_prep.filters.limits import PRESETS, FilterOptions, Limits, around_deduplication
+from data_prep.filters.measures import Texts
+from tests.data_prep.filters import naive_measures
 from tests.german import german_texts
 
 

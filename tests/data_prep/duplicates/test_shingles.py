@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import regex
 
-from data_prep.stages import shingles
-from data_prep.stages.shingles import Signer
+from data_prep.duplicates import shingles
+from data_prep.duplicates.shingles import Signer
 from tests.german import german_texts
 
 WORDS = 3

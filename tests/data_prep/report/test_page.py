@@ -10,8 +10,8 @@ import xxhash
 import zstandard
 
 from data_prep import prepare
-from data_prep.stages import page
-from data_prep.stages.limits import Limits
+from data_prep.filters.limits import Limits
+from data_prep.report import page
 from data_prep.stages.pipeline import run_stages
 from tests.data_prep.corpus_tools import documents, read_zst, stats, write_jsonl
 from tests.data_prep.made_crawl import Crawl

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from data_prep.stages.repetition import Sequences
-from data_prep.stages.units import BAD, LETTER, SPACE, Units
+from data_prep.filters.repetition import Sequences
+from data_prep.filters.units import BAD, LETTER, SPACE, Units
 
 Span = tuple[int, int]
 """First character and the one after the last."""

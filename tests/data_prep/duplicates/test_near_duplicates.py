@@ -9,10 +9,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.stages import dedup_index, minhash_index, near_duplicates
-from data_prep.stages.minhash_index import SignedWriter, find_pairs
-from data_prep.stages.near_duplicates import Dropped, choose, compare_pairs
-from data_prep.stages.shingles import Signed
+from data_prep.duplicates import dedup_index, minhash_index, near_duplicates
+from data_prep.duplicates.minhash_index import SignedWriter, find_pairs
+from data_prep.duplicates.near_duplicates import Dropped, choose, compare_pairs
+from data_prep.duplicates.shingles import Signed
 
 BANDS, PARTNERS = 2, 3
 

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from data_prep.filters.language import LanguageIdentifier
+from data_prep.filters.limits import FilterOptions, Limits
+from data_prep.filters.measures import MEASURES, NGRAM_MEASURES, Measure, Texts, signal
 from data_prep.stages.corpus import Call, CorpusDocument, CorpusOptions, open_corpus, task_files
-from data_prep.stages.language import LanguageIdentifier
-from data_prep.stages.limits import FilterOptions, Limits
-from data_prep.stages.measures import MEASURES, NGRAM_MEASURES, Measure, Texts, signal
 from data_prep.stages.pipeline import ExecutionOptions, Stage, write_json
 from data_prep.stages.summary import with_summary
 from lit_gpt.hashed_files import sha256_of

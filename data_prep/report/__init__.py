@@ -1,0 +1,4 @@
+"""Show what `prepare.py` kept and dropped, to the person who sets the limits.
+
+Open `page` (report.html), then `places` (what a rule counts in a text) and `flow` (flow.md and flow.png).
+"""
