@@ -16,6 +16,9 @@ CPU_TORCH_INDEX=https://download.pytorch.org/whl/cpu
 # Threads that wait by spinning are 4 times slower where others use the machine too.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 
+# torch takes 2 s to import, and 5 s where Python may not keep what it has compiled.
+unset PYTHONDONTWRITEBYTECODE
+
 fail() {
     printf 'error: %s\n' "$*" >&2
     exit 2
