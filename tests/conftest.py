@@ -1,6 +1,7 @@
 """Data that many tests share: a small German-like corpus, a tokenizer trained on it, and its stores."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,33 @@ settings.register_profile("untimed", deadline=None, suppress_health_check=[Healt
 settings.load_profile("untimed")
 
 
+def work_unit(file: str) -> str:
+    """Name the tests that one worker runs: those of a file; all that need SLURM, which share a cluster."""
+    return "slurm" if file.startswith("tests/cluster/") or "slurm" in file else file
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keep the tests of a file on one worker, and all that need SLURM, which share a cluster."""
+    """Hand out work units in the order of their tests."""
     from xdist.scheduler import LoadFileScheduling
 
-    class OneCluster(LoadFileScheduling):
+    class ByWorkUnit(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            file = super()._split_scope(nodeid)
-            return "slurm" if file.startswith("tests/cluster/") or "slurm" in file else file
+            return work_unit(super()._split_scope(nodeid))
 
-    return OneCluster(config, log)
+    config.option.loadscopereorder = False
+    return ByWorkUnit(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with SLURM and the slow files: at the end are short ones, with which no worker is long alone."""
+    if not hasattr(config, "workerinput"):
+        return
+    units = {item: work_unit(item.nodeid.split("::")[0]) for item in items}
+    slow = {unit for item, unit in units.items() if item.get_closest_marker("slow")}
+    sizes = Counter(units.values())
+    items.sort(key=lambda item: (units[item] != "slurm", units[item] not in slow, -sizes[units[item]]))
 
 
 @pytest.fixture(scope="session")
