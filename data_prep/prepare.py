@@ -30,12 +30,12 @@ from data_prep.stages.corpus import Call, call_command, input_files, kept_files
 from data_prep.stages.pipeline import Stage, check_settings, run_stages
 from data_prep.stages.summary import in_short, record_origin
 from data_prep.tokenizing import job, train
-from lit_gpt.cli import run_command
+from lit_gpt.cli import InputError, run_command
 from lit_gpt.option_types import NonNegativeInt, PositiveFloat, PositiveInt, Share
 
 
 @dataclass(kw_only=True)
-class Options(clean.Options):
+class Options(minhash.SimilarityOptions, clean.Options):
     """Prepare a corpus for training: filter, deduplicate, train a tokenizer, tokenize, pack."""
 
     output: Path
@@ -45,7 +45,7 @@ class Options(clean.Options):
     min_paragraph_bytes: NonNegativeInt = 0
     """Keep shorter paragraphs, repeated or not."""
     near_duplicates: bool = False
-    """Drop near duplicates too."""
+    """Drop near duplicates too, by --min_similarity."""
     tokenizer_type: Literal["byte_level", "sentencepiece"] = "byte_level"
     """Kind of tokenizer to train."""
     vocab_size: PositiveInt = 32000
@@ -85,7 +85,7 @@ def corpus_stages(files: list[Path], options: Options) -> tuple[list[Stage], lis
     add("dedup", dedup.plan, dedup.Options, min_paragraph_bytes=options.min_paragraph_bytes)
     add("lines", partial(clean.plan, name="lines"), clean.Options, preset="none", **vars(after))
     if options.near_duplicates:
-        add("minhash", minhash.plan, minhash.Options)
+        add("minhash", minhash.plan, minhash.Options, min_similarity=options.min_similarity)
     origin = partial(record_origin, output / "clean" / "inputs", parts, output / "origin.json")
     stages.append(Stage("origin", [Call("origin", origin)], 1, output))
     stages.append(Stage("report", [Call("report", partial(write_report, parts, output))], 1, output))
@@ -136,6 +136,8 @@ def _command_stage(
 
 
 def main(options: Options) -> None:
+    if options.min_similarity != minhash.Options.min_similarity and not options.near_duplicates:
+        raise InputError("--min_similarity needs --near_duplicates: give both or neither")
     files = input_files(options, options.stage is not None)
     settings = {
         "files": files,

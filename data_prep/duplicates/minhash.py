@@ -3,15 +3,20 @@
 shingles.py, minhash_index.py and near_duplicates.py have the method.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+import orjson
+
+from data_prep.duplicates.items import Items, ItemWriter
 from data_prep.duplicates.minhash_index import SignedWriter, document_starts, find_pairs
 from data_prep.duplicates.near_duplicates import Dropped, choose, compare_pairs
 from data_prep.duplicates.shingles import BATCH, Signer
-from data_prep.stages.corpus import Call, CorpusDocument, CorpusOptions, open_corpus
+from data_prep.stages.corpus import Call, CorpusDocument, CorpusOptions, file_name, open_corpus
 from data_prep.stages.pipeline import ExecutionOptions, Stage
 from data_prep.stages.summary import with_summary
 from lit_gpt.cli import InputError
@@ -19,15 +24,21 @@ from lit_gpt.option_types import Fraction, PositiveInt
 
 
 @dataclass(kw_only=True)
-class Options(CorpusOptions, ExecutionOptions):
+class SimilarityOptions:
+    """Near duplicates."""
+
+    min_similarity: Fraction = 0.7
+    """Drop a document with at least this Jaccard similarity to an earlier one that stays."""
+
+
+@dataclass(kw_only=True)
+class Options(SimilarityOptions, CorpusOptions, ExecutionOptions):
     """Drop documents that nearly repeat an earlier one that stays. Run it after dedup.py or alone.
 
     Two documents are near duplicates if the Jaccard similarity of their sequences of words is high. MinHash
     finds the pairs to compare, with high probability, not with certainty; no other document is dropped.
     """
 
-    min_similarity: Fraction = 0.7
-    """Drop a document with at least this Jaccard similarity to an earlier one that stays."""
     words: PositiveInt = 5
     """Compare sequences of so many words. A document with fewer words stays."""
     bands: PositiveInt = 14
@@ -66,20 +77,30 @@ def plan(files: list[Path], options: Options, folder: Path) -> list[Stage]:
 def _sign(
     work: Path, signer: Signer, data: Iterable[CorpusDocument], rank: int, world_size: int
 ) -> Iterator[CorpusDocument]:
-    """Stage 1: write the shingles and signatures of the documents."""
-    writer = SignedWriter(work, rank)
-    texts: list[str] = []
+    """Stage 1: write the shingles and signatures of the documents, and what to call them."""
+    writer, names = SignedWriter(work, rank), ItemWriter(work / "names", rank)
+    of_file: Counter[int] = Counter()
+    batch: list[tuple[str, bytes]] = []
     size = 0
+
+    def add() -> None:
+        texts, called = zip(*batch, strict=True)
+        writer.add(signer.sign(texts))
+        names.add(b"".join(called), np.fromiter(map(len, called), np.int64))
+
     for document in data:
-        texts.append(document.text)
+        called = orjson.dumps([document.file, of_file[document.file], document.id])
+        batch.append((document.text, called))
+        of_file[document.file] += 1
         size += len(document.text)
         if size >= BATCH:
-            writer.add(signer.sign(texts))
-            texts, size = [], 0
+            add()
+            batch, size = [], 0
         yield document
-    if texts:
-        writer.add(signer.sign(texts))
+    if batch:
+        add()
     writer.close()
+    names.close()
 
 
 def _choose(work: Path, n_parts: int, bands: int, rank: int, world_size: int) -> dict[str, int]:
@@ -95,24 +116,31 @@ def _mark_near_duplicates(
     rank: int,
     world_size: int,
 ) -> Iterator[CorpusDocument]:
-    """Stage 5: mark the documents to drop, with the number in the input of the one that stays.
+    """Stage 5: mark the documents to drop, with the id of the one that stays and its place in documents/.
 
     Raises:
         InputError: the documents are not those that stage 1 signed.
     """
-    first, last = document_starts(work, world_size, bands)[rank : rank + 2].tolist()
-    dropped = Dropped(work, first, last)
+    if not (work / "names").exists():
+        raise InputError(f"{work.parent} was begun by an earlier revision: begin in a new folder")
+    starts = document_starts(work, world_size, bands)
+    first, last = starts[rank : rank + 2].tolist()
+    dropped, names = Dropped(work, first, last), Items(work / "names", starts)
     number = first
     for document in data:
         if found := dropped.find(number):
             like, similarity = found
+            file, line, like_id = orjson.loads(names.read(*names.bounds(like)))
+            line += 1 - dropped.count(like - line, like)
             document.excluded = {
                 "reason": "near_duplicate",
                 "value": round(similarity, 4),
                 "limit": min_similarity,
-                "like": like,
+                "like": like_id,
+                "like_at": f"{file_name(file)}:{line}",
             }
         number += 1
         yield document
+    names.close()
     if number != last:
         raise InputError(f"the input changed while {work.parent} was made from it: begin in a new folder")

@@ -8,8 +8,7 @@ Documents are numbered through all parts, and a pair is (document, earlier docum
 on the number of parts nor on that of shares. Files, little endian, `part` and `share` of five digits:
 
     signatures/<part>.*         as in dedup_index.py: (band key, hash of the set of shingles) of each band
-    shingles/<part>.bin         uint32: the different shingles of each document, sorted
-    shingles/<part>.ends.npy    int64 (documents,): where each document's shingles end
+    shingles/<part>.*           as in items.py: the different shingles of each document, sorted, uint32
     pairs/<share>.bin           PAIRs, sorted by document in each run
     pairs/<share>.bounds.npy    int64 (runs, blocks + 1): start in the file of each block of each run
 """
@@ -28,6 +27,7 @@ from data_prep.duplicates.dedup_index import (
     records_between,
     save_array,
 )
+from data_prep.duplicates.items import ItemWriter
 from data_prep.duplicates.shingles import Signed
 from lit_gpt.files import create
 
@@ -46,21 +46,15 @@ class SignedWriter:
 
     def __init__(self, folder: Path, part: int) -> None:
         self._keys = SignatureWriter(folder / "signatures", part)
-        (folder / "shingles").mkdir(exist_ok=True)
-        self._stem = folder / "shingles" / f"{part:05d}"
-        self._shingles = create(self._stem.with_suffix(".bin"))
-        self._sizes: list[np.ndarray] = []
+        self._shingles = ItemWriter(folder / "shingles", part)
 
     def add(self, signed: Signed) -> None:
         hashes = np.broadcast_to(signed.set_hashes[:, None], signed.keys.shape)
         self._keys.add_bytes(np.stack((signed.keys, hashes), axis=2).tobytes())
-        self._shingles.write(signed.shingles.data)
-        self._sizes.append(signed.sizes)
+        self._shingles.add(signed.shingles.data, signed.sizes)
 
     def close(self) -> None:
         self._shingles.close()
-        sizes = np.concatenate([np.zeros(0, np.int64), *self._sizes])
-        save_array(self._stem.with_suffix(".ends.npy"), np.cumsum(sizes, dtype=np.int64))
         self._keys.close()
 
 

@@ -11,48 +11,19 @@ no two that stay are known to be similar. Files, little endian, `block` of five 
     dropped.bin                 SIMILAR pairs of the dropped documents, one each, sorted
 """
 
-import os
+from bisect import bisect_left
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from data_prep.duplicates.items import Items
 from data_prep.duplicates.minhash_index import PAIR, block_edges, document_starts
 from lit_gpt.files import create, replacing
 
 SIMILAR = np.dtype([*PAIR.descr, ("similarity", "<f4")])
 CHUNK = 1 << 20
-"""Pairs that stage 4 holds in memory at a time."""
-OPEN_FILES = 500
-"""Files that stage 3 keeps open; systems often allow a process 1,024."""
-
-
-class _Shingles:
-    """Reads the shingles of single documents."""
-
-    def __init__(self, folder: Path, starts: np.ndarray) -> None:
-        self._folder = folder / "shingles"
-        self._starts = starts
-        self._ends: dict[int, np.ndarray] = {}
-        self._descriptors: dict[int, int] = {}
-
-    def bounds(self, document: int) -> tuple[int, int, int]:
-        """The part of a document, and start and end of its shingles there."""
-        part = int(np.searchsorted(self._starts, document, side="right")) - 1
-        if part not in self._ends:
-            self._ends[part] = np.load(self._folder / f"{part:05d}.ends.npy", mmap_mode="r")
-        ends, number = self._ends[part], document - int(self._starts[part])
-        return part, int(ends[number - 1]) if number else 0, int(ends[number])
-
-    def read(self, part: int, start: int, end: int) -> np.ndarray:
-        if part not in self._descriptors:
-            if len(self._descriptors) == OPEN_FILES:
-                os.close(self._descriptors.pop(next(iter(self._descriptors))))
-            self._descriptors[part] = os.open(self._folder / f"{part:05d}.bin", os.O_RDONLY)
-        return np.frombuffer(os.pread(self._descriptors[part], 4 * (end - start), 4 * start), "<u4")
-
-    def close(self) -> None:
-        for descriptor in self._descriptors.values():
-            os.close(descriptor)
+"""Pairs that stages 4 and 5 hold in memory at a time."""
 
 
 def compare_pairs(
@@ -62,7 +33,7 @@ def compare_pairs(
     starts = document_starts(folder, n_parts, bands)
     edges = block_edges(int(starts[-1]), n_shares)
     (folder / "similar").mkdir(exist_ok=True)
-    shingles = _Shingles(folder, starts)
+    shingles = Items(folder / "shingles", starts, unit=4)
     n_pairs = n_similar = 0
     for block in range(len(edges) - 1)[share::n_shares]:
         pairs = _pairs_of_block(folder / "pairs", n_shares, block)
@@ -93,7 +64,7 @@ def _pairs_of_block(pairs: Path, n_shares: int, block: int) -> np.ndarray:
     return joined[is_new]
 
 
-def _similarities(shingles: _Shingles, pairs: np.ndarray, min_similarity: float) -> np.ndarray:
+def _similarities(shingles: Items, pairs: np.ndarray, min_similarity: float) -> np.ndarray:
     """float32 (pairs,): the Jaccard similarity of each pair, 0 if it is below the minimum."""
     similarities = np.zeros(len(pairs), np.float32)
     last, one = -1, np.empty(0, np.uint32)
@@ -103,8 +74,8 @@ def _similarities(shingles: _Shingles, pairs: np.ndarray, min_similarity: float)
         if sizes[0] == 0 or sizes[0] < min_similarity * sizes[1]:
             continue  # cannot be similar enough
         if document != last:
-            last, one = document, shingles.read(*one_bounds)
-        both = np.concatenate((one, shingles.read(*other_bounds)))
+            last, one = document, np.frombuffer(shingles.read(*one_bounds), "<u4")
+        both = np.concatenate((one, np.frombuffer(shingles.read(*other_bounds), "<u4")))
         both.sort()
         n_common = np.count_nonzero(both[1:] == both[:-1])
         similarity = n_common / (len(both) - n_common)
@@ -142,19 +113,36 @@ class Dropped:
         path = folder / "dropped.bin"
         is_empty = path.stat().st_size == 0
         self._all = np.empty(0, SIMILAR) if is_empty else np.memmap(path, SIMILAR, "r")
-        self._documents = self._all["document"]
-        low, high = np.searchsorted(self._documents, np.array([first, last], np.uint64))
-        self._of_part = {document: (like, value) for document, like, value in self._all[low:high].tolist()}
+        self._documents = self._all["document"]  # for bisect: searchsorted would copy all of them
+        self._rows = self._between(self._place(first), self._place(last))
+        self._next = next(self._rows, None)
 
     def find(self, document: int) -> tuple[int, float] | None:
-        """The document that stays in its place, and their similarity; None if the document stays."""
-        found = self._of_part.get(document)
-        while found is not None and (better := self._record(found[0])) is not None:
-            found = better  # equal to a dropped document, which is like another
-        return found
+        """The document that stays in its place, and their similarity; None if the document stays.
+
+        Ask for all documents, in order.
+        """
+        if self._next is None or self._next[0] != document:
+            return None
+        _, like, similarity = self._next
+        self._next = next(self._rows, None)
+        while (better := self._record(like)) is not None:
+            like, similarity = better  # equal to a dropped document, which is like another
+        return like, similarity
+
+    def count(self, first: int, last: int) -> int:
+        """Documents dropped of any from number `first` to `last` - 1."""
+        return self._place(last) - self._place(first)
+
+    def _place(self, document: int) -> int:
+        return bisect_left(self._documents, document)
+
+    def _between(self, low: int, high: int) -> Iterator[tuple[int, int, float]]:
+        for start in range(low, high, CHUNK):
+            yield from self._all[start : min(start + CHUNK, high)].tolist()
 
     def _record(self, document: int) -> tuple[int, float] | None:
-        where = int(np.searchsorted(self._documents, np.uint64(document)))
+        where = self._place(document)
         if where == len(self._documents) or self._documents[where] != document:
             return None
         return int(self._all["like"][where]), float(self._all["similarity"][where])

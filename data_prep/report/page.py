@@ -64,7 +64,9 @@ class Example(NamedTuple):
     where: str
     """`STEP/excluded/REASON/000003.jsonl.zst:line`"""
     found: dict[str, Any]
-    """`value`, `limit` and `like` where the rule has them."""
+    """`value` and `limit` where the rule has them."""
+    like: list[Piece]
+    """What the document is like, if the rule compares documents."""
     text: list[Piece]
     first: int
     """The character that the text shown begins with."""
@@ -172,11 +174,13 @@ def _example(document: Document, n_characters: int, output: Path, reason: str | 
     places = counted_places(reason, document.text) if reason else []
     first = max(places[0][0] - _BEFORE_THE_PLACE, 0) if places else 0
     first = max(min(first, len(document.text) - CHARACTERS), 0)
+    found = document.metadata["excluded"] if reason else {}
     return Example(
         id=pieces(document.id[:CHARACTERS]),
         url=pieces(str(document.metadata.get("url") or "")[:CHARACTERS]),
         where=f"{Path(document.source).relative_to(output)}:{document.source_line}",
-        found=document.metadata["excluded"] if reason else {},
+        found=found,
+        like=pieces(str(found.get("like", ""))[:CHARACTERS]),
         text=pieces(document.text[: first + CHARACTERS], first, places),
         first=first,
         n_characters=n_characters,

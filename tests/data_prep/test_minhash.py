@@ -10,7 +10,7 @@ from data_prep import minhash
 from data_prep.minhash import Options
 from lit_gpt.cli import InputError
 from tests.conftest import german_texts
-from tests.data_prep.corpus_tools import contents, documents, run_with_kills, stats, write_jsonl
+from tests.data_prep.corpus_tools import contents, documents, read_zst, run_with_kills, stats, write_jsonl
 
 COMMAND = Path(minhash.__file__)
 
@@ -63,7 +63,9 @@ def test_each_dropped_document_is_like_one_that_stays(tmp_path):
     assert sorted([*stay, *(record["id"] for record in dropped)]) == sorted(each["id"] for each in read)
     for record in dropped:
         why = record["excluded"]
-        like = read[why["like"]]["id"]
+        like = why["like"]
+        file, _, line = why["like_at"].partition(":")
+        assert read_zst(output / "documents" / file)[int(line) - 1]["id"] == like
         assert similarity(stay[like], n_grams(record["text"])) == pytest.approx(why["value"], abs=1e-4)
         assert why["value"] >= why["limit"] == 0.7
     # Documents that stay are unlike each other, but for the few that no band has found.

@@ -92,14 +92,16 @@ def test_a_rerun_has_nothing_to_do_and_another_setting_is_refused(prepared, file
 
 
 def test_an_adopted_tokenizer_counts_the_tokens_of_what_is_dropped(tmp_path, files, tokenizer_dir):
-    output = run(
-        files, tmp_path / "out", tokenizer=tokenizer_dir, near_duplicates=True, max_tokens_per_word=1.6
-    )
+    options = {"tokenizer": tokenizer_dir, "max_tokens_per_word": 1.6, "min_similarity": 0.6}
+    with pytest.raises(InputError, match="--min_similarity needs --near_duplicates"):
+        run(files, tmp_path / "out", **options)
+    output = run(files, tmp_path / "out", near_duplicates=True, **options)
     counted = stats(output / "clean")
     assert counted["excluded"]["max_tokens_per_word"]["documents"] > 0
     assert all(count["tokens"] for count in counted["excluded"].values())
     assert not (output / "tokenizer").exists()
     origin = TokenStore.open(output / "train").manifest.provenance["settings"]["made_from"]
+    assert origin["minhash"]["settings"]["min_similarity"] == 0.6
     assert origin["minhash"]["read"] == {
         key: origin["lines"]["kept"][key] for key in ("documents", "text_bytes")
     }

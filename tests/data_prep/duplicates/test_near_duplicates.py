@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.duplicates import dedup_index, minhash_index, near_duplicates
+from data_prep.duplicates import dedup_index, items, minhash_index, near_duplicates
 from data_prep.duplicates.minhash_index import SignedWriter, find_pairs
 from data_prep.duplicates.near_duplicates import Dropped, choose, compare_pairs
 from data_prep.duplicates.shingles import Signed
@@ -23,7 +23,8 @@ def small():
     constants = {"PREFIX_BITS": 4, "BUCKETS": 16, "RUN_RECORDS": 8}
     stack.enter_context(mock.patch.multiple(dedup_index, **constants))
     stack.enter_context(mock.patch.multiple(minhash_index, CHUNK=8, BLOCK=5, PARTNERS=PARTNERS))
-    stack.enter_context(mock.patch.multiple(near_duplicates, CHUNK=3, OPEN_FILES=1))
+    stack.enter_context(mock.patch.multiple(near_duplicates, CHUNK=3))
+    stack.enter_context(mock.patch.multiple(items, OPEN_FILES=1))
     return stack
 
 
