@@ -33,7 +33,9 @@ def machine_error(error: OSError | MemoryError) -> str | None:
     """One line for what a disk, a permission or the memory refuses; None for possible faults of ours."""
     if isinstance(error, MemoryError) or error.errno == errno.ENOMEM:
         what = " ".join(str(error).splitlines()) or "an allocation failed"
-        return f"{OUT_OF_MEMORY}{_place(error)}: {what}; give the job more (SLURM: --mem) or do less at once"
+        return (
+            f"{OUT_OF_MEMORY}{place_of(error)}: {what}; give the job more (SLURM: --mem) or do less at once"
+        )
     path = error.filename2 or error.filename
     if error.errno not in _OF_THE_MACHINE or path is None:
         return None
@@ -41,8 +43,8 @@ def machine_error(error: OSError | MemoryError) -> str | None:
     return " ".join(line.splitlines())
 
 
-def _place(error: BaseException) -> str:
-    """` in FILE:LINE`, the innermost place in this project's own code."""
+def place_of(error: BaseException) -> str:
+    """Tell ` in FILE:LINE`, the innermost place in this project's own code."""
     root = Path(__file__).parents[1]
     frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     own = [(path.relative_to(root), line) for path, line in frames if root in path.parents]

@@ -7,7 +7,7 @@ from typing import Any
 from dash import Dash, Input, Output, State, ctx, no_update
 
 from scripts.explorer.figures import View, curves
-from scripts.explorer.page import states
+from scripts.explorer.page import NUMBERS, states
 from scripts.explorer.runs import Run
 
 _RANGE = re.compile(r"xaxis\d*\.range\[([01])\]")
@@ -46,6 +46,21 @@ def connect_curves(app: Dash, runs: Sequence[Run]) -> None:
         if set(ctx.triggered_prop_ids.values()) == {"tick"} and versions == drawn:
             return no_update, states(runs), no_update
         return curves(runs, View(**view), smooth or 1), states(runs), versions
+
+
+def connect_numbers(app: Dash) -> None:
+    """Take each number that is typed.
+
+    A dcc.Input (Dash 4.4) ignores one that equals its value at the last Enter or blur, also where an answer
+    has changed the value since. When these change with each value, it compares with what it shows.
+    """
+    for name in NUMBERS:
+        app.clientside_callback(
+            "value => [Date.now(), Date.now()]",
+            Output(name, "n_submit"),
+            Output(name, "n_blur"),
+            Input(name, "value"),
+        )
 
 
 def zoom(moved: dict[str, Any]) -> tuple[float | None, float | None] | None:

@@ -67,10 +67,10 @@ def _connect_step(app: Dash, runs: Sequence[Run], readings: Sequence[Reading]) -
         Input("page", "value"),
     )
     def show_step(number: str, step: int | None, order: str, page: int | None) -> Any:
-        run = runs[int(number)]
+        run, reading = runs[int(number)], readings[int(number)]
         kept = {str(path): f"step {at:,}" for at, path in sorted(run.marks.checkpoints.items(), reverse=True)}
         try:
-            fed = readings[int(number)].step(step or 0)
+            fed, names = reading.step(step or 0), reading.store_names()
         except InputError as error:
             return tables.error(str(error)), None, "", no_update, None, kept
         segments = in_order(segments_of(fed), order)
@@ -79,7 +79,8 @@ def _connect_step(app: Dash, runs: Sequence[Run], readings: Sequence[Reading]) -
         first = segments[(page - 1) * tables.PAGE]
         summary = tables.step_summary(run.name, step or 0, fed, segments, run.loss_at(step or 0))
         place = [number, step, first.row, first.segment]
-        return summary, tables.segment_table(segments, page), f"of {n_pages}", page, place, kept
+        table = tables.segment_table(segments, page, names)
+        return summary, table, f"of {n_pages}", page, place, kept
 
     @app.callback(
         Output("segment", "data", allow_duplicate=True),

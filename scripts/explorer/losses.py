@@ -1,7 +1,6 @@
 """Losses of segments in a part of a run: their distribution, by store and source over time, the extremes."""
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -70,7 +69,7 @@ def read_losses(replay: Replay, first: int, last: int) -> Losses:
     Raises:
         InputError: the log is damaged, or a store is missing.
     """
-    losses, names = Losses(first, last), _names_of_stores(replay)
+    losses, names = Losses(first, last), names_of_stores(replay)
     for begin, end in windows(replay, first, last):
         losses.steps_read += end + 1 - begin
         for logged in scan(replay, begin, end):
@@ -80,11 +79,13 @@ def read_losses(replay: Replay, first: int, last: int) -> Losses:
     return losses
 
 
-def _names_of_stores(replay: Replay) -> dict[Path, str]:
-    """By path the names of all stores of a run: of the folder, or the whole path where two have one name."""
+def names_of_stores(replay: Replay) -> dict[Path, str]:
+    """By path the names of all stores of a run: the end of each path, as long as tells all of them apart."""
     paths = {packed.store.path for period in replay.log.periods for packed in replay.data(period).stores}
-    count = Counter(path.name for path in paths)
-    return {path: path.name if count[path.name] == 1 else str(path) for path in paths}
+    depth = 1
+    while len({path.parts[-depth:] for path in paths}) < len(paths):
+        depth += 1
+    return {path: str(Path(*path.parts[-depth:])) for path in paths}
 
 
 def windows(replay: Replay, first: int, last: int) -> Iterator[tuple[int, int]]:
@@ -121,15 +122,18 @@ def _add(losses: Losses, logged: LoggedSegments, where: np.ndarray, store_names:
                 np.add.at(total[1], bucket[at], targets[at])
     long_enough = where[targets[where] >= min(SHORTEST, int(targets[where].max()))]
     by_loss = long_enough[np.argsort(loss[long_enough], kind="stable")]
-    losses.lowest = sorted([*losses.lowest, *_extremes(logged, by_loss[:EXTREMES])])[:EXTREMES]
-    losses.highest = sorted([*losses.highest, *_extremes(logged, by_loss[-EXTREMES:])])[::-1][:EXTREMES]
+    lowest, highest = (_extremes(logged, at, store_names) for at in (by_loss[:EXTREMES], by_loss[-EXTREMES:]))
+    losses.lowest = sorted([*losses.lowest, *lowest])[:EXTREMES]
+    losses.highest = sorted([*losses.highest, *highest])[::-1][:EXTREMES]
 
 
-def _extremes(logged: LoggedSegments, at: Sequence[int] | np.ndarray) -> Iterator[Extreme]:
-    for place in np.asarray(at).tolist():
+def _extremes(logged: LoggedSegments, at: np.ndarray, store_names: dict[Path, str]) -> Iterator[Extreme]:
+    for place in at.tolist():
         store = logged.data.stores[int(logged["store"][place])].store
         document, shard = logged.rows.document[place : place + 1], int(logged["shard"][place])
         [info] = store.document_info(shard, document)
         step, sample = int(logged["step"][place]), int(logged["sample"][place])
         start, length = int(logged.rows.start[place]), int(logged.rows.length[place])
-        yield Extreme(float(logged.loss[place]), step, sample, start, length, info.id, store.name)
+        yield Extreme(
+            float(logged.loss[place]), step, sample, start, length, info.id, store_names[store.path]
+        )

@@ -11,6 +11,8 @@ from scripts.explorer.runs import Run
 
 REFRESH_SECONDS = 3
 AXIS_CHOICES = {"step": "steps", "tokens": "tokens", "hours": "hours"}
+NUMBERS = ("smooth", "step", "page", "part")
+"""Fields for numbers."""
 WAITING = {"visibility": "visible", "opacity": 0.5}
 """Of what is there while the next is computed."""
 GRAPH = {

@@ -18,7 +18,7 @@ from pretrain.datapoints.periods import DataPeriod
 from pretrain.datapoints.replay import Replay
 from pretrain.datapoints.search import Found, find_document, occurrences_by_order
 from pretrain.datapoints.steps import FedStep, read_step
-from scripts.explorer.losses import Losses, read_losses
+from scripts.explorer.losses import Losses, names_of_stores, read_losses
 
 ORDERS = {"high": "highest loss first", "low": "lowest loss first", "long": "longest first", "fed": "as fed"}
 _LAST_STEP = 10**12
@@ -55,13 +55,17 @@ class Seen(NamedTuple):
 
 
 class Document(NamedTuple):
-    """A document in one of the stores, with the steps of this run that saw it or will see it."""
+    """A document in one of the stores, with the steps of this run that saw it or will see it.
+
+    Steps after `last_logged` are not in the log yet.
+    """
 
     store: TokenStore
     shard: int
     number: int
     info: DocumentInfo
     seen: list[Seen]
+    last_logged: int
 
 
 class Reading:
@@ -124,6 +128,11 @@ class Reading:
     def _read_losses(self, first: int, last: int) -> Losses:
         return read_losses(self.replay(), first, last)
 
+    def store_names(self) -> dict[Path, str]:
+        """By path short names of all stores of the run. Raises InputError as `replay`."""
+        with self._lock:
+            return names_of_stores(self.replay())
+
     def documents(self, document_id: str) -> list[Document]:
         """All documents with an id, in whatever store and stage; none where there is none."""
         with self._lock:
@@ -159,7 +168,7 @@ class Reading:
                 if segment.document == one.document and segment.shard == one.shard:
                     losses[segment.sample, segment.start] = segment.loss
         seen = [Seen(*at, losses.get((at.sample, at.start))) for at in occurrences]
-        return Document(store, one.shard, one.document, info, seen)
+        return Document(store, one.shard, one.document, info, seen, replay.log.last_step)
 
 
 def _version(log: Path) -> list[tuple[str, int]]:

@@ -9,8 +9,8 @@ from dash import Dash
 from flask import Flask, Response, abort, request
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
-from lit_gpt.errors import InputError
-from scripts.explorer.callbacks import connect_curves
+from lit_gpt.errors import InputError, place_of
+from scripts.explorer.callbacks import connect_curves, connect_numbers
 from scripts.explorer.callbacks_losses import connect_losses
 from scripts.explorer.callbacks_reading import connect_reading
 from scripts.explorer.page import layout
@@ -24,13 +24,15 @@ POLICY = (
 )
 """What a browser may load and run for the page: nothing but its own."""
 _NAMES = {"127.0.0.1", "localhost"}
+_UNEXPECTED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What a value raises that the page does not send."""
 
 
 def make_app(runs: Sequence[Run], readings: Sequence[Reading]) -> Dash:
     """The page over some runs and what they read, with its answers."""
     app = Dash(
         "explorer",
-        server=_guarded(Flask("explorer")),
+        server=_server(),
         assets_folder=str(Path(__file__).parent / "assets"),
         serve_locally=True,
         enable_mcp=False,
@@ -40,6 +42,7 @@ def make_app(runs: Sequence[Run], readings: Sequence[Reading]) -> Dash:
     )
     app.layout = lambda: layout(runs)
     connect_curves(app, runs)
+    connect_numbers(app)
     connect_reading(app, runs, readings)
     connect_losses(app, runs, readings)
     policy = POLICY.format(scripts=" ".join(app.csp_hashes()))
@@ -54,14 +57,23 @@ def make_app(runs: Sequence[Run], readings: Sequence[Reading]) -> Dash:
     return app
 
 
-def _guarded(server: Flask) -> Flask:
-    """Answer only requests for this machine: the page of a stranger could ask by a name it has chosen."""
+def _server() -> Flask:
+    """Answer only what the page asks, and only on this machine."""
+    server = Flask("explorer")
 
     @server.before_request
-    def check_host() -> None:
+    def check_host() -> None:  # the page of a stranger could ask by a name it has chosen
         if request.host.rpartition(":")[0] not in _NAMES and request.host not in _NAMES:
             abort(403, "this server answers as 127.0.0.1 and localhost only")
 
+    def refuse(error: Exception) -> Response:
+        what = " ".join(str(error).splitlines())[:200]
+        line = f"a request without an answer: {type(error).__name__}{place_of(error)}: {what}"
+        server.logger.error(line)
+        return Response(line, 400, mimetype="text/plain")
+
+    for kind in _UNEXPECTED:
+        server.register_error_handler(kind, refuse)
     return server
 
 

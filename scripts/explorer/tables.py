@@ -1,7 +1,8 @@
 """What is shown of steps and documents: tables and texts. Strings become text nodes, never markup."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from dash import html
@@ -47,8 +48,8 @@ def step_summary(name: str, step: int, fed: FedStep, segments: Sequence[Segment]
     )
 
 
-def segment_table(segments: Sequence[Segment], page: int) -> Any:
-    """A page of a step's segments, each of which can be clicked."""
+def segment_table(segments: Sequence[Segment], page: int, store_names: Mapping[Path, str]) -> Any:
+    """A page of a step's segments, each of which can be clicked; with names of the stores by their paths."""
     shown = segments[(page - 1) * PAGE : page * PAGE]
     head = ["loss", "document", "store", "source", "targets", "text as fed"]
     lines = []
@@ -58,7 +59,7 @@ def segment_table(segments: Sequence[Segment], page: int) -> Any:
         cells = [
             _loss(segment.loss),
             title(info.id, 60),
-            title(segment.store.name, 30),
+            _end(store_names[segment.store.path]),
             f"{source(info.source)}:{info.source_line}",
             f"{segment.start}-{last} of {info.n_tokens - 1}",
             title(opening, 90),
@@ -134,6 +135,8 @@ def document_summary(document: Document, last_step: int, planned: int) -> Any:
     )
     for number, seen in enumerate(shown):
         loss = "" if seen.step > last_step else _loss(seen.loss)
+        if document.last_logged < seen.step <= last_step:
+            loss = "not yet logged"
         cells = [
             f"{seen.step:,}",
             str(seen.sample),
@@ -163,7 +166,7 @@ def extreme_table(extremes: Sequence[Extreme]) -> Any:
     """Segments with the highest or lowest losses, each of which can be clicked."""
     lines = []
     for number, one in enumerate(extremes):
-        cells = [f"{one.loss:.3f}", f"{one.step:,}", title(one.document_id, 80), title(one.store, 30)]
+        cells = [f"{one.loss:.3f}", f"{one.step:,}", title(one.document_id, 80), _end(one.store)]
         cells.append(f"{one.start}-{one.start + one.length - 1}")
         where = {"type": "goto", "at": f"{one.step}/{number}"}
         lines.append(html.Tr([html.Td(cell) for cell in cells], id=where, n_clicks=0, className="choice"))
@@ -172,7 +175,12 @@ def extreme_table(extremes: Sequence[Extreme]) -> Any:
 
 def source(path: str) -> str:
     """The name of a source without its folders, which are beside the text."""
-    line = title(path.rstrip("/").rpartition("/")[2] or path, 1000)
+    return _end(path.rstrip("/").rpartition("/")[2] or path)
+
+
+def _end(text: str) -> str:
+    """Of a path what tells it from others."""
+    line = title(text, 1000)
     return line if len(line) <= 30 else f"…{line[-29:]}"
 
 

@@ -146,6 +146,7 @@ def click(page, step):
 
 
 def test_zoom_click_and_read(page, run_dir):
+    first_step = page.locator("#step").input_value()
     expected = {int(line["step"]): line["loss"] for line in read_metrics(run_dir / "metrics.csv")}
     drawn = page.evaluate(f"Object.fromEntries({LOSS}.customdata.map((at, i) => [at[1], {LOSS}.y[i]]))")
     assert {int(step): loss for step, loss in drawn.items()} == expected
@@ -156,6 +157,8 @@ def test_zoom_click_and_read(page, run_dir):
 
     click(page, 16)
     wait(page, "document.querySelector('#step-summary')?.innerText.includes('step 16:')")
+    choose_step(page, first_step)  # which the field held before the click
+    choose_step(page, 16)
     fed = segments_of(Reading(run_dir).step(16))
     assert f"4 rows, {len(fed)} segments" in page.locator("#step-summary").inner_text()
     assert "checksum of every row agrees" in page.locator("#step-summary").inner_text()

@@ -27,8 +27,14 @@ def run_dir(tmp_path_factory, train_store_dir, val_store_dir):
 
 
 def test_stores_of_one_name_are_told_apart(run_dir, train_store_dir):
-    losses = Reading(run_dir).losses(1, 9)
-    assert losses.over_time("store", 9).keys() == {str(train_store_dir), str(run_dir / train_store_dir.name)}
+    reading = Reading(run_dir)
+    losses = reading.losses(1, 9)
+    names = {f"{folder.name}/{train_store_dir.name}" for folder in (train_store_dir.parent, run_dir)}
+    assert losses.over_time("store", 9).keys() == names
+    segments, shown = segments_of(reading.step(9)), reading.store_names()
+    assert {shown[segment.store.path] for segment in segments} == names
+    cells = str(segment_table(segments, 1, shown))
+    assert all(f"Td('{name}')" in cells for name in names)
 
 
 def test_losses_are_not_read_again_before_more_are_logged(run_dir):
@@ -47,10 +53,13 @@ def test_there_is_no_such_step(run_dir, step):
 def test_of_a_document_seen_often_the_steps_around_now_are_listed():
     store = SimpleNamespace(path="store")
     seen = [Seen(step, step, 0, 9, 1.5 if 300 < step <= 400 else None) for step in range(1, 1001)]
-    shown = str(document_summary(Document(store, 0, 0, DocumentInfo("id", "source", 1, 10), seen), 400, 1000))
+    document = Document(store, 0, 0, DocumentInfo("id", "source", 1, 10), seen, last_logged=400)
+    shown = str(document_summary(document, 400, 1000))
     assert shown.count("1.500") == MAX_SEEN
     assert shown.count("'to come'") == MAX_SEEN
     assert "not logged" not in shown
+    unsaved = str(document_summary(document._replace(last_logged=390), 400, 1000))
+    assert (unsaved.count("1.500"), unsaved.count("not yet logged")) == (MAX_SEEN - 10, 10)
     assert "Seen 400 times until step 400; 600 times to come until step 1,000. Shown are" in shown
 
 
@@ -62,7 +71,7 @@ def test_masked_labels_are_no_targets_and_have_no_loss(tmp_path, train_store_dir
     counted = sum(int((tokens[1:].astype(np.int64) >= 0).sum()) for row in step.rows for tokens in row.tokens)
     assert 0 < counted < sum(segment.length for segment in segments)
     assert f" {counted:,} targets" in str(step_summary("run", 9, step, segments, None))
-    shown = str(segment_table([segments[0]._replace(loss=math.nan)], 1))
+    shown = str(segment_table([segments[0]._replace(loss=math.nan)], 1, {segments[0].store.path: "a"}))
     assert "Td('none')" in shown
     assert "nan" not in shown
 

@@ -45,6 +45,37 @@ def test_everything_comes_from_here(app):
     assert "unsafe-inline" not in policy.partition("script-src")[2].partition(";")[0]
 
 
+@pytest.mark.parametrize(
+    ("output", "inputs"),
+    [
+        ("", None),
+        ("nothing.value", []),
+        ("..step-summary", ["7", 1, "high", 1]),
+        ("..step-summary", [{}, 1, "high", 1]),
+        ("..segment-title", [["0"], None]),
+        ("..curves.figure", [{"axis": "nonsense\n\n", "low": 0, "high": 1}, 20, 1]),
+        ("..losses-summary", ["losses", "0", {"axis": "step"}, "highest", None]),
+    ],
+)
+def test_what_the_page_never_asks_is_refused_in_one_line(app, caplog, output, inputs):
+    client = app.server.test_client()
+    known = client.get("/_dash-dependencies", headers={"Host": "localhost"}).get_json()
+    body = {} if inputs is None else {"output": output, "outputs": [], "inputs": inputs, "changedPropIds": []}
+    for callback in known:
+        if callback["output"].startswith(output or "?"):
+            names = [place.rsplit(".", 1) for place in callback["output"].strip(".").split("...")]
+            body["output"] = callback["output"]
+            body["outputs"] = [{"id": name, "property": kind} for name, kind in names]
+            body["inputs"] = [
+                one | {"value": value} for one, value in zip(callback["inputs"], inputs, strict=True)
+            ]
+            body["state"] = [one | {"value": None} for one in callback["state"]]
+    answer = client.post("/_dash-update-component", json=body, headers={"Host": "localhost"})
+    told = answer.get_data(as_text=True)
+    assert (answer.status_code, answer.mimetype, len(told.splitlines())) == (400, "text/plain", 1)
+    assert [(record.getMessage(), record.exc_info) for record in caplog.records] == [(told, None)]
+
+
 def test_it_listens_on_loopback_and_names_a_port_that_is_taken(app):
     server = bind(app, 0)
     try:
