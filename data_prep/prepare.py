@@ -88,7 +88,8 @@ def corpus_stages(files: list[Path], options: Options) -> tuple[list[Stage], lis
         add("minhash", minhash.plan, minhash.Options, min_similarity=options.min_similarity)
     origin = partial(record_origin, output / "clean" / "inputs", parts, output / "origin.json")
     stages.append(Stage("origin", [Call("origin", origin)], 1, output))
-    stages.append(Stage("report", [Call("report", partial(write_report, parts, output))], 1, output))
+    page = partial(write_report, parts, output, options.language, options.language_model)
+    stages.append(Stage("report", [Call("report", page)], 1, output))
     return stages, kept_files(list(parts.values())[-1], len(files))
 
 

@@ -99,6 +99,37 @@ def _pieces(text: str) -> Iterator[str]:
     yield text[start:]
 
 
+def _grams(hashes: np.ndarray, words: int) -> np.ndarray:
+    """uint64: the hash of each sequence of so many words, of 32 bits."""
+    n = max(len(hashes) - (words - 1), 0)
+    grams = hashes[:n].copy()
+    for offset in range(1, words):
+        grams *= _U64(_BASE)
+        grams += hashes[offset : n + offset]
+    return _mix(grams) >> _U64(32)
+
+
+def shared_words(one: Sequence[str], other: Sequence[str], words: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which white-space words of two texts belong to a shingle that both have.
+
+    Returns:
+        bool (white-space words,) for each text.
+    """
+    hashed = []
+    for text in (one, other):
+        parts = [_word_hashes(part) for part in _grouped(text)]
+        counts = np.concatenate([np.diff(begins) for _, begins in parts])
+        owner = np.repeat(np.arange(len(text)), counts)
+        hashed.append((_grams(np.concatenate([hashes for hashes, _ in parts]), words), owner))
+    found = []
+    for text, (grams, owner), (others, _) in zip((one, other), hashed, hashed[::-1], strict=True):
+        is_shared = np.zeros(len(text), dtype=bool)
+        starts = np.flatnonzero(np.isin(grams, others))
+        is_shared[owner[np.add.outer(starts, np.arange(words))]] = True
+        found.append(is_shared)
+    return found[0], found[1]
+
+
 def _shingles(texts: Sequence[str], words: int) -> tuple[np.ndarray, np.ndarray]:
     """uint32: the different shingles of each text, sorted, one text after the other; int64: their numbers."""
     pieces = [list(_pieces(text)) for text in texts]
@@ -107,12 +138,7 @@ def _shingles(texts: Sequence[str], words: int) -> tuple[np.ndarray, np.ndarray]
     counts = np.concatenate([np.diff(each[1]) for each in hashed])
     first_pieces = np.cumsum([0, *map(len, pieces)])[:-1]
     n_grams = np.maximum(np.add.reduceat(counts, first_pieces) - (words - 1), 0)
-    n = max(len(hashes) - (words - 1), 0)
-    grams = hashes[:n].copy()
-    for offset in range(1, words):
-        grams *= _U64(_BASE)
-        grams += hashes[offset : n + offset]
-    grams = _mix(grams) >> _U64(32)
+    grams = _grams(hashes, words)
     # With the text's number in the upper half, one sort orders the shingles of all texts.
     starts = np.cumsum([0, *np.add.reduceat(counts, first_pieces)])[:-1]
     where = np.repeat(starts - np.cumsum(n_grams) + n_grams, n_grams) + np.arange(n_grams.sum())

@@ -12,7 +12,8 @@ from lit_gpt.cli import InputError
 
 _LABEL = "__label__"
 _ALL = 1_000_000
-_DOCUMENT_CHARACTERS = 2000
+DOCUMENT_CHARACTERS = 2000
+"""The model reads so much of a document for its score."""
 _BLOCK_CHARACTERS = 100
 _READ_OF_BLOCK = 100
 _BLOCKS = 16
@@ -46,7 +47,7 @@ class LanguageIdentifier:
 
     def score(self, text: str) -> float:
         """Probability that the beginning of a text is in the language."""
-        labels, scores = self._model.predict(" ".join(text[:_DOCUMENT_CHARACTERS].split()), k=3)
+        labels, scores = self._model.predict(" ".join(text[:DOCUMENT_CHARACTERS].split()), k=3)
         return float(dict(zip(labels, scores, strict=True)).get(self._label, 0.0))
 
     def share(self, text: str) -> float:
@@ -55,13 +56,17 @@ class LanguageIdentifier:
         A block is a paragraph, or several neighbouring short ones. Of many blocks one is looked at in each
         of 16 equal stretches, at uneven distances: languages may alternate.
         """
-        blocks = _blocks(text)
-        if (stretch := len(blocks) / _BLOCKS) > 1:
-            places = [int((number + number * _GOLDEN % 1) * stretch) for number in range(_BLOCKS)]
-            blocks = [blocks[place] for place in places]
-        joined = [" ".join(" ".join(block).split()) for block in blocks]
-        right = sum(len(block) for block in joined if self._is_right(block))
-        return right / sum(map(len, joined))
+        blocks = [" ".join(text[slice(*block)].split()) for block in _looked_at(text)]
+        right = sum(len(block) for block in blocks if self._is_right(block))
+        return right / sum(map(len, blocks))
+
+    def foreign(self, text: str) -> list[tuple[int, int]]:
+        """First character, and the one after the last, of the blocks that lower the share."""
+        return [
+            (start, end)
+            for start, end in _looked_at(text)
+            if not self._is_right(" ".join(text[start:end].split()))
+        ]
 
     def _is_right(self, block: str) -> bool:
         labels, _ = self._model.predict(block[:_READ_OF_BLOCK], k=1)
@@ -92,16 +97,24 @@ def _of_package() -> Path:
     return Path(spec.origin).with_name("resources") / "lid.176.ftz"
 
 
-def _blocks(text: str) -> list[list[str]]:
-    """Lines of each block: a paragraph, or a short one and those after it."""
-    blocks: list[list[str]] = []
-    block: list[str] = []
-    size = 0
+def _looked_at(text: str) -> list[tuple[int, int]]:
+    blocks = _blocks(text)
+    if (stretch := len(blocks) / _BLOCKS) > 1:
+        places = [int((number + number * _GOLDEN % 1) * stretch) for number in range(_BLOCKS)]
+        blocks = [blocks[place] for place in places]
+    return blocks
+
+
+def _blocks(text: str) -> list[tuple[int, int]]:
+    """Start and end of each block: a paragraph, or a short one and those after it."""
+    blocks: list[tuple[int, int]] = []
+    start = end = place = size = 0
     for line in text.split("\n"):
-        if line := line.strip():
-            block.append(line)
-            size += len(line) + 1
+        if words := line.strip():
+            start, end = start if size else place, place + len(line)
+            size += len(words) + 1
             if size > _BLOCK_CHARACTERS:
-                blocks.append(block)
-                block, size = [], 0
-    return [*blocks, block] if block else blocks
+                blocks.append((start, end))
+                size = 0
+        place += len(line) + 1
+    return [*blocks, (start, end)] if size else blocks

@@ -86,5 +86,6 @@ def _draw(read: dict[str, int], losses: list[Loss], file: Any) -> None:
             bar.set_x(end)
         unit = ("documents", "MB of text")[panel]
         axes.set(xlabel=unit, xlim=(0, totals[panel] * 1.02 or 1))
+        axes.locator_params(axis="x", nbins=5)
         axes.invert_yaxis() if panel == 0 else None
     figure.savefig(file, dpi=100, format="png")

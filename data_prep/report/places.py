@@ -1,30 +1,91 @@
 """Find the places of a text that a rule counts, so that a reader sees why the text was dropped."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
+from data_prep.duplicates.shingles import shared_words
+from data_prep.filters.language import DOCUMENT_CHARACTERS, LanguageIdentifier
 from data_prep.filters.repetition import Sequences
-from data_prep.filters.units import BAD, LETTER, SPACE, Units
+from data_prep.filters.units import BAD, LETTER, SPACE, Units, hashes_of
+from data_prep.reading.documents import Document
 
 Span = tuple[int, int]
 """First character and the one after the last."""
 
 
-def counted_places(reason: str, text: str) -> list[Span]:
-    """What the rule that dropped a text counts in it: ascending, apart. Empty if it counts no places.
+class Marker:
+    """Finds what a rule counts in a text, so far as it counts places.
 
     Args:
-        reason: as recorded, such as `max_dup_ngram_frac_5`.
+        stop_words: of the rules for stop words.
+        identifier: of the rules for languages; None if none of them dropped a document.
+        words: of the sequences by which near duplicates are compared.
     """
-    if not text or text.isspace():
-        return []
+
+    def __init__(
+        self, stop_words: Sequence[str] = (), identifier: LanguageIdentifier | None = None, words: int = 5
+    ) -> None:
+        self._words = words
+        self._places = dict(_PLACES)
+        stop_hashes = hashes_of(stop_words)
+        for name, any_case in (("stop_words", False), ("stop_words_frac", True)):
+            are_stop_words = partial(_in, stop_hashes, any_case)
+            self._places[name] = f"the stop words ({' '.join(stop_words)})", _units(are_stop_words)
+        if identifier is not None:
+            foreign = "paragraphs that the model takes for another language, of those it looks at"
+            self._places["language_frac"] = foreign, identifier.foreign
+            self._places["language_score"] = (
+                foreign,
+                lambda text: identifier.foreign(text[:DOCUMENT_CHARACTERS]),
+            )
+
+    def legend(self, reason: str) -> str:
+        """What `places` finds, in words; "" if the rule counts no places."""
+        name, n = _named(reason)
+        if reason == "near_duplicate":
+            return f"sequences of {self._words} words that both texts have"
+        return (_OF_SEQUENCES[name] if n else self._places.get(name, ("",)))[0].format(n=n)
+
+    def places(self, reason: str, document: Document) -> list[Span]:
+        """What the rule that dropped a document counts in it: ascending, apart.
+
+        Args:
+            reason: as recorded, such as `max_dup_ngram_frac_5`.
+        """
+        name, n = _named(reason)
+        text = document.text
+        is_given = name == "language_score" and document.metadata.get(name) is not None
+        if not text or text.isspace() or is_given:
+            return []
+        if n:
+            return _joined(_of_sequences(text, n, _OF_SEQUENCES[name][1]))
+        return _joined(self._places[name][1](text)) if name in self._places else []
+
+    def alike(self, one: str, other: str) -> tuple[list[Span], list[Span]]:
+        """In each of two near duplicates the sequences of words that both have."""
+        ours, theirs = (list(re.finditer(r"\S{1,1000}", text)) for text in (one, other))
+        shared = shared_words([each[0] for each in ours], [each[0] for each in theirs], self._words)
+        return _runs(ours, shared[0]), _runs(theirs, shared[1])
+
+
+def _named(reason: str) -> tuple[str, int]:
+    """The measure of a rule, and n of its sequences of n words, or 0."""
     name = reason.partition("_")[2]
     measure, _, n = name.rpartition("_")
-    if measure in _OF_SEQUENCES and n.isdigit():
-        return _joined(_of_sequences(text, int(n), _OF_SEQUENCES[measure]))
-    return _joined(_PLACES[name](text)) if name in _PLACES else []
+    return (measure, int(n)) if measure in _OF_SEQUENCES and n.isdigit() else (name, 0)
+
+
+def _in(hashes: np.ndarray, any_case: bool, units: Units) -> np.ndarray:
+    return units.is_word & np.isin(units.hashes(np.arange(len(units.starts)), any_case), hashes)
+
+
+def _runs(found: list[re.Match[str]], which: np.ndarray) -> list[Span]:
+    """Neighbours that are marked, with what lies between them, as one."""
+    edges = np.flatnonzero(np.diff(which, prepend=False, append=False)).reshape(-1, 2)
+    return [(found[first].start(), found[last - 1].end()) for first, last in edges.tolist()]
 
 
 def _joined(spans: Iterable[Span]) -> list[Span]:
@@ -109,15 +170,35 @@ def _all_but_the_first(places: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     return np.delete(places, np.unique(numbers, return_index=True)[1])
 
 
-_OF_SEQUENCES = {"top_ngram_frac": _most_frequent, "dup_ngram_frac": _all_but_the_first}
-_PLACES: dict[str, Callable[[str], Iterator[Span]]] = {
-    "bad_chars_frac": _characters(lambda units: units.has(BAD)),
-    "letters_frac": _characters(lambda units: ~units.has(LETTER | SPACE)),
-    "alpha_words_frac": _units(lambda units: ~units.has_letter),
-    "avg_word_length": _units(lambda units: units.is_word & (units.lengths == units.lengths.max())),
-    "symbols_frac": _symbols,
-    "bullet_lines_frac": _lines(lambda line: line.startswith(("•", "-"))),
-    "ellipsis_lines_frac": _lines(lambda line: line.endswith(("...", "…"))),
-    "dup_lines_frac": _repeated_lines,
-    "dup_line_chars_frac": _repeated_lines,
+_Finder = Callable[[str], Iterable[Span]]
+_OF_SEQUENCES: dict[str, tuple[str, Callable[[np.ndarray, np.ndarray], np.ndarray]]] = {
+    "top_ngram_frac": ("the most frequent sequence of {n} words and punctuation marks", _most_frequent),
+    "dup_ngram_frac": ("sequences of {n} words and punctuation marks that occur before", _all_but_the_first),
+}
+_LINES = "lines that repeat an earlier one"
+_PLACES: dict[str, tuple[str, _Finder]] = {
+    "bad_chars_frac": ("these characters", _characters(lambda units: units.has(BAD))),
+    "letters_frac": (
+        "characters that are no letters",
+        _characters(lambda units: ~units.has(LETTER | SPACE)),
+    ),
+    "alpha_words_frac": (
+        "words and punctuation marks without a letter",
+        _units(lambda units: ~units.has_letter),
+    ),
+    "avg_word_length": (
+        "the longest words",
+        _units(lambda units: units.is_word & (units.lengths == units.lengths.max())),
+    ),
+    "symbols_frac": ("number signs, or ellipses if there are more", _symbols),
+    "bullet_lines_frac": (
+        "lines that begin with a bullet or a dash",
+        _lines(lambda line: line.startswith(("•", "-"))),
+    ),
+    "ellipsis_lines_frac": (
+        "lines that end with an ellipsis",
+        _lines(lambda line: line.endswith(("...", "…"))),
+    ),
+    "dup_lines_frac": (_LINES, _repeated_lines),
+    "dup_line_chars_frac": (_LINES, _repeated_lines),
 }

@@ -12,7 +12,9 @@ import zstandard
 from data_prep import prepare
 from data_prep.filters.limits import Limits
 from data_prep.report import page
-from data_prep.stages.pipeline import run_stages
+from data_prep.report.examples import CHARACTERS, RECORDS, sample
+from data_prep.report.places import Marker
+from data_prep.stages.pipeline import run_stages, write_json
 from tests.data_prep.corpus_tools import documents, read_zst, stats, write_jsonl
 from tests.data_prep.made_crawl import Crawl
 
@@ -115,7 +117,7 @@ def test_an_example_is_the_record_it_names(made):
             if record["text"] != EVIL:
                 assert text in record["text"]
                 assert record["id"] in about
-                assert len(text) == min(page.CHARACTERS, len(record["text"]))
+                assert len(text) == min(CHARACTERS, len(record["text"]))
             why = record["excluded"]
             assert why["reason"] == reason
             if "value" in why:
@@ -150,11 +152,11 @@ def test_few_of_many_documents_are_read(tmp_path):
     }
     records[0][0]["excluded"]["value"] = None  # was infinite
     write_excluded(tmp_path / "excluded/min_words", records)
-    found = page.sample(tmp_path / "excluded/min_words", tmp_path, "min_words")
+    found = sample(tmp_path, "min_words", Marker())
     read = [f"{file}/{n}" for file in range(0, 40, 2) for n in range(50)]
-    assert found.n_read == len(read) == page.RECORDS
+    assert found.n_read == len(read) == RECORDS
     wanted = sorted(read, key=lambda each: xxhash.xxh3_64_intdigest(each.encode()))[:10]
-    assert ["".join(piece.text for piece in each.id) for each in found.examples] == wanted
+    assert ["".join(piece.text for piece in each.shown.id) for each in found.examples] == wanted
     assert found.values.tolist() == [n for n in range(49, -1, -1) for _ in range(20)][:-1]
     assert page.nearness(found) == [("a tenth", 45), ("a quarter", 37), ("half", 25)]
     end, bars = page.bars(found)
@@ -164,18 +166,57 @@ def test_few_of_many_documents_are_read(tmp_path):
 def test_the_place_that_counts_is_seen_in_a_long_text(tmp_path):
     text = "\n".join([*map(str, range(9000)), "Zum Mitnehmen", "Zum Mitnehmen", *map(str, range(9000, 9900))])
     why = {"reason": "max_dup_lines_frac", "value": 0.3, "limit": 0.263}
-    write_excluded(tmp_path / "excluded/x", {0: [{"id": "a", "text": text, "excluded": why}]})
-    [example] = page.sample(tmp_path / "excluded/x", tmp_path, "max_dup_lines_frac").examples
-    assert [piece.text for piece in example.text if piece.is_marked] == ["Zum Mitnehmen"]
-    shown = "".join(piece.text for piece in example.text)
-    assert shown == text[example.first : example.first + page.CHARACTERS]
-    assert example.is_cut
+    folder = tmp_path / "excluded/max_dup_lines_frac"
+    write_excluded(folder, {0: [{"id": "a", "text": text, "excluded": why}]})
+    [example] = sample(tmp_path, "max_dup_lines_frac", Marker()).examples
+    assert marked(example.shown) == ["Zum Mitnehmen"]
+    first = example.shown.first
+    assert text_of(example.shown) == text[first : first + CHARACTERS]
+    assert example.shown.n_characters == len(text)
+
+
+def marked(excerpt):
+    return [piece.text for piece in excerpt.text if piece.is_marked]
+
+
+def text_of(excerpt):
+    return "".join(piece.text for piece in excerpt.text)
+
+
+WORDS = " ".join(f"Wort{chr(97 + n // 26)}{chr(97 + n % 26)}" for n in range(300))
+
+
+@pytest.mark.parametrize("at", [{"like_at": "000000.jsonl.zst:2"}, {"like_at": "../x:2"}, {}])
+def test_a_near_duplicate_is_shown_beside_the_one_that_stays(tmp_path, at):
+    why = {"reason": "near_duplicate", "value": 0.9, "limit": 0.7, "like": EVIL} | at
+    write_excluded(tmp_path / "documents", {0: [{"id": "a", "text": "Anders."}, {"id": EVIL, "text": WORDS}]})
+    copy = WORDS.replace("Wortgh", "NEU")
+    write_excluded(tmp_path / "excluded/near_duplicate", {0: [{"id": "b", "text": copy, "excluded": why}]})
+    counts = {"documents": 1, "text_bytes": len(copy)}
+    counted = {"read": counts, "kept": counts, "excluded": {"near_duplicate": counts}}
+    write_json(tmp_path / "stats.json", counted | {"set_aside": {}, "settings": {"words": 5}})
+    page.write_report({"minhash": tmp_path}, tmp_path, "de", None, 0, 1)
+    parsed = Parsed(tmp_path / "report.html")
+    _, (about, text) = parsed.examples("minhash: near_duplicate")
+    assert "<script>alert(1)</script>" in about
+    assert "script" not in parsed.tags
+    [example] = sample(tmp_path, "near_duplicate", Marker()).examples
+    assert text == text_of(example.stays)
+    assert "".join(piece.text for piece in example.stays.id).startswith("</div>")
+    if at != {"like_at": "000000.jsonl.zst:2"}:
+        assert text_of(example.stays) == ""
+        return
+    for excerpt, text in ((example.shown, copy), (example.stays, WORDS)):
+        assert text_of(excerpt) == text[excerpt.first : excerpt.first + CHARACTERS]
+        assert "  ".join(marked(excerpt)) == re.sub("NEU|Wortgh", "", text_of(excerpt)).replace("  ", "  ")
+    assert example.shown.first == example.stays.first > 0
 
 
 def test_every_limit_has_a_meaning_and_its_option():
     for name in vars(Limits()):
         if name.startswith(("min_", "max_")):
             reason = f"{name}_3" if "ngram" in name else name
-            assert f"(--{name}" in page.meaning(reason)
-    assert "(--signals)" in page.meaning("max_signal_ccnet_perplexity")
-    assert page.meaning("only_repeats")
+            assert page.meaning(reason)[1].startswith(f"--{name}")
+    assert page.meaning("max_signal_ccnet_perplexity")[1] == "--signals"
+    assert page.meaning("near_duplicate")[1] == "--min_similarity"
+    assert page.meaning("only_repeats")[0]

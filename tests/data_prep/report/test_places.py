@@ -5,8 +5,13 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from data_prep.report.places import counted_places
+from data_prep.filters.language import LanguageIdentifier
+from data_prep.filters.limits import PRESETS
+from data_prep.reading.documents import Document
+from data_prep.report.places import Marker
 from tests.data_prep.filters.naive_measures import BAD, LETTERS, UNITS, measure
 
 FILE = Path(__file__).parents[1] / "filters" / "filter_documents.txt"
@@ -16,6 +21,13 @@ TEXTS = [
 ]
 TEXTS = [text for text in TEXTS if text.strip()]
 TEXTS += ["a b a b a b a b a b\n" * 4 + "- c…\r\n  • d ...\n\n## # …", "\ufffd(.)\ue000 ", "x"]
+
+
+STOP_WORDS = PRESETS["german"].stop_words
+
+
+def counted_places(reason, text, marker=None, **metadata):
+    return (marker or Marker(STOP_WORDS)).places(reason, Document("", text, "", 1, metadata))
 
 
 def characters(spans):
@@ -62,6 +74,9 @@ def test_words_and_sequences(text):
         text,
         [(n, 1) for n, unit in enumerate(units) if len(unit) == longest and re.search(r"\w", unit)],
     )
+    for name, form in (("min_stop_words", str), ("min_stop_words_frac", str.lower)):
+        found = [(number, 1) for number, unit in enumerate(units) if form(unit) in STOP_WORDS]
+        assert characters(counted_places(name, text)) == of_units(text, found)
     for n in (2, 5):
         ngrams = [tuple(units[number : number + n]) for number in range(len(units) - n + 1)]
         again = [number for number, ngram in enumerate(ngrams) if ngram in ngrams[:number]]
@@ -75,3 +90,51 @@ def test_words_and_sequences(text):
 def test_a_blank_text_and_a_rule_without_places_have_none():
     assert counted_places("empty", " \n") == counted_places("max_bad_chars_frac", "") == []
     assert counted_places("near_duplicate", "a a") == counted_places("max_signal_x_5", "a a") == []
+
+
+def test_paragraphs_of_another_language():
+    german = (
+        "Der alte Hafen der Stadt war im Winter leer. " + "Die Boote lagen unter dem Schnee der Nacht. " * 2
+    )
+    english = "The old harbour was empty in winter. " + "The boats lay quietly under the snow of night. " * 2
+    text = "\n\n".join([german, f"  {english} ", german, english[:36], english[36:] + "\r", german])
+    identifier = LanguageIdentifier("de")
+    marker = Marker(identifier=identifier)
+    spans = counted_places("min_language_frac", text, marker)
+    assert [text[slice(*span)].split() for span in spans] == [english.split()] * 2
+    assert identifier.share(text) == pytest.approx(
+        3 * len(german) / (3 * len(german) + 2 * len(english)), 0.01
+    )
+    assert counted_places("min_language_score", text, marker) == spans
+    assert counted_places("min_language_score", "a" * 2000 + text, marker)[-1][1] <= 2000
+    assert counted_places("min_language_score", text, marker, language_score=0.5) == []
+    assert marker.legend("min_language_frac")
+
+
+def sequences(words):
+    return {tuple(words[number : number + 5]) for number in range(len(words) - 4)}
+
+
+@given(*[st.lists(st.sampled_from(["Aal", "bär", "17", "3.000,5", "Öl", "–", "x/y"]), max_size=40)] * 2)
+def test_what_two_texts_have_in_common(one, other):
+    """Each is two words, one, or none to minhash.py, which reads numbers as equal."""
+    readings = {"17": ["0"], "3.000,5": ["0"], "–": [], "x/y": ["x", "y"]}
+    words = [
+        [(place, part) for place, word in enumerate(text) for part in readings.get(word, [word])]
+        for text in (one, other)
+    ]
+    common = set.intersection(*(sequences([word for _, word in each]) for each in words))
+    for text, of_text, spans in zip(
+        (one, other), words, Marker().alike(" ".join(one), " ".join(other)), strict=True
+    ):
+        starts = [
+            n for n in range(len(of_text) - 4) if tuple(word for _, word in of_text[n : n + 5]) in common
+        ]
+        expected = {of_text[n + k][0] for n in starts for k in range(5)}
+        shown = " ".join(text)
+        found = {
+            shown[:start].count(" ") + k
+            for start, end in spans
+            for k in range(shown[start:end].count(" ") + 1)
+        }
+        assert found == expected
