@@ -1,4 +1,4 @@
-"""Drop repeated paragraphs: a paragraph stays where it first occurs in the input.
+"""Drop repeated paragraphs: a paragraph stays in the first document that has it.
 
 Three stages: hash all paragraphs, find the repeats among the hashes, write the documents without them. Each
 runs in any number of tasks, in bounded memory. Tasks, kills and reruns do not change the result.

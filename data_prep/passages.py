@@ -51,7 +51,7 @@ def documents(seed: int, registers: list[Register]) -> Iterator[tuple[str, str]]
     repeats = 0
     while repeats < MAX_REPEATS_IN_A_ROW:
         register, template = rng.choice(templates)
-        text = _Filling(register.rules, rng).fill(template)
+        text = Filling(register.rules, rng).fill(template)
         repeats = repeats + 1 if text in written else 0
         if repeats == 0:
             written.add(text)
@@ -89,8 +89,8 @@ def _read_sections(path: Path) -> dict[str, list[str]]:
     return sections
 
 
-class _Filling:
-    """Fills the slots of one document."""
+class Filling:
+    """Fills the slots of one document, or of several that shall have few choices in common."""
 
     def __init__(self, rules: dict[str, list[str]], rng: random.Random) -> None:
         self._rules = rules

@@ -83,7 +83,8 @@ def corpus_stages(files: list[Path], options: Options) -> tuple[list[Stage], lis
         stages.extend(plan_part(documents, part, parts[name]))
 
     add("dedup", dedup.plan, dedup.Options, min_paragraph_bytes=options.min_paragraph_bytes)
-    add("lines", partial(clean.plan, name="lines"), clean.Options, preset="none", **vars(after))
+    language = {"language": options.language, "language_model": options.language_model}
+    add("lines", partial(clean.plan, name="lines"), clean.Options, preset="none", **vars(after), **language)
     if options.near_duplicates:
         add("minhash", minhash.plan, minhash.Options, min_similarity=options.min_similarity)
     origin = partial(record_origin, output / "clean" / "inputs", parts, output / "origin.json")

@@ -106,7 +106,7 @@ def document(rng: random.Random, shared: list[str], used: bytearray, made: dict[
     for _ in range(rng.randint(3, 50)):
         number = int(SHARED * rng.random() ** 3)
         made["paragraphs"] += 1
-        if rng.random() < REPEATED:
+        if rng.random() < REPEATED and shared[number] not in paragraphs:
             paragraphs.append(shared[number])
             made["repeats"] += used[number]
             used[number] = 1

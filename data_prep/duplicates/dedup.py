@@ -19,9 +19,10 @@ from lit_gpt.option_types import NonNegativeInt
 
 @dataclass(kw_only=True)
 class Options(CorpusOptions, ExecutionOptions):
-    """Drop paragraphs that occur earlier in the input.
+    """Drop paragraphs that occur in an earlier document of the input.
 
-    A paragraph is a line that is not blank. A document left without any is dropped.
+    A paragraph is a line that is not blank. What a document repeats of its own stays: it may be a refrain. A
+    document left without any paragraph is dropped.
     """
 
     min_paragraph_bytes: NonNegativeInt = 0
@@ -48,9 +49,9 @@ def plan(files: list[Path], options: Options, folder: Path) -> list[Stage]:
     return with_summary(stages, "Without repeated paragraphs")
 
 
-def is_paragraph(line: bytes, min_bytes: int) -> bool:
-    """Whether a line takes part: not blank, and at least `min_bytes` long."""
-    return len(line) >= min_bytes and not line.isspace()
+def paragraphs(lines: list[bytes], min_bytes: int) -> list[bytes]:
+    """The different lines that take part, in order: not blank, and at least `min_bytes` long."""
+    return list(dict.fromkeys(line for line in lines if len(line) >= min_bytes and not line.isspace()))
 
 
 def _find_repeats(folder: Path, n_parts: int, share: int, n_shares: int) -> dict[str, int]:
@@ -74,7 +75,7 @@ class SignParagraphs(PipelineStep):
         n_paragraphs = 0
         for document in data:
             lines = document.text.encode().split(b"\n")
-            digests = [digest(line) for line in lines if is_paragraph(line, min_bytes)]
+            digests = [digest(line) for line in paragraphs(lines, min_bytes)]
             writer.add(digests)
             n_paragraphs += len(digests)
             yield document
@@ -103,12 +104,12 @@ class DropRepeats(PipelineStep):
         n_bytes = n_documents = n_paragraphs = 0
         for document in data:
             lines = document.text.encode().split(b"\n")
-            considered = [is_paragraph(line, self.min_bytes) for line in lines]
-            repeated = flags.take(sum(considered))
+            considered = paragraphs(lines, self.min_bytes)
+            repeated = flags.take(len(considered))
             n_paragraphs += len(repeated)
             if repeated.any():
                 n_documents += 1
-                n_bytes += _drop(document, lines, considered, iter(repeated.tolist()))
+                n_bytes += _drop(document, lines, dict(zip(considered, repeated.tolist(), strict=True)))
             yield document
         if n_paragraphs != starts[rank + 1] - starts[rank]:
             raise InputError(f"the input changed while {self.folder} was made from it: begin in a new folder")
@@ -116,14 +117,12 @@ class DropRepeats(PipelineStep):
         self.stat_update("repeated_bytes", value=n_bytes)
 
 
-def _drop(
-    document: CorpusDocument, lines: list[bytes], considered: list[bool], repeated: Iterator[bool]
-) -> int:
+def _drop(document: CorpusDocument, lines: list[bytes], repeated: dict[bytes, bool]) -> int:
     """Remove repeated lines, each with the blank lines after it. Returns the bytes of the repeated lines."""
     left, n_bytes, dropping = [], 0, False
-    for line, is_considered in zip(lines, considered, strict=True):
-        if is_considered:
-            dropping = next(repeated)
+    for line in lines:
+        if line in repeated:
+            dropping = repeated[line]
             n_bytes += len(line) if dropping else 0
         elif line.strip():
             dropping = False

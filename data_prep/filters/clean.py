@@ -182,6 +182,7 @@ class Filters:
             [metadata[number] for number in left],
             [tokens[number] for number in left],
             self.limits.stop_words,
+            bool(self.limits.refrains),
         )
         for rule in self.rules:
             if not measured.open.any():

@@ -53,6 +53,8 @@ class Limits:
     """Share of lines that end with an ellipsis."""
     max_new_lines_per_word: NonNegativeFloat | None = None
     """Line ends per word or punctuation mark; lists and menus have many."""
+    min_lower_case_words_frac: NonNegativeFloat | None = None
+    """Share of the words that begin with a small letter; in German, lists of names and links have few."""
     max_dup_lines_frac: NonNegativeFloat | None = None
     """Share of lines that repeat an earlier line of the document."""
     max_dup_line_chars_frac: NonNegativeFloat | None = None
@@ -61,31 +63,37 @@ class Limits:
     """n: share of the characters that belong to the most frequent sequence of n words."""
     max_dup_ngram_frac: dict[PositiveInt, NonNegativeFloat] = field(default_factory=dict)
     """n: share of the characters that belong to sequences of n words that occurred before."""
+    refrains: bool | None = None
+    """Whether lines that repeat an earlier one are left out of the sequences of n words."""
     signals: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
     """Quality signal that came with the document: [lowest, highest] value; null is no limit."""
 
 
 _LENGTH = ("min_words", "max_words")
-_LINES_AND_REPETITION = (
+_AFTER_DEDUPLICATION = (
+    "min_language_frac",
     "max_symbols_frac",
     "max_bullet_lines_frac",
     "max_ellipsis_lines_frac",
     "max_new_lines_per_word",
+    "min_lower_case_words_frac",
     "max_dup_lines_frac",
     "max_dup_line_chars_frac",
     "max_top_ngram_frac",
     "max_dup_ngram_frac",
+    "refrains",
 )
 
 
 def around_deduplication(limits: Limits) -> tuple[Limits, Limits]:
     """Limits for documents as they come, and those for what is left without repeated paragraphs.
 
-    The lines of menus, notices and footers, which most pages of a site share, shall not speak against a page.
+    The lines of menus, notices and footers, which most pages of a site share, shall not speak against a page,
+    nor for it: they are German on pages of other languages too.
     """
     unset = Limits()
-    before = dataclasses.replace(limits, **{name: getattr(unset, name) for name in _LINES_AND_REPETITION})
-    after = Limits(**{name: getattr(limits, name) for name in (*_LENGTH, *_LINES_AND_REPETITION)})
+    before = dataclasses.replace(limits, **{name: getattr(unset, name) for name in _AFTER_DEDUPLICATION})
+    after = Limits(**{name: getattr(limits, name) for name in (*_LENGTH, *_AFTER_DEDUPLICATION)})
     return before, after
 
 
@@ -109,7 +117,8 @@ _FINEWEB2_GERMAN = Limits(
 )
 PRESETS = {
     "fineweb2_german": _FINEWEB2_GERMAN,
-    # FineWeb2 counts punctuation as words without a letter and so drops dialogue; these limits keep it.
+    # FineWeb2 counts punctuation as words without a letter and so drops dialogue; these limits keep it, and
+    # songs and poems. What has as many lines and is a list differs by its small letters.
     "german": dataclasses.replace(
         _FINEWEB2_GERMAN,
         min_language_frac=0.7,
@@ -117,6 +126,11 @@ PRESETS = {
         max_bad_chars_frac=0.001,
         min_letters_frac=0.8,
         min_stop_words_frac=0.06,
+        max_new_lines_per_word=0.3,
+        min_lower_case_words_frac=0.25,
+        max_dup_lines_frac=0.5,
+        max_dup_line_chars_frac=0.5,
+        refrains=True,
     ),
     "none": Limits(),
 }

@@ -26,6 +26,8 @@ class Texts:
     tokens: Sequence[int]
     """Number of each text, without BOS and EOS; 0 if not counted."""
     stop_words: Iterable[str] = ()
+    refrains: bool = False
+    """Leave lines that repeat an earlier one out of the sequences of units."""
 
     def __post_init__(self) -> None:
         self.open = np.ones(len(self), dtype=bool)
@@ -79,6 +81,21 @@ class Texts:
             found[number] = *find_duplicates(lines), len(lines)
         return found
 
+    @property
+    def _in_repeated_lines(self) -> np.ndarray:
+        """bool (units,): of lines that repeat an earlier one of the text."""
+        starts, ends = [], []
+        for number in np.flatnonzero(self.repeated_lines[:, 0]).tolist():
+            start, seen = int(self.units.text_starts[number]), set()
+            for line in self.texts[number].split("\n"):
+                if line in seen:
+                    starts.append(start)
+                    ends.append(start + len(line))
+                seen.add(line)
+                start += len(line) + 1
+        begun, ended = (np.searchsorted(places, self.units.starts, "right") for places in (starts, ends))
+        return begun > ended
+
     @cached_property
     def _edges_of_lines(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Numbers of the white-space words that begin and that end a line; lines of each text."""
@@ -121,7 +138,10 @@ class Texts:
     @cached_property
     def sequences(self) -> Sequences:
         """Sequences of units of the open texts."""
-        which = np.flatnonzero(self.open[self.units.text_of])
+        wanted = self.open[self.units.text_of]
+        if self.refrains:
+            wanted &= ~self._in_repeated_lines
+        which = np.flatnonzero(wanted)
         return Sequences(self.units.hashes(which), self.units.text_of[which], self.units.lengths[which])
 
 
@@ -173,6 +193,9 @@ MEASURES: dict[str, Measure] = {
     "dup_line_chars_frac": lambda texts: texts.repeated_lines[:, 1] / texts.sizes,
     "stop_words": lambda texts: texts.n_stop_words[0],
     "stop_words_frac": lambda texts: texts.n_stop_words[1] / np.maximum(texts.n_words, 1),
+    "lower_case_words_frac": lambda texts: (
+        texts.count(texts.units.begins_small) / np.maximum(texts.n_words, 1)
+    ),
 }
 """Each gives a value for every text, or None where the document does not have it."""
 NGRAM_MEASURES: dict[str, Callable[..., np.ndarray]] = {

@@ -47,6 +47,12 @@ def _lower() -> np.ndarray:
     return np.concatenate((np.array(lower, "<u4"), np.arange(0x10000, _CODE_POINTS, dtype="<u4")))
 
 
+@cache
+def _small() -> np.ndarray:
+    """bool (code points,): whether each is a small letter."""
+    return np.fromiter((chr(point).islower() for point in range(_CODE_POINTS)), bool, _CODE_POINTS)
+
+
 def code_points(text: str) -> np.ndarray:
     """uint32 (characters,)"""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
@@ -130,6 +136,11 @@ class Units:
     @cached_property
     def has_letter(self) -> np.ndarray:
         return self._letters_before[self.ends - 1] > self._letters_before[self.starts - 1]
+
+    @cached_property
+    def begins_small(self) -> np.ndarray:
+        """bool (units,): whether the first character is a small letter."""
+        return _small()[self.points[self.starts]]
 
     def hashes(self, which: np.ndarray, lower_case: bool = False) -> np.ndarray:
         """uint64: 64-bit hashes of some units.

@@ -3,8 +3,7 @@
 import random
 from collections import Counter
 
-GOOD = ("prose", "dialogue", "forum", "short prose")
-BAD = ("table", "code", "spam", "english", "only boilerplate")
+from tests.data_prep.made_pages import BAD, DIALECTS, GOOD, Bodies
 
 _STEMS = """
     arbeit bahn brücken denk fahr garten hafen hand haus jahr kinder land luft macht mutter nacht ofen raum
@@ -12,18 +11,6 @@ _STEMS = """
 """
 _HEADS = """
     buch fest hof kasten laden meister plan platz rat schein stein tisch turm weg zaun brief topf raum boot
-"""
-_VERBS = """
-    findet sucht trägt vergisst beschreibt verkauft öffnet verspricht zeichnet repariert liest kennt
-"""
-_HOW = """
-    alt laut leise neu grau klein fern müde froh schnell lang schwer gern selten heute bald dort
-"""
-_LINKS = """
-    und weil als obwohl bevor während wie dass wenn nachdem
-"""
-_ENGLISH = """
-    the house river was seen from every window and nobody had thought about its old stones before winter
 """
 _NOTICE = (
     "Wir verwenden Cookies, um die Seite für Sie zu verbessern.",
@@ -44,6 +31,7 @@ class Crawl:
 
     def __init__(self, seed: int) -> None:
         self._rng = random.Random(seed)
+        self._bodies = Bodies(self._rng)
 
     def pages(self, n_sites, n_pages):
         """Documents with `id` `KIND/NUMBER` and `text`, in random order."""
@@ -51,9 +39,9 @@ class Crawl:
         for site in range(n_sites):
             above, below = self._boilerplate(site)
             for _ in range(n_pages):
-                kind = self._rng.choice([*GOOD * 2, *BAD])
-                body = getattr(self, "_" + kind.replace(" ", "_"))()
-                pages.append({"id": f"{kind}/{len(pages)}", "text": "\n".join([*above, *body, *below])})
+                kind = self._rng.choice([*GOOD, *GOOD, *DIALECTS, *BAD])
+                text = "\n".join([*above, *self._bodies.draw(kind), *below])
+                pages.append({"id": f"{kind}/{len(pages)}", "text": text})
         self._rng.shuffle(pages)
         return pages
 
@@ -61,51 +49,14 @@ class Crawl:
         menu = [f"- {self._noun('zum')}" for _ in range(self._rng.randint(10, 50))]
         return [*_NOTICE, f"Seite {site} im Netz", *menu], [*_FOOTER, f"© Verein {site}"]
 
-    def _draw(self, words):
-        return self._rng.choice(words.split())
-
     def _noun(self, article):
-        return f"{article} {self._draw(_STEMS).capitalize()}{self._draw(_HEADS)}"
+        return f"{article} {self._rng.choice(_STEMS.split()).capitalize()}{self._rng.choice(_HEADS.split())}"
 
-    def _sentence(self):
-        first = f"{self._draw('In Mit Von')} {self._noun('dem')} {self._draw(_VERBS)} {self._noun('der')}"
-        then = f"{self._draw(_HOW)} {self._noun('den')}, {self._draw(_LINKS)} {self._noun('der')}"
-        return f"{first} {then} das {self._draw(_HOW)} {self._draw(_VERBS)}."
 
-    def _paragraphs(self, low, high):
-        return [" ".join(self._sentence() for _ in range(4)) for _ in range(self._rng.randint(low, high))]
-
-    def _prose(self):
-        return self._paragraphs(3, 8)
-
-    def _short_prose(self):
-        return self._paragraphs(2, 2)
-
-    def _dialogue(self):
-        return [f"»{self._sentence()}«, sagte sie. »{self._sentence()}«" for _ in range(8)]
-
-    def _forum(self):
-        return [f"Gast{self._rng.randint(100, 999)}: {self._sentence()} {self._sentence()}" for _ in range(9)]
-
-    def _numbers(self, n):
-        return [self._rng.randint(1, 99) for _ in range(n)]
-
-    def _table(self):
-        return ["Teil {} | {} | {},{} | {} %".format(*self._numbers(5)) for _ in range(30)]
-
-    def _code(self):
-        return ["if (x{} == {}) {{ y[{}] += 1; }} // {}".format(*self._numbers(4)) for _ in range(30)]
-
-    def _spam(self):
-        phrase = self._sentence().rstrip(".")
-        return [f"{phrase}, {phrase} {number}" for number in range(9)]
-
-    def _english(self):
-        words = _ENGLISH.split()
-        return [" ".join(self._rng.choices(words, k=60)) + "." for _ in range(4)]
-
-    def _only_boilerplate(self):
-        return [f"{self._noun('zum')} ({number})" for number in range(25)]
+def near_copy(page):
+    """Another document of the kind `near copy`: every paragraph ends with one word more."""
+    lines = [f"{line} Nachtrag." if len(line) > 100 else line for line in page["text"].split("\n")]
+    return {"id": f"near copy/{page['id']}", "text": "\n".join(lines)}
 
 
 def by_kind(documents):

@@ -53,6 +53,7 @@ def measure(text, stop_words, tokens=0, ngrams=range(1, 11)):
         "bullet_lines_frac": sum(line.lstrip().startswith(("•", "-")) for line in lines) / len(lines),
         "ellipsis_lines_frac": sum(line.rstrip().endswith(("...", "…")) for line in lines) / len(lines),
         "new_lines_per_word": text.count("\n") / len(units),
+        "lower_case_words_frac": sum(unit[0].islower() for unit in units) / max(len(words), 1),
         "dup_lines_frac": again / n_lines,
         "dup_line_chars_frac": again_chars / size,
         "stop_words": len(set(words) & set(stop_words)),

@@ -205,6 +205,27 @@ def test_one_repeated_sequence_of_five_is_noticed():
     assert measured("dup_ngram_frac_5", "a b c d e x a b c d f") == 0
 
 
+REFRAIN = ["Hei, der Wind, der Wind, er weht, so weit ein Schiff nach Norden geht!", "\t", " "]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.lists(st.sampled_from([*REFRAIN, *OFTEN, "der Hund"]), max_size=9), min_size=1, max_size=4)
+)
+def test_a_refrain_counts_once_for_sequences(poems):
+    """With refrains, sequences are those of the text in which every line stands once."""
+    texts = ["\n".join(["Lied", *poem]) for poem in poems]
+    once = ["\n".join(dict.fromkeys(text.split("\n"))) for text in texts]
+    found, expected = (
+        Texts(each, [{}] * len(texts), [0] * len(texts), (), refrains)
+        for each, refrains in ((texts, True), (once, False))
+    )
+    for rule in ALL.rules:
+        if "ngram" in rule.name:
+            chars = rule.measure(found) * found.sizes
+            assert chars.round().tolist() == (rule.measure(expected) * expected.sizes).round().tolist()
+
+
 def our_words(text, language):
     return naive_measures.UNITS.findall(text)
 
