@@ -91,7 +91,7 @@ def run_command(
     except InputError as error:
         report(str(error))
         sys.exit(EXIT_BAD_INPUT)
-    except (OSError, MemoryError) as error:
+    except (OSError, MemoryError, RuntimeError) as error:
         if isinstance(error, BrokenPipeError) and _output_is_closed():
             with contextlib.suppress(BrokenPipeError):  # `2>&1 | head`
                 print("interrupted: nobody reads the output", file=sys.stderr, flush=True)

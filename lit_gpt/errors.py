@@ -1,6 +1,7 @@
 """The errors that a user can fix."""
 
 import errno
+import re
 import traceback
 from pathlib import Path
 
@@ -18,6 +19,7 @@ _OF_THE_MACHINE = {
     errno.EMFILE,
     errno.ENFILE,
 }
+_TORCH_ALLOCATOR = re.compile(r"DefaultCPUAllocator: .* you tried to allocate ([0-9]+) bytes")
 
 
 class InputError(Exception):
@@ -29,13 +31,22 @@ class InputError(Exception):
         )  # names of files and foreign errors may have line ends
 
 
-def machine_error(error: OSError | MemoryError) -> str | None:
+def machine_error(error: OSError | MemoryError | RuntimeError) -> str | None:
     """One line for what a disk, a permission or the memory refuses; None for possible faults of ours."""
-    if isinstance(error, MemoryError) or error.errno == errno.ENOMEM:
+    asked = _TORCH_ALLOCATOR.search(str(error))
+    if (
+        asked
+        or isinstance(error, MemoryError)
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    ):
         what = " ".join(str(error).splitlines()) or "an allocation failed"
+        if asked:
+            what = f"{int(asked[1]):,} bytes were asked for at once"
         return (
             f"{OUT_OF_MEMORY}{place_of(error)}: {what}; give the job more (SLURM: --mem) or do less at once"
         )
+    if not isinstance(error, OSError):
+        return None
     path = error.filename2 or error.filename
     if error.errno not in _OF_THE_MACHINE or path is None:
         return None

@@ -15,7 +15,7 @@ from pretrain import parallel, trainable
 from pretrain.checkpoint.checkpointer import Checkpointer
 from pretrain.checkpoint.collective import Ranks
 from pretrain.data.dataloader import DataLoader, check_resumable
-from pretrain.data.validation import Validation
+from pretrain.data.validation import Validation, template_warnings
 from pretrain.datapoints import files as datapoint_files
 from pretrain.datapoints.log import DatapointLog
 from pretrain.kernels import choose_kernels
@@ -135,6 +135,8 @@ class Run:
         validation = Validation(self.stage.validation, self.options, *world, self.stages[0].options)
         if self.rank == 0:
             self.startup_lines += validation.describe()
+            stores = [packed.store for packed in self.stage.validation.values()]
+            self.startup_lines += template_warnings(self.data.chat, stores)
         return validation
 
     def _build_model(self) -> None:

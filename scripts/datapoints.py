@@ -229,8 +229,9 @@ class LossesOptions(RunOptions):
     """
 
     by: Literal["source", "store", "length", "step", "document", "repeats"] = "source"
-    """source, store or length (of segments): how the loss of each changed. step, document: those with the
-    highest loss. repeats: how far the loss fell of documents that were seen again."""
+    """source, store or length (of segments, in tokens, masked ones too): how the loss of each changed.
+    step, document: those with the highest loss. repeats: how far the loss fell of documents that were seen
+    again."""
     steps: str | None = None
     """A-B: these steps only, both included."""
     top: PositiveInt = 20

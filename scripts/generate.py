@@ -4,6 +4,7 @@
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -116,14 +117,20 @@ def converse(
     """Answer turn by turn.
 
     Raises:
-        InputError: there is no chat template, or it refuses a turn, or one is too long for the model.
+        InputError: there is no chat template, or a turn cannot be asked. One that is typed is only told.
     """
     if tokenizer.chat_template is None:
         raise InputError(f"--chat: the tokenizer of {options.model} has no chat template")
     positions = model.config.max_position_embeddings
     conversation = Conversation(tokenizer, positions, options.system)
     for text in _turns(options):
-        ids, left_out = conversation.ask(text, options.max_new_tokens)
+        try:
+            ids, left_out = conversation.ask(text, options.max_new_tokens)
+        except InputError as error:
+            if not sys.stdin.isatty():
+                raise
+            _note(str(error))  # whoever typed it tries again
+            continue
         if left_out:
             _note(f"the model has {positions:,} positions; exchanges left out, the oldest first: {left_out}")
         room = min(options.max_new_tokens, positions - len(ids))
@@ -136,6 +143,9 @@ def converse(
 def _turns(options: GenerateOptions) -> Iterator[str]:
     """The prompt, and the lines of standard input: after a prompt only those that are typed."""
     typed = sys.stdin.isatty()
+    if typed:
+        with suppress(ImportError):  # not in every Python
+            import readline  # noqa: F401  # `input` lets a line be edited then
     if options.prompt is not None:
         yield _first_text(options)
         if not typed:

@@ -25,18 +25,28 @@ class Conversation:
             tokenizer: has a chat template.
             positions: the model's longest sequence in tokens.
             system: what the system's turn says; None: there is none.
+
+        Raises:
+            InputError: it has a control token.
         """
         self._tokenizer, self._positions = tokenizer, positions
-        self._system = [] if system is None else [{"role": "system", "content": system}]
+        template = str(tokenizer.chat_template)
+        self._control = [
+            token.content
+            for token in tokenizer.added_tokens_decoder.values()
+            if token.special or token.content in template  # of some models the template's are not special
+        ]
+        self._system = [] if system is None else [{"role": "system", "content": self._plain(system)}]
         self._turns: list[dict[str, str]] = []
 
     def ask(self, text: str, room: int) -> Asked:
         """Add a user's turn, and leave out the oldest ones until an answer of `room` tokens fits too.
 
         Raises:
-            InputError: the template refuses the turns, or this one alone leaves no position for an answer.
+            InputError: the text has a control token, the template refuses the turns, or this one alone
+                leaves no position for an answer.
         """
-        turns = [*self._turns, {"role": "user", "content": text}]
+        turns = [*self._turns, {"role": "user", "content": self._plain(text)}]
         ids, left_out = self._ids(turns), 0
         while len(ids) + room > self._positions and len(turns) > 1:
             turns = turns[2:]  # question and answer: many templates refuse two turns of one role in a row
@@ -52,6 +62,14 @@ class Conversation:
     def answer(self, text: str) -> None:
         """Add the assistant's turn."""
         self._turns.append({"role": "assistant", "content": text})
+
+    def _plain(self, text: str) -> str:
+        """The text itself; what would become a control token is refused, as `tokenize_chat.py` does."""
+        if found := [token for token in self._control if token in text]:
+            raise InputError(
+                f"this turn has {max(found, key=len)}, a control token of the model: leave it out"
+            )
+        return text
 
     def _ids(self, turns: list[dict[str, str]]) -> list[int]:
         try:

@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,9 @@ from lit_gpt.errors import InputError
 from lit_gpt.rows.packed_store import PackedStore
 from lit_gpt.rows.rows import RowTokens
 from lit_gpt.rows.sample_order import validation_rows
+from lit_gpt.store.manifest import ChatFormat
 from lit_gpt.store.token_bytes import TokenBytes, count_token_bytes
+from lit_gpt.store.token_store import TokenStore
 from pretrain import parallel
 from pretrain.data.batch import Batch, assemble
 from pretrain.data.row_reader import RowReader, by_shard
@@ -185,11 +187,21 @@ def mean_loss(results: Sequence[ValidationResult]) -> float:
     return ValidationResult("", loss_sum, targets, None).loss
 
 
+def template_warnings(chat: ChatFormat | None, stores: Iterable[TokenStore]) -> list[str]:
+    """A line for each validation store whose conversations have another template than the training's."""
+    return [
+        f"warning: --val_data_dir {store.path}: its chat template is not that of the training data, and "
+        "its loss measures that too; tokenize both with the same --template"
+        for store in stores
+        if chat and store.manifest.chat and store.manifest.chat != chat
+    ]
+
+
 def named_stores(val_data_dir: Sequence[str]) -> dict[str, Path]:
     """Folders by name from `NAME=DIR` or `DIR`, which has the folder's name.
 
     Raises:
-        InputError: a name that cannot be used, or that two stores have.
+        InputError: a name that cannot be used, or that two stores have; a share or a weight.
     """
     stores: dict[str, Path] = {}
     for entry in val_data_dir:
@@ -198,6 +210,13 @@ def named_stores(val_data_dir: Sequence[str]) -> dict[str, Path]:
             name, folder = re.sub(r"[^A-Za-z0-9_.-]+", "_", Path(os.path.abspath(entry)).name), entry
         elif not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
             raise InputError(f"--val_data_dir {entry}: {name!r} is no name; use letters, digits, . _ and -")
+        for sign in "@:":
+            whole = folder.rpartition(sign)[0]
+            if whole and Path(whole).is_dir() and not Path(folder).is_dir():
+                raise InputError(
+                    f"--val_data_dir {entry}: shares and weights belong to --train_data_dir; give {whole} "
+                    "alone, and hold documents out when you tokenize (--val_output, --val_fraction)"
+                )
         if name in stores:
             raise InputError(
                 f"--val_data_dir: {stores[name]} and {folder} are both named {name}; write NAME=DIR"

@@ -115,10 +115,10 @@ def losses_by_group(replay: Replay, steps: Steps, by: str) -> Found:
 
 
 def _by_length(logged: LoggedSegments) -> Iterator[tuple[str, np.ndarray]]:
-    """The segments of 1, 2-3, 4-7, ... targets: name and positions of each group."""
+    """The segments of 1, 2-3, 4-7, ... tokens, masked ones too: name and positions of each group."""
     exponents = np.frexp(logged.rows.length)[1] - 1
     for exponent in np.unique(exponents).tolist():
-        name = f"{1 << exponent:,}-{(2 << exponent) - 1:,} targets" if exponent else "1 target"
+        name = f"{1 << exponent:,}-{(2 << exponent) - 1:,} tokens" if exponent else "1 token"
         yield name, np.flatnonzero(exponents == exponent)
 
 

@@ -20,7 +20,7 @@ from lit_gpt.rows.packed_store import PackedStore
 from lit_gpt.rows.sample_order import SampleOrder
 from lit_gpt.rows.store_entry import DocumentShare, StoreEntry, parse_stores, weights_of
 from lit_gpt.store.token_store import TokenStore
-from pretrain.data.validation import named_stores
+from pretrain.data.validation import named_stores, template_warnings
 from pretrain.launch.plan import JobPlan, StagePlan
 from pretrain.monitor.epochs import Epochs, StoreSize
 from pretrain.options import TrainOptions
@@ -122,7 +122,11 @@ def _plan_stage(
         return None
     for store in validation:
         attempt(partial(check_masked, store, config.block_size, options.packing))
-    return attempt(partial(_count, plan, before, config, stores, starts))
+    planned = attempt(partial(_count, plan, before, config, stores, starts))
+    if planned is not None:
+        chat = next((store.manifest.chat for _, store in stores if store.manifest.chat), None)
+        planned.remarks.extend(line.removeprefix("warning: ") for line in template_warnings(chat, validation))
+    return planned
 
 
 def _shape_before(options: TrainOptions, before: StagePlan | None) -> ModelConfig | None:

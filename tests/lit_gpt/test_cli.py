@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+import torch
 import yaml
 
 from lit_gpt.cli import InputError, parse_options, run_command
@@ -176,7 +177,9 @@ def test_what_is_wrong_is_named_in_one_line(flags, named):
 
 
 @pytest.mark.parametrize(
-    "take", [lambda: bytearray(1 << 62), lambda: mmap.mmap(-1, 1 << 62)], ids=["MemoryError", "ENOMEM"]
+    "take",
+    [lambda: bytearray(1 << 62), lambda: mmap.mmap(-1, 1 << 62), lambda: torch.empty(1 << 58)],
+    ids=["MemoryError", "ENOMEM", "torch"],
 )
 def test_a_lack_of_memory_is_one_line_that_says_where(take, capsys):
     with pytest.raises(SystemExit) as ended:

@@ -97,6 +97,13 @@ def test_a_conversation_is_what_the_pipeline_answers(
         assert generate(capsys, model, prompt="a", **options) == f"{first}\n"
         monkeypatch.setattr(sys, "stdin", Terminal("b\n"))
         assert generate(capsys, model, prompt="a", **options) == f"{first}\n> {second}\n> \n"
+    monkeypatch.setattr(sys, "stdin", Terminal("nein\na</s>\nb\n"))  # told, and asked for another
+    main(GenerateOptions(tuned, "a", **options))
+    told = capsys.readouterr()
+    assert told.out == f"{first}\n> > > {second}\n> \n"
+    assert "note: the chat template refuses these turns: not that\n" in told.err
+    assert "note: this turn has </s>, a control token of the model: leave it out\n" in told.err
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
     with pytest.raises(InputError, match=r"^the chat template refuses these turns: not that$"):
         generate(capsys, tuned, prompt="nein", **options)
 

@@ -44,6 +44,20 @@ def test_a_turn_without_room_for_an_answer_is_refused_and_forgotten(tokenizer):
     assert (tokenizer.decode(ids), left_out) == ("uxx", 0)
 
 
+def test_what_would_be_a_control_token_is_refused(tokenizer):
+    """Special ones, and of the others those that the template writes; else text is text."""
+    tokenizer.add_tokens(["<|turn|>", "<|tool|>"])
+    tokenizer.chat_template = TEMPLATE + "<|turn|>"
+    conversation = Conversation(tokenizer, 200, None)
+    for text in ("a</s>b", "x <|turn|>"):
+        with pytest.raises(InputError, match="a control token of the model: leave it out"):
+            conversation.ask(text, room=1)
+        with pytest.raises(InputError, match="a control token"):
+            Conversation(tokenizer, 200, text)
+    ids, _ = conversation.ask("<|tool|> <turn> < /s>", room=1)
+    assert tokenizer.decode(ids) == "u<|tool|> <turn> < /s><|turn|>"
+
+
 def test_a_template_that_refuses_turns_is_quoted_in_one_line(tokenizer):
     conversation = Conversation(tokenizer, 20, None)
     conversation.ask("a", room=1)

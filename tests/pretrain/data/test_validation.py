@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +26,12 @@ from lit_gpt.store.token_store import TokenStore
 from lit_gpt.store.tokenizer import Tokenizer
 from pretrain.data.batch import Batch
 from pretrain.data.inputs import open_inputs
-from pretrain.data.validation import Validation, ValidationSample, mean_loss, named_stores
+from pretrain.data.validation import Validation, ValidationSample, mean_loss, named_stores, template_warnings
+from pretrain.launch.examine import examine
 from pretrain.monitor.metrics import read_metrics, read_validation
 from pretrain.options import TrainOptions
 from tests.german import german_texts
-from tests.masked_stores import conversations, masked_store
+from tests.masked_stores import CHAT, conversations, masked_store
 from tests.pretrain.feeding import BLOCK
 from tests.pretrain.running import train
 
@@ -262,6 +264,8 @@ def test_stores_have_names(tmp_path):
         (["x/val", "y/val"], "x/val and y/val are both named val; write NAME=DIR"),
         (["a b=x"], "'a b' is no name"),
         (["=x"], "'' is no name"),
+        ([f"{tmp_path}@0-5:2"], f"belong to --train_data_dir; give {tmp_path} alone"),
+        ([f"x={tmp_path}:0.5"], "shares and weights belong to --train_data_dir"),
     ]:
         with pytest.raises(InputError, match=message):
             named_stores(entries)
@@ -284,6 +288,21 @@ def test_every_store_is_of_the_training_datas_tokenizer(tmp_path, train_store_di
     options.val_data_dir = [f"a={val_store_dir}", f"b={tmp_path / 'other'}"]
     with pytest.raises(InputError, match="other was made with another tokenizer than the training data"):
         open_inputs(options)
+
+
+def test_another_chat_template_than_the_trainings_is_told(
+    tmp_path, tokenizer_dir, train_store_dir, val_store_dir, masked_store_dir
+):
+    other = masked_store(tmp_path / "o", tokenizer_dir, conversations(9), replace(CHAT, template="other"))
+    stores = [val_store_dir, masked_store_dir, other]
+    [told] = template_warnings(CHAT, map(TokenStore.open, stores))
+    assert told.startswith(f"warning: --val_data_dir {other}: its chat template is not that of the training")
+    assert template_warnings(None, map(TokenStore.open, stores)) == []
+    options = TrainOptions(
+        [str(train_store_dir), str(masked_store_dir)], out_dir=str(tmp_path / "out"), model_name="tiny_100K"
+    )
+    options.max_steps, options.val_data_dir = 5, [str(other)]
+    assert told.removeprefix("warning: ") in examine(options).stages[0].remarks
 
 
 @pytest.mark.slow
