@@ -29,6 +29,7 @@ from data_prep.report.page import write_report
 from data_prep.stages.corpus import Call, call_command, input_files, kept_files
 from data_prep.stages.pipeline import Stage, check_settings, run_stages
 from data_prep.stages.summary import in_short, record_origin
+from data_prep.text.normalize import REPAIRS
 from data_prep.tokenizing import job, train
 from lit_gpt.cli import InputError, run_command
 from lit_gpt.option_types import NonNegativeInt, PositiveFloat, PositiveInt, Share
@@ -83,8 +84,11 @@ def corpus_stages(files: list[Path], options: Options) -> tuple[list[Stage], lis
         stages.extend(plan_part(documents, part, parts[name]))
 
     add("dedup", dedup.plan, dedup.Options, min_paragraph_bytes=options.min_paragraph_bytes)
-    language = {"language": options.language, "language_model": options.language_model}
-    add("lines", partial(clean.plan, name="lines"), clean.Options, preset="none", **vars(after), **language)
+    others = dict.fromkeys(REPAIRS, False) | {
+        "language": options.language,
+        "language_model": options.language_model,
+    }
+    add("lines", partial(clean.plan, name="lines"), clean.Options, preset="none", **vars(after), **others)
     if options.near_duplicates:
         add("minhash", minhash.plan, minhash.Options, min_similarity=options.min_similarity)
     origin = partial(record_origin, output / "clean" / "inputs", parts, output / "origin.json")

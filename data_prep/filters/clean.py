@@ -15,6 +15,7 @@ from data_prep.filters.measures import MEASURES, NGRAM_MEASURES, Measure, Texts,
 from data_prep.stages.corpus import Call, CorpusDocument, CorpusOptions, open_corpus, task_files
 from data_prep.stages.pipeline import ExecutionOptions, Stage, write_json
 from data_prep.stages.summary import with_summary
+from data_prep.text.normalize import Normalize, NormalizeOptions
 from lit_gpt.hashed_files import sha256_of
 from lit_gpt.store.tokenizer import Tokenizer
 
@@ -24,8 +25,8 @@ BATCH_CHARACTERS = 1 << 18
 
 
 @dataclass(kw_only=True)
-class Options(CorpusOptions, FilterOptions, ExecutionOptions):
-    """Filter documents; write those dropped to a folder per reason."""
+class Options(CorpusOptions, NormalizeOptions, FilterOptions, ExecutionOptions):
+    """Repair the text of documents, and filter them; write those dropped to a folder per reason."""
 
 
 def plan(files: list[Path], options: Options, folder: Path, name: str = "clean") -> list[Stage]:
@@ -40,7 +41,8 @@ def plan(files: list[Path], options: Options, folder: Path, name: str = "clean")
     limits = options.limits()
     tokenizer = Tokenizer.load(options.tokenizer).fingerprint if options.tokenizer else None
     identifier = _identifier(limits, options)
-    settings = {
+    kinds = options.kinds()
+    settings = dict.fromkeys(kinds, True) | {  # without them as in folders of earlier revisions
         "limits": dataclasses.asdict(limits),
         "tokenizer": tokenizer,
         "language": identifier and [options.language, sha256_of(identifier.model)],
@@ -48,7 +50,8 @@ def plan(files: list[Path], options: Options, folder: Path, name: str = "clean")
     read, write = open_corpus(files, options, folder, settings)
     choose = partial(_filter, limits, options)
     describe = Call("inputs", partial(_describe_inputs, files, folder))
-    stage = Stage(name, [read, choose, write, describe], options.n_tasks(len(files)), folder)
+    normalize = [Normalize(kinds, folder)] if kinds else []
+    stage = Stage(name, [read, *normalize, choose, write, describe], options.n_tasks(len(files)), folder)
     return with_summary([stage], "Filtered documents")
 
 

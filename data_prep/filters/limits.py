@@ -154,7 +154,7 @@ class FilterOptions(Limits):
     """Filters."""
 
     preset: Literal["german", "fineweb2_german", "none"] = "german"
-    """Sets the limits that are not given."""
+    """Sets the limits that are not given. `none` drops only empty texts; repair of texts is set apart."""
     SHOWN_DEFAULTS: ClassVar = preset_values()
 
     tokenizer: Path | None = None

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data_prep.text.changes import as_markdown
 from lit_gpt.files import replacing, write_atomically
 
 _COLOURS = ("#4a7ba6", "#c77f3a", "#5b9a68", "#8a6aa8")
@@ -26,7 +27,10 @@ def show_flow(parts: dict[str, Path], output: Path) -> None:
     """
     counts = {name: json.loads((folder / "stats.json").read_text("utf-8")) for name, folder in parts.items()}
     read, losses = next(iter(counts.values()))["read"], flow(counts)
-    write_atomically(output / "flow.md", _table(read, losses))
+    changed = [line for name, folder in parts.items() for line in as_markdown(folder, counts[name])]
+    write_atomically(
+        output / "flow.md", _table(read, losses) + "\n".join(["", *changed, ""] if changed else [])
+    )
     with replacing(output / "flow.png") as file:
         _draw(read, losses, file)
 
@@ -45,7 +49,8 @@ def flow(counts: dict[str, dict[str, Any]]) -> list[Loss]:
         ]
         kept = stats["read"]["text_bytes"] - sum(loss.text_bytes for loss in of_part)
         if within := kept - stats["kept"]["text_bytes"]:
-            of_part.append(Loss(name, "repeated paragraphs", 0, within))
+            reason = "changed text" if stats.get("changed") else "repeated paragraphs"
+            of_part.append(Loss(name, reason, 0, within))
         losses += sorted(of_part, key=lambda loss: -loss.text_bytes)
     return losses
 

@@ -5,6 +5,7 @@ One file that loads nothing. Text of documents is escaped, so a browser shows wh
 
 import base64
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,9 +16,10 @@ from data_prep.filters.language import LanguageIdentifier
 from data_prep.filters.limits import Limits
 from data_prep.reading.documents import losses_in_short
 from data_prep.report import examples
-from data_prep.report.examples import Sample, sample
+from data_prep.report.examples import Sample, pieces, sample
 from data_prep.report.flow import Loss, flow, left_of, show_flow
 from data_prep.report.places import Marker
+from data_prep.text.changes import examples_of
 from lit_gpt.files import write_atomically
 from lit_gpt.option_parser import docstrings
 
@@ -30,6 +32,7 @@ _OTHER_RULES = {
     "only_repeats": "Every paragraph occurs earlier in the input.",
     "repeated paragraphs": "Paragraphs that occur earlier in the input, cut from documents that stay. "
     "They are not recorded one by one.",
+    "changed text": "Bytes by which the repair of texts made documents shorter (negative: longer).",
 }
 _STEPS = {
     "clean": "rules for language, characters and length, on documents as they come",
@@ -81,6 +84,7 @@ def write_report(
         left=Loss("", "left", *left_of(read, losses)),
         kept=sample(list(parts.values())[-1], None, marker),
         lost=[line for stats in counts.values() for line in _unusable(stats)],
+        changed=list(_changed(parts, counts)),
         picture=base64.b64encode((output / "flow.png").read_bytes()).decode(),
         nearness=nearness,
         bars=bars,
@@ -90,6 +94,16 @@ def write_report(
         fewest_values=_FEWEST_VALUES,
     )
     write_atomically(output / "report.html", page)
+
+
+def _changed(
+    parts: dict[str, Path], counts: dict[str, dict[str, Any]]
+) -> Iterator[tuple[str, Any, list[Any]]]:
+    """Each repair of texts: name, counts, and examples, whose `id`, `before` and `after` are pieces."""
+    for part, stats in counts.items():
+        for kind, count in stats.get("changed", {}).items():
+            shown = examples_of(parts[part], kind)
+            yield kind, count, [{name: pieces(text) for name, text in each.items()} for each in shown]
 
 
 def _marker(settings: list[dict[str, Any]], identifier: LanguageIdentifier | None) -> Marker:

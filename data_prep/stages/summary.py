@@ -11,6 +11,7 @@ from typing import Any
 from data_prep.reading.documents import Rejects, losses_in_short, read_documents
 from data_prep.stages.corpus import KEPT, Call, input_files
 from data_prep.stages.pipeline import Stage, run_stages, write_json
+from data_prep.text import changes
 from lit_gpt.files import write_atomically
 
 EXAMPLES = 3
@@ -58,6 +59,7 @@ def collect(folder: Path, stages: list[str]) -> dict[str, Any]:
             if name.startswith("set_aside/")
         },
         "losses": _losses(folder / "set_aside"),
+        "changed": changes.counts_of(last),
         "kept": {unit: last[f"{KEPT}/{unit}"] for unit in UNITS},
         "excluded": {
             place.removeprefix("excluded/"): {unit: last[f"{place}/{unit}"] for unit in UNITS}
@@ -101,7 +103,7 @@ def in_short(folder: Path) -> str:
         f"kept {kept['documents']:,}, {kept['text_bytes']:,} bytes"
     ]
     lines += [f"  {count['documents']:>12,}  {reason}" for reason, count in _by_size(stats["excluded"])]
-    lines += _rejected(stats)
+    lines += changes.in_short(stats) + _rejected(stats)
     page = folder / "report.md"
     if not page.exists():
         page = folder / "report.html"  # of an earlier revision
@@ -132,7 +134,7 @@ def report(folder: Path, title: str, stats: dict[str, Any]) -> str:
         tokens = f"{count['tokens']:,}" if count["tokens"] else "–"  # counted only with a tokenizer
         numbers = f"{count['documents']:,} | {share:.2%} | {count['text_bytes']:,} | {tokens}"
         lines.append(f"| {name} | {numbers} |")
-    lines += ["", *_rejected(stats)]
+    lines += ["", *_rejected(stats), *changes.as_markdown(folder, stats)]
     for name, place, _ in rows:
         lines += [f"\n## {name}\n", *_examples(folder / place)]
     return "\n".join(lines) + "\n"

@@ -65,6 +65,7 @@ class Parsed(HTMLParser):
 
 def run(files, output, tasks):
     options = prepare.Options(input=list(map(str, files)), output=output, tasks=tasks, workers=1)
+    options.html_remains = False  # the texts shall keep theirs
     run_stages(prepare.corpus_stages(files, options)[0], options, output, Path("-"))
     return output
 

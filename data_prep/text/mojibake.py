@@ -1,0 +1,86 @@
+"""Repair mojibake: UTF-8 that was decoded as Windows-1252 or Latin-1, once or several times.
+
+ftfy knows ten encodings and takes `»Änderung` for MacRoman. In German text these two suffice, so its result
+counts for a line that has such a sequence and that it explains by them alone.
+"""
+
+import re
+from functools import lru_cache
+
+import ftfy
+from ftfy.fixes import fix_c1_controls
+
+_ENCODINGS = ("latin-1", "sloppy-windows-1252")
+_CONFIG = ftfy.TextFixerConfig(decode_inconsistent_utf8=False)
+_LONGEST_LINE = 10_000
+"""Characters. ftfy tries each encoding on a whole line; in longer ones sequences are repaired one by one."""
+
+# What stands for the bytes 80 to BF, and what of it also stands behind a letter in sound text.
+_ANY = "\x80-\xbf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ"
+_APART = "\xa0«»‚„…‹‘’“”•–—›"
+_STRICT = f"(?![{_APART}])[{_ANY}]"
+_SMALL = "a-zß-öø-ÿ"
+_SEQUENCES = (
+    rf"[ÂÃÌ]{_STRICT}",
+    rf"(?<=[{_SMALL}])[ÂÃÄÅ][{_APART}]",  # no capital letter stands behind a small one
+    "Ã[‚„–]",  # Â, Ä, Ö
+    rf"(?<![\w„“”\"'‚‘’»«›‹(])Â[{_APART}]",
+    rf"(?<=[{_SMALL}])[ÄÅ]{_STRICT}",
+    rf"[ÄÅ]{_STRICT}(?=[{_SMALL}])",  # not the unit in 5 Å³
+    f"â‚¬(?:[ÅË][{_ANY}])?",
+    rf"â[\x80-\x9f€‚„†ˆ‰•–—˜™šœž][{_ANY}]",
+    rf"á[º»][{_ANY}]",
+    rf"ï(?:»¿|¿½|¬[{_ANY}])",
+    rf"ð[Ÿ\x9f][{_ANY}]{{2}}",
+)
+_RUN = re.compile(f"(?:{'|'.join(_SEQUENCES)})+")
+_SIGNS = (*"ÃÂâÌïð", *"\x80\x82\x84\x85\x8b\x91\x92\x93\x94\x95\x96\x97\x99\x9b")
+"""A text with mojibake has one of these: the letters are quick to look for."""
+_ABOUT = re.compile(
+    r"\bUTF-?8|\bISO.?8859|\bWindows-?125|Mojibake|\bUnicode|Zeichens[aä]tz|Zeichen[ck]odierung",
+    re.IGNORECASE,
+)
+
+
+def repair_mojibake(text: str) -> str:
+    """The text with its characters as they were before they were decoded wrongly.
+
+    Control characters from U+0080 on become those of Windows-1252, as in browsers. A text about encodings
+    keeps its sequences. The same object is returned where there is nothing to repair.
+    """
+    if not any(map(text.__contains__, _SIGNS)):
+        return text
+    if _RUN.search(text) and not _ABOUT.search(text):
+        text = "\n".join(_repair_line(line) if _RUN.search(line) else line for line in text.split("\n"))
+    return fix_c1_controls(text)
+
+
+def _repair_line(line: str) -> str:
+    while _RUN.search(line):
+        fixed = _decode_line(line)
+        fixed = fixed if fixed != line else _RUN.sub(lambda run: _decode(run[0]), line)
+        if fixed == line:
+            break
+        line = fixed
+    return line
+
+
+def _decode_line(line: str) -> str:
+    """Undo one wrong decoding of a whole line, where ftfy explains all of it."""
+    if len(line) > _LONGEST_LINE or "â€ " in line:  # ftfy reads that, the rest of ”, as a dagger
+        return line
+    steps = ftfy.fix_encoding_and_explain(line, _CONFIG).explanation or []
+    actions = [step.action for step in steps]
+    if "decode" not in actions or steps[0].parameter not in _ENCODINGS:
+        return line
+    return ftfy.apply_plan(line, [(*step,) for step in steps[: actions.index("decode") + 1]])
+
+
+@lru_cache(maxsize=4096)
+def _decode(run: str) -> str:
+    for encoding in _ENCODINGS:
+        try:
+            return run.encode(encoding).decode()
+        except UnicodeError:
+            continue
+    return run

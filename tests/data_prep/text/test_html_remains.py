@@ -1,0 +1,59 @@
+"""Remains of HTML go, as a browser shows them; text about HTML, code and placeholders stay."""
+
+import pytest
+
+from data_prep.text.html_remains import remove_html_remains
+
+PROSE = "Der Gemeinderat hat am Dienstag beschlossen, die alte Brücke nicht abzureißen."
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a&nbsp;b &auml;&Ouml; &#8222;x&#x201c; &amp;auml; &amp;amp;", "a\xa0b äÖ „x“ ä &"),
+        ("A &amp; B &lt; C, 1 &gt; 0, &euro; &hellip; &#150;", "A & B < C, 1 > 0, € … –"),
+        ("vector&lt;int&gt;", "vector<int>"),
+        ("Zeile<br>Zeile<br />\nZeile<BR><br>Neu", "Zeile\nZeile\nZeile\n\nNeu"),
+        ("<p>Eins</p><p>Zwei</p>\n<p>Drei", "Eins\n\nZwei\n\nDrei"),
+        ("Titel</div>\n\n<div>Text</div>", "Titel\n\nText"),
+        ("<ul>\n<li>eins</li>\n<li>zwei</li>\n</ul>\nText", "eins\nzwei\n\nText"),
+        ("<tr><td>a</td><td>b</td></tr><tr><td>c</td></tr>", "a\tb\nc"),
+        ("<b>fett</b>, <i class=\"x\">kursiv</i>, m<sup>2</sup>", "fett, kursiv, m2"),
+        ('„Ja.“<br>„Nein.“<br>»Ja.«<br>»Nein.«', "„Ja.“\n„Nein.“\n»Ja.«\n»Nein.«"),
+        ("„<i>Der Spiegel</i>“ sagt", "„Der Spiegel“ sagt"),
+        ("<a href='http://x.de/?a=1' target=_blank>hier</a> <IMG SRC=x.gif WIDTH=3>", "hier "),
+        ("x<script type=text/javascript>if (a<b) {}</script>y<style>p {}</style>z", "xyz"),
+        ("x<!-- k > -- -->y<!DOCTYPE HTML PUBLIC \"-//W3C//DTD HTML 4.01//EN\">z", "xyz"),
+    ],
+)  # fmt: skip
+def test_shown_as_by_a_browser(text, shown):
+    assert remove_html_remains(text) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a < b und c > d, List<T>, Map<String, List<A>>, <max@example.org>, <http://example.org/a>",
+        "ls [<s>] <code> \\x<code> <link> <source>, drücke <Del>", "\\relative { <a c e>1 <b d>2 <a> }",
+        "&lt;b&gt;fett&lt;/b&gt; und &lt;br /&gt;, &amp;lt;p&amp;gt;",
+        "p = &copy; q = &lt; return &sum; f(&not;",
+        "In HTML ist <b>dies</b> fett, und <br> bricht um, &auml; ist ein Umlaut.",
+        "das Tag »<b>« mit »</b>«",
+        "die <style>-Angabe steht vor </style>",
+        "für &unbekannt; &#0; &#xd800; &#99999999; &; &#; & Co. AT&T &auml",
+        "Umgangen: </div> allein, <div", "Erlaubte XHTML-Tags: <a href=\"\" title=\"\"> <b> </b>",
+    ],
+)  # fmt: skip
+def test_stays(text):
+    assert remove_html_remains(text) is text
+    assert remove_html_remains(f"{PROSE}\n{text}\n{PROSE}") == f"{PROSE}\n{text}\n{PROSE}"
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["<a ", "<b></b>", "<!--", "<script>", '<a x="', "&amp", "amp;", "&lt;b ", "&#", "<br> ", '"<b '],
+)  # fmt: skip
+def test_a_long_text_takes_no_longer_than_its_length(piece):
+    """With a regular expression that went back for each piece, this would not end within the tests' time."""
+    for text in (piece * 20_000, f"<br>&{piece * 20_000}"):
+        remove_html_remains(text)
