@@ -99,6 +99,7 @@ class MetricsWriter:
             errors.warn(f"{self._metrics.path} has lost the lines of steps {last + 1} to {last_step}")
         keep = None if is_new else is_past_validation
         self._validation = CsvFile(out_dir / "validation.csv", ValidationLine, keep, errors, create=False)
+        self._validated = int(self._validation.kept[-1]["step"]) if self._validation.kept else None
         self._boards = open_boards(out_dir, first_step, wandb_project, errors)
         self._thread = ThreadPoolExecutor(1, "metrics")
         self._room = BoundedSemaphore(MAX_REPORTS)
@@ -110,9 +111,15 @@ class MetricsWriter:
         self._submit(lambda: self._write(self._metrics, lines, shown))
 
     def write_validation(self, lines: Sequence[ValidationLine]) -> None:
-        """Append the lines of one validation, and show them by store on the boards. Returns as `write`."""
+        """Append the lines of one validation, and show them by store on the boards. Returns as `write`.
+
+        At a border two stages validate after the same step; the second has other names, for Weights & Biases
+        keeps one value of a name and step.
+        """
+        at = "_at_stage_start" if lines and lines[0].step == self._validated else ""
+        self._validated = lines[-1].step if lines else self._validated
         shown = [
-            (n.step, {f"val_loss/{n.store}": n.loss, f"bits_per_byte/{n.store}": n.bits_per_byte})
+            (n.step, {f"val_loss{at}/{n.store}": n.loss, f"bits_per_byte{at}/{n.store}": n.bits_per_byte})
             for n in lines
         ]
         self._submit(lambda: self._write(self._validation, lines, shown))
