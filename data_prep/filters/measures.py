@@ -128,11 +128,11 @@ class Texts:
         units, hashes = self.units, np.sort(hashes_of(self.stop_words))
         short = units.is_word & (units.lengths <= max(map(len, self.stop_words), default=0))
         which = np.flatnonzero(short & self.open[units.text_of])
-        texts, exact = units.text_of[which], units.hashes(which)
+        texts, exact = units.text_of[which], units.hashes[which]
         given = np.isin(exact, hashes)
         pairs = np.unique(texts[given] * len(hashes) + np.searchsorted(hashes, exact[given]))
         different = np.bincount(pairs // max(len(hashes), 1), minlength=len(self))
-        in_any_case = np.isin(units.hashes(which, lower_case=True), hashes)
+        in_any_case = np.isin(units.lower_hashes(which), hashes)
         return different, np.bincount(texts[in_any_case], minlength=len(self))
 
     @cached_property
@@ -142,7 +142,7 @@ class Texts:
         if self.refrains:
             wanted &= ~self._in_repeated_lines
         which = np.flatnonzero(wanted)
-        return Sequences(self.units.hashes(which), self.units.text_of[which], self.units.lengths[which])
+        return Sequences(self.units.hashes[which], self.units.text_of[which], self.units.lengths[which])
 
 
 def _begins_with_bullet(points: np.ndarray, places: np.ndarray) -> np.ndarray:

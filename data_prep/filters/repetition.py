@@ -1,6 +1,7 @@
 """Sequences of n units that occur more than once in a text, for many texts at a time."""
 
 import numpy as np
+import pyarrow as pa
 
 
 class Sequences:
@@ -87,11 +88,5 @@ class Sequences:
 
 def _number(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Number equal keys alike from 0 on; also says which occur twice or more."""
-    order = np.argsort(keys)
-    by_key = keys[order]
-    differs = np.ones(len(keys) + 1, dtype=bool)  # from the key before
-    differs[1:-1] = by_key[1:] != by_key[:-1]
-    numbers, again = np.empty(len(keys), dtype=np.int64), np.empty(len(keys), dtype=bool)
-    numbers[order] = np.cumsum(differs[:-1]) - 1
-    again[order] = ~(differs[:-1] & differs[1:])
-    return numbers, again
+    numbers = pa.array(keys).dictionary_encode().indices.to_numpy().astype(np.int64)
+    return numbers, (np.bincount(numbers) > 1)[numbers]

@@ -142,29 +142,65 @@ class Units:
         """bool (units,): whether the first character is a small letter."""
         return _small()[self.points[self.starts]]
 
-    def hashes(self, which: np.ndarray, lower_case: bool = False) -> np.ndarray:
-        """uint64: 64-bit hashes of some units.
+    @cached_property
+    def hashes(self) -> np.ndarray:
+        """uint64 (units,): sums of a pseudo-random number for each character times powers of an odd number.
 
-        Different units have the same hash with probability 2^-64: it is a sum of pseudo-random numbers, one
-        for each pair of character and place. Constructed ones may collide.
+        Different units have the same hash with probability 2^-64, of the same characters in another order
+        2^-56. Constructed ones may collide.
         """
+        sums = _scattered()[self.points]
+        sums *= _powers(_BASE, len(sums))
+        np.cumsum(sums, out=sums)
+        return (sums[self.ends - 1] - sums[self.starts - 1]) * _powers(_INVERSE, len(sums))[self.starts]
+
+    def lower_hashes(self, which: np.ndarray) -> np.ndarray:
+        """uint64: the hashes that some units have in lower case."""
         lengths = self.lengths[which]
         firsts = np.cumsum(lengths) - lengths
         offsets = np.arange(lengths.sum()) - np.repeat(firsts, lengths)
         points = self.points[np.repeat(self.starts[which], lengths) + offsets]
-        return _hashes(_lower()[points] if lower_case else points, offsets, firsts)
+        return _hashes(_lower()[points], offsets, firsts)
+
+
+_BASE = 0x9E3779B97F4A7C15
+_INVERSE = pow(_BASE, -1, 1 << 64)
+_MOST_CHARACTERS = 1 << 19  # of texts measured together, unless one is longer
+
+
+@cache
+def _scattered() -> np.ndarray:
+    """uint64 (code points,): a pseudo-random number for each."""
+    scattered = np.arange(1, _CODE_POINTS + 1, dtype=np.uint64)
+    for factor in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB):
+        scattered *= np.uint64(factor)
+        scattered ^= scattered >> np.uint64(31)
+    return scattered
+
+
+def _powers(base: int, n: int) -> np.ndarray:
+    """uint64 (n,): powers of an odd number from 0 on."""
+    return _first_powers(base)[:n] if n <= _MOST_CHARACTERS else _new_powers(base, n)
+
+
+def _new_powers(base: int, n: int) -> np.ndarray:
+    powers = np.full(n, base, dtype=np.uint64)
+    powers[:1] = 1
+    return np.multiply.accumulate(powers, out=powers)
+
+
+@cache
+def _first_powers(base: int) -> np.ndarray:
+    return _new_powers(base, _MOST_CHARACTERS)
 
 
 def _hashes(points: np.ndarray, offsets: np.ndarray, firsts: np.ndarray) -> np.ndarray:
-    mixed = points + (offsets.astype(np.uint64) << np.uint64(21))
-    for factor in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB):
-        mixed *= np.uint64(factor)
-        mixed ^= mixed >> np.uint64(31)
-    return np.add.reduceat(mixed, firsts) if len(firsts) else mixed
+    terms = _scattered()[points] * _powers(_BASE, int(offsets.max(initial=0)) + 1)[offsets]
+    return np.add.reduceat(terms, firsts) if len(firsts) else terms
 
 
 def hashes_of(strings: Iterable[str]) -> np.ndarray:
-    """uint64 (strings,): the hashes that `Units.hashes` has for units of these letters."""
+    """uint64 (strings,): the hashes that `Units` has for units of these letters."""
     one = [
         _hashes(points, np.arange(len(points)), np.zeros(1, np.int64))
         for points in map(code_points, strings)

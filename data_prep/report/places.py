@@ -79,7 +79,8 @@ def _named(reason: str) -> tuple[str, int]:
 
 
 def _in(hashes: np.ndarray, any_case: bool, units: Units) -> np.ndarray:
-    return units.is_word & np.isin(units.hashes(np.arange(len(units.starts)), any_case), hashes)
+    found = units.lower_hashes(np.arange(len(units.starts))) if any_case else units.hashes
+    return units.is_word & np.isin(found, hashes)
 
 
 def _runs(found: list[re.Match[str]], which: np.ndarray) -> list[Span]:
@@ -156,8 +157,7 @@ def _of_sequences(
     text: str, n: int, choose: Callable[[np.ndarray, np.ndarray], np.ndarray]
 ) -> Iterator[Span]:
     units = Units([text])
-    hashes = units.hashes(np.arange(len(units.starts)))
-    places, numbers = Sequences(hashes, units.text_of, units.lengths).repeated(n)
+    places, numbers = Sequences(units.hashes, units.text_of, units.lengths).repeated(n)
     places = choose(places, numbers) if len(places) else places
     return _spans(units.starts[places], units.ends[places + n - 1])
 
