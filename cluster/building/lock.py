@@ -28,13 +28,16 @@ BUILD_TOOLS = [
 
 
 def main() -> None:
-    found = _ask_pip("-r", str(REQUIREMENTS), *BUILD_TOOLS)
+    wanted = ["-r", str(REQUIREMENTS), *BUILD_TOOLS]
+    found = _ask_pip(*wanted)
+    if exact := _without_local(found):
+        found = _ask_pip(*wanted, *exact)
     versions = [f"{package['metadata']['name']}=={package['metadata']['version']}" for package in found]
     platforms = [f"manylinux_2_{minor}_x86_64" for minor in range(NEWEST_GLIBC, 4, -1)]
     platforms += ["manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64"]
     container = ["--implementation=cp", f"--python-version={PYTHON_VERSION}"]
     container += [f"--platform={platform}" for platform in platforms]
-    lines = sorted(_line(package) for package in _ask_pip("--no-deps", *container, *versions))
+    lines = sorted(_line(package) for package in _ask_pip("--no-deps", *container, *versions, *exact))
     head = "# Written by lock.py from requirements.txt; do not edit.\n"
     (HERE / "requirements.lock").write_text(head + "\n".join(lines) + "\n")
     print(f"{len(lines)} packages in {HERE / 'requirements.lock'}")
@@ -48,6 +51,15 @@ def _ask_pip(*arguments: str) -> list[dict[str, Any]]:
         command += [f"--target={folder}", f"--report={report}", *arguments]
         subprocess.run(command, check=True)
         return json.loads(report.read_text())["install"]
+
+
+def _without_local(found: list[dict[str, Any]]) -> list[str]:
+    """Requirements that take the public versions where pip prefers local ones (PEP 440), such as 2.13.0+cpu.
+
+    A local build has another file, and may need other packages: torch for CPUs needs none of nvidia's.
+    """
+    versions = [(package["metadata"]["name"], package["metadata"]["version"]) for package in found]
+    return [f"{name}==={version.partition('+')[0]}" for name, version in versions if "+" in version]
 
 
 def _line(package: dict[str, Any]) -> str:

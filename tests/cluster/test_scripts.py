@@ -1,8 +1,11 @@
 """What can be said of the batch scripts and the container's recipe without running them."""
 
+import hashlib
+import importlib.util
 import re
 import shutil
 import subprocess
+import zipfile
 
 import pytest
 
@@ -43,3 +46,36 @@ def test_lock_holds_what_is_required():
     assert len(locked) == len(text.splitlines()) - 1
     canonical = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in required}
     assert canonical.items() <= locked.items()
+
+
+def write_wheel(folder, name, version, requires=""):
+    info = f"{name}-{version}.dist-info"
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{requires}"
+        )
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+
+
+@pytest.mark.slow
+def test_the_lock_takes_public_versions_and_what_they_need(tmp_path, monkeypatch):
+    """Not 1.5+cpu, which pip prefers where it finds it, and which needs less."""
+    write_wheel(tmp_path, "demo", "1.5", "Requires-Dist: driver\n")
+    write_wheel(tmp_path, "demo", "1.5+cpu")
+    write_wheel(tmp_path, "driver", "2.0")
+    (tmp_path / "requirements.txt").write_text("demo==1.5\n")
+    spec = importlib.util.spec_from_file_location("lock", ROOT / "cluster/building/lock.py")
+    lock = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(lock)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    monkeypatch.setattr(lock, "HERE", tmp_path)
+    monkeypatch.setattr(lock, "REQUIREMENTS", tmp_path / "requirements.txt")
+    monkeypatch.setattr(lock, "BUILD_TOOLS", [])
+    lock.main()
+    assert (tmp_path / "requirements.lock").read_text().splitlines()[1:] == [
+        f"{name}=={version} --hash=sha256:"
+        + hashlib.sha256((tmp_path / f"{name}-{version}-py3-none-any.whl").read_bytes()).hexdigest()
+        for name, version in (("demo", "1.5"), ("driver", "2.0"))
+    ]
