@@ -136,12 +136,16 @@ class Texts:
         return different, np.bincount(texts[in_any_case], minlength=len(self))
 
     @cached_property
-    def sequences(self) -> Sequences:
-        """Sequences of units of the open texts."""
+    def in_sequences(self) -> np.ndarray:
+        """int64: numbers of the units of which `sequences` are, of the open texts."""
         wanted = self.open[self.units.text_of]
         if self.refrains:
             wanted &= ~self._in_repeated_lines
-        which = np.flatnonzero(wanted)
+        return np.flatnonzero(wanted)
+
+    @cached_property
+    def sequences(self) -> Sequences:
+        which = self.in_sequences
         return Sequences(self.units.hashes[which], self.units.text_of[which], self.units.lengths[which])
 
 

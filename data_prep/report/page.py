@@ -108,9 +108,11 @@ def _changed(
 
 def _marker(settings: list[dict[str, Any]], identifier: LanguageIdentifier | None) -> Marker:
     """By the settings of the steps."""
-    stop_words = [each["limits"]["stop_words"] for each in settings if "limits" in each]
+    limits = [each["limits"] for each in settings if "limits" in each]
+    stop_words = [each["stop_words"] for each in limits]
+    refrains = any(each.get("refrains") for each in limits)  # earlier revisions had no such setting
     words = [each["words"] for each in settings if "words" in each]
-    return Marker(next(filter(None, stop_words), ()), identifier, *words[:1])
+    return Marker(next(filter(None, stop_words), ()), identifier, refrains, *words[:1])
 
 
 def _rule(loss: Loss, step: Path, marker: Marker) -> Rule:

@@ -8,7 +8,7 @@ import numpy as np
 
 from data_prep.duplicates.shingles import shared_words
 from data_prep.filters.language import DOCUMENT_CHARACTERS, LanguageIdentifier
-from data_prep.filters.repetition import Sequences
+from data_prep.filters.measures import Texts
 from data_prep.filters.units import BAD, LETTER, SPACE, Units, hashes_of
 from data_prep.reading.documents import Document
 
@@ -22,13 +22,19 @@ class Marker:
     Args:
         stop_words: of the rules for stop words.
         identifier: of the rules for languages; None if none of them dropped a document.
+        refrains: whether the rules for sequences leave out repeated lines.
         words: of the sequences by which near duplicates are compared.
     """
 
     def __init__(
-        self, stop_words: Sequence[str] = (), identifier: LanguageIdentifier | None = None, words: int = 5
+        self,
+        stop_words: Sequence[str] = (),
+        identifier: LanguageIdentifier | None = None,
+        refrains: bool = False,
+        words: int = 5,
     ) -> None:
         self._words = words
+        self._refrains = refrains
         self._places = dict(_PLACES)
         stop_hashes = hashes_of(stop_words)
         for name, any_case in (("stop_words", False), ("stop_words_frac", True)):
@@ -61,7 +67,7 @@ class Marker:
         if not text or text.isspace() or is_given:
             return []
         if n:
-            return _joined(_of_sequences(text, n, _OF_SEQUENCES[name][1]))
+            return _joined(_of_sequences(text, n, _OF_SEQUENCES[name][1], self._refrains))
         return _joined(self._places[name][1](text)) if name in self._places else []
 
     def alike(self, one: str, other: str) -> tuple[list[Span], list[Span]]:
@@ -154,12 +160,13 @@ def _spans(starts: np.ndarray, ends: np.ndarray) -> Iterator[Span]:
 
 
 def _of_sequences(
-    text: str, n: int, choose: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    text: str, n: int, choose: Callable[[np.ndarray, np.ndarray], np.ndarray], refrains: bool
 ) -> Iterator[Span]:
-    units = Units([text])
-    places, numbers = Sequences(units.hashes, units.text_of, units.lengths).repeated(n)
+    texts = Texts([text], [{}], [0], refrains=refrains)
+    places, numbers = texts.sequences.repeated(n)
     places = choose(places, numbers) if len(places) else places
-    return _spans(units.starts[places], units.ends[places + n - 1])
+    firsts, lasts = texts.in_sequences[places], texts.in_sequences[places + n - 1]
+    return _spans(texts.units.starts[firsts], texts.units.ends[lasts])
 
 
 def _most_frequent(places: np.ndarray, numbers: np.ndarray) -> np.ndarray:
@@ -189,6 +196,10 @@ _PLACES: dict[str, tuple[str, _Finder]] = {
     "avg_word_length": (
         "the longest words",
         _units(lambda units: units.is_word & (units.lengths == units.lengths.max())),
+    ),
+    "lower_case_words_frac": (
+        "words that begin with a small letter",
+        _units(lambda units: units.begins_small),
     ),
     "symbols_frac": ("number signs, or ellipses if there are more", _symbols),
     "bullet_lines_frac": (

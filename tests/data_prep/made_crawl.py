@@ -1,8 +1,14 @@
-"""A seeded crawl of made sites, whose pages share a notice, a menu and a footer; each is of a known kind."""
+"""A seeded crawl of made sites, whose pages share a notice, a menu and a footer; each is of a known kind.
+
+python -m tests.data_prep.made_crawl DIR 30 writes files of about 30 MB in all.
+"""
 
 import random
+import sys
 from collections import Counter
+from pathlib import Path
 
+from tests.data_prep.corpus_tools import write_jsonl
 from tests.data_prep.made_pages import BAD, DIALECTS, GOOD, Bodies
 
 _STEMS = """
@@ -62,3 +68,16 @@ def near_copy(page):
 def by_kind(documents):
     """Number of documents of each kind."""
     return Counter(document["id"].partition("/")[0] for document in documents)
+
+
+def write_files(folder, megabytes):
+    """Write files of 20 sites each until they have so many 10^6 bytes; the number of a file is its seed."""
+    size, seed = 0, 0
+    while size < megabytes * 1e6:
+        file = write_jsonl(folder / f"{seed:04d}.jsonl", Crawl(seed).pages(n_sites=20, n_pages=200))
+        size += file.stat().st_size
+        seed += 1
+
+
+if __name__ == "__main__":
+    write_files(Path(sys.argv[1]), float(sys.argv[2]))

@@ -70,6 +70,9 @@ def test_words_and_sequences(text):
     assert characters(counted_places("min_alpha_words_frac", text)) == of_units(
         text, [(number, 1) for number, unit in enumerate(units) if not LETTERS.search(unit)]
     )
+    assert characters(counted_places("min_lower_case_words_frac", text)) == of_units(
+        text, [(number, 1) for number, unit in enumerate(units) if unit[0].islower()]
+    )
     assert characters(counted_places("max_avg_word_length", text)) == of_units(
         text,
         [(n, 1) for n, unit in enumerate(units) if len(unit) == longest and re.search(r"\w", unit)],
@@ -85,6 +88,15 @@ def test_words_and_sequences(text):
         most = max(ngrams, key=ngrams.count) if again else None
         marked = characters(counted_places(f"max_top_ngram_frac_{n}", text))
         assert marked == of_units(text, [(k, n) for k, ngram in enumerate(ngrams) if ngram == most])
+
+
+def test_a_refrain_is_marked_as_repeated_lines_only():
+    refrain = "der Wind geht über das weite Land und singt"
+    text = f"{refrain}\nein Lied\n{refrain}\nein Haus\nund der Wind geht über das weite Land und ruht"
+    for marker, n_marked in ((Marker(), 2), (Marker(refrains=True), 1)):
+        marked = counted_places("max_dup_ngram_frac_7", text, marker)
+        assert [text[slice(*span)] for span in marked][-1] == "der Wind geht über das weite Land und"
+        assert len(marked) == n_marked
 
 
 def test_a_blank_text_and_a_rule_without_places_have_none():
