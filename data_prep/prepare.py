@@ -1,5 +1,6 @@
 """Run every step from a crawl to token stores that training reads, by one YAML file.
 
+    OUTPUT/extract/    the main text of web pages, of .warc and .html files, and with --source html
     OUTPUT/clean/      documents that the rules for language, characters and length keep, the others by reason
     OUTPUT/dedup/      the same without repeated paragraphs
     OUTPUT/lines/      what is left of them for the rules for lines and repetition, and again for length
@@ -25,10 +26,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data_prep.duplicates import dedup, minhash
 from data_prep.filters import clean
 from data_prep.filters.limits import around_deduplication
+from data_prep.reading.pages import holds_pages
 from data_prep.report.page import write_report
 from data_prep.stages.corpus import Call, call_command, input_files, kept_files
 from data_prep.stages.pipeline import Stage, check_settings, run_stages
 from data_prep.stages.summary import in_short, record_origin
+from data_prep.text import extract
 from data_prep.text.normalize import REPAIRS
 from data_prep.tokenizing import job, train
 from lit_gpt.cli import InputError, run_command
@@ -40,7 +43,7 @@ class Options(minhash.SimilarityOptions, clean.Options):
     """Prepare a corpus for training: filter, deduplicate, train a tokenizer, tokenize, pack."""
 
     output: Path
-    """Folder for clean/, dedup/, lines/, minhash/, tokenizer/ and the stores train/ and val/."""
+    """Folder for extract/, clean/, dedup/, lines/, minhash/, tokenizer/ and the stores train/ and val/."""
     tokenizer: Path | None = None
     """Folder of a tokenizer to use (default: train one on the documents that are kept)."""
     min_paragraph_bytes: NonNegativeInt = 0
@@ -72,8 +75,16 @@ def corpus_stages(files: list[Path], options: Options) -> tuple[list[Stage], lis
     output = options.output
     before, after = around_deduplication(options.limits())
     first = dataclasses.replace(options, preset="none", **vars(before))
-    parts = {"clean": output / "clean"}
-    stages = clean.plan(files, first, parts["clean"])
+    parts: dict[str, Path] = {}
+    stages: list[Stage] = []
+    documents = files
+    if options.source == "html" or any(map(holds_pages, files)):
+        parts["extract"] = output / "extract"
+        stages += extract.plan(files, _extraction(options, parts["extract"]), parts["extract"])
+        documents = kept_files(parts["extract"], len(files))
+        first = dataclasses.replace(first, source="jsonl", text_fields=None, id_fields=None)
+    parts["clean"] = output / "clean"
+    stages += clean.plan(documents, first, parts["clean"])
 
     def add(
         name: str, plan_part: Callable[[list[Path], Any, Path], list[Stage]], kind: Any, **given: Any
@@ -91,11 +102,16 @@ def corpus_stages(files: list[Path], options: Options) -> tuple[list[Stage], lis
     add("lines", partial(clean.plan, name="lines"), clean.Options, preset="none", **vars(after), **others)
     if options.near_duplicates:
         add("minhash", minhash.plan, minhash.Options, min_similarity=options.min_similarity)
-    origin = partial(record_origin, output / "clean" / "inputs", parts, output / "origin.json")
+    origin = partial(record_origin, next(iter(parts.values())) / "inputs", parts, output / "origin.json")
     stages.append(Stage("origin", [Call("origin", origin)], 1, output))
     page = partial(write_report, parts, output, options.language, options.language_model)
     stages.append(Stage("report", [Call("report", page)], 1, output))
     return stages, kept_files(list(parts.values())[-1], len(files))
+
+
+def _extraction(options: Options, folder: Path) -> extract.Options:
+    shared = ("text_fields", "id_fields", "max_bad_lines", "tasks")
+    return extract.Options(input=[], output=folder, **{name: getattr(options, name) for name in shared})
 
 
 def _store_stages(documents: list[str], options: Options) -> list[Stage]:
@@ -144,7 +160,7 @@ def _command_stage(
 def main(options: Options) -> None:
     if options.min_similarity != minhash.Options.min_similarity and not options.near_duplicates:
         raise InputError("--min_similarity needs --near_duplicates: give both or neither")
-    files = input_files(options, options.stage is not None)
+    files = input_files(options, options.stage is not None, pages=True)
     settings = {
         "files": files,
         "near_duplicates": options.near_duplicates,
@@ -154,7 +170,7 @@ def main(options: Options) -> None:
     }
     check_settings(options.output, settings)
     if run_stages(plan(files, options), options, options.output, Path(__file__)):
-        for part in ("clean", "dedup", "lines", "minhash"):
+        for part in ("extract", "clean", "dedup", "lines", "minhash"):
             if (options.output / part).exists():
                 print(f"{part}: {in_short(options.output / part)}")
         print(f"report: {options.output / 'report.html'}")

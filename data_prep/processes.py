@@ -65,7 +65,7 @@ def ordered_map(
         yield from map(function, items)
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy the locks of the parent's threads
-    with ProcessPoolExecutor(workers, context, initializer=_start_worker) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=start_worker) as pool:
         pending: deque[Future[ResultT]] = deque()
         try:
             for item in items:
@@ -81,7 +81,7 @@ def ordered_map(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start_worker() -> None:
+def start_worker() -> None:
     """Leave Ctrl-C to the parent, and exit when the parent ends, even if it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

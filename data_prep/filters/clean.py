@@ -12,8 +12,8 @@ import numpy as np
 from data_prep.filters.language import LanguageIdentifier
 from data_prep.filters.limits import FilterOptions, Limits
 from data_prep.filters.measures import MEASURES, NGRAM_MEASURES, Measure, Texts, signal
-from data_prep.stages.corpus import Call, CorpusDocument, CorpusOptions, open_corpus, task_files
-from data_prep.stages.pipeline import ExecutionOptions, Stage, write_json
+from data_prep.stages.corpus import Call, CorpusDocument, CorpusOptions, describe_inputs, open_corpus
+from data_prep.stages.pipeline import ExecutionOptions, Stage
 from data_prep.stages.summary import with_summary
 from data_prep.text.normalize import Normalize, NormalizeOptions
 from lit_gpt.hashed_files import sha256_of
@@ -49,7 +49,7 @@ def plan(files: list[Path], options: Options, folder: Path, name: str = "clean")
     }
     read, write = open_corpus(files, options, folder, settings)
     choose = partial(_filter, limits, options)
-    describe = Call("inputs", partial(_describe_inputs, files, folder))
+    describe = Call("inputs", partial(describe_inputs, files, folder))
     normalize = [Normalize(kinds, folder)] if kinds else []
     stage = Stage(name, [read, *normalize, choose, write, describe], options.n_tasks(len(files)), folder)
     return with_summary([stage], "Filtered documents")
@@ -60,22 +60,6 @@ def _identifier(limits: Limits, options: Options) -> LanguageIdentifier | None:
     if not (limits.min_language_score or limits.min_language_frac):
         return None
     return LanguageIdentifier(options.language, options.language_model)
-
-
-def _describe_inputs(files: Sequence[Path], folder: Path, rank: int, world_size: int) -> None:
-    """Write path, size and hash of the task's input files, so that a model can be traced to them."""
-    for file in task_files(files, rank, world_size):
-        path = files[file]
-        described = {"path": str(path), "bytes": path.stat().st_size, "sha256": _sha256(path)}
-        write_json(folder / "inputs" / f"{file:06d}.json", described)
-
-
-def _sha256(path: Path) -> str | None:
-    """None if the file cannot be read to its end."""
-    try:
-        return sha256_of(path)
-    except OSError:
-        return None
 
 
 def _filter(

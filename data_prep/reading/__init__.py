@@ -2,5 +2,6 @@
 
 In go paths, globs and datasets of the Hugging Face hub, out come `Document`s. Open `inputs` (find and check
 files, field names of corpora), `batches` (cut files into lines), `documents` (parse lines, count rejects),
-`conversations` (turns in the place of a text).
+`conversations` (turns in the place of a text). For web pages: `pages` (which records are pages), `archives`
+(cut WARC files into records), `encodings`.
 """

@@ -85,9 +85,19 @@ class Rejects:
             hint = "fix the input or raise --max_bad_lines"
             raise InputError(f"more than {self.limit} unusable lines, the last {place}: {reason}; {hint}")
 
+    def leave_out(self, what: str) -> None:
+        """Count a record that no command wants, without its place."""
+        reason = f"{LEFT_OUT}: {what}"
+        self.counts[reason] = self.counts.get(reason, 0) + 1
+
     def losses(self) -> list[str]:
         """Places where the rest of a file is lost, and how much of it."""
         return [f"{place}: {reason}" for place, reason in self.places if reason.startswith(UNREADABLE)]
+
+
+def reject_in_short(reason: str) -> str:
+    """What is said beside the number of lines or records."""
+    return reason if reason.startswith(LEFT_OUT) else f"lines rejected: {reason}"
 
 
 def losses_in_short(losses: list[str]) -> list[str]:

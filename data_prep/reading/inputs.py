@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from data_prep.reading.batches import Rejected
 from data_prep.reading.documents import (
     ID_FIELDS,
+    LEFT_OUT,
     TEXT,
     TEXT_FIELDS,
     Content,
@@ -27,6 +28,7 @@ from data_prep.reading.documents import (
     look_up,
     read_documents,
 )
+from data_prep.reading.pages import PAGE_SUFFIXES, holds_pages, read_pages
 from lit_gpt.cli import InputError
 
 SUFFIXES = tuple(name + end for name in (".jsonl", ".ndjson", ".json") for end in ("", ".gz", ".zst"))
@@ -64,6 +66,8 @@ def find_files(
             )
         files += found
     for file in files:
+        if holds_pages(file) and not set(PAGE_SUFFIXES) <= set(suffixes):
+            raise InputError(f"--input {file} holds web pages; let data_prep/extract.py read them first")
         if not file.name.endswith(tuple(suffixes)):
             raise InputError(f"--input {file} is none of {', '.join(suffixes)}; convert it or leave it out")
         if not str(file).isprintable():  # the document table could not hold it
@@ -123,9 +127,15 @@ def look_into(
     looked_into, documents = files[:: len(files) // _LOOKED_INTO + 1], []
     for file in looked_into:
         rejects = Rejects()
-        document = next(read_documents([file], rejects, text_fields, id_fields, content), None)
-        if document is None and rejects.places:
-            place, reason = rejects.places[0]
+        documents_of_file = (
+            read_pages(file, rejects)
+            if holds_pages(file)
+            else read_documents([file], rejects, text_fields, id_fields, content)
+        )
+        document = next(documents_of_file, None)
+        unusable = (each for each in rejects.places if not each[1].startswith(LEFT_OUT))
+        if document is None and (found := next(unusable, None)):
+            place, reason = found
             hint = "a document is a JSON object in a line of its own, or a row of Parquet"
             raise InputError(f"{file} has no document that can be used, {place}: {reason}; {hint}")
         if document is None:
@@ -173,6 +183,7 @@ SOURCES = {
             "date": "warc_headers.warc-date",
         },
     ),
+    "html": Source(text=("html", "raw_html", *TEXT_FIELDS), id=ID_FIELDS, all_fields=True),
     "fineweb2": Source(text=("text",), id=("id",), fields=_PLAIN),
 }
 
@@ -183,6 +194,9 @@ def read_source(file: Path, source: Source, rejects: Rejects) -> Iterator[Docume
     Raises:
         InputError: too many lines are rejected, or a RedPajama file lies outside its layout.
     """
+    if holds_pages(file):
+        yield from read_pages(file, rejects)
+        return
     documents = read_documents([file], rejects, source.text, source.id)
     if source.redpajama:
         documents = _with_annotations(documents, file, rejects)

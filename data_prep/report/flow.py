@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 from data_prep.text.changes import as_markdown
 from lit_gpt.files import replacing, write_atomically
 
+MARKUP = "markup and surroundings"
+"""What the step `extract` cuts from pages that stay."""
 _COLOURS = ("#4a7ba6", "#c77f3a", "#5b9a68", "#8a6aa8")
 
 
@@ -50,7 +52,7 @@ def flow(counts: dict[str, dict[str, Any]]) -> list[Loss]:
         kept = stats["read"]["text_bytes"] - sum(loss.text_bytes for loss in of_part)
         if within := kept - stats["kept"]["text_bytes"]:
             reason = "changed text" if stats.get("changed") else "repeated paragraphs"
-            of_part.append(Loss(name, reason, 0, within))
+            of_part.append(Loss(name, MARKUP if name == "extract" else reason, 0, within))
         losses += sorted(of_part, key=lambda loss: -loss.text_bytes)
     return losses
 

@@ -14,10 +14,10 @@ import numpy as np
 
 from data_prep.filters.language import LanguageIdentifier
 from data_prep.filters.limits import Limits
-from data_prep.reading.documents import losses_in_short
+from data_prep.reading.documents import losses_in_short, reject_in_short
 from data_prep.report import examples
 from data_prep.report.examples import Sample, pieces, sample
-from data_prep.report.flow import Loss, flow, left_of, show_flow
+from data_prep.report.flow import MARKUP, Loss, flow, left_of, show_flow
 from data_prep.report.places import Marker
 from data_prep.text.changes import examples_of
 from lit_gpt.files import write_atomically
@@ -30,11 +30,17 @@ _OTHER_RULES = {
     "empty": "Nothing but white space.",
     "source_duplicate": "The corpus came with a list of duplicates that names it.",
     "only_repeats": "Every paragraph occurs earlier in the input.",
+    "no_main_text": "No main text was found in the page: menus, forms, pictures.",
+    "page_too_long": "More bytes of HTML than are looked at.",
+    "page_too_slow": "The extraction of the main text took too long.",
+    "page_crashes_extractor": "The extraction of the main text failed.",
+    MARKUP: "HTML, and what surrounds the main text of pages that stay: menus, notices, lists of links.",
     "repeated paragraphs": "Paragraphs that occur earlier in the input, cut from documents that stay. "
     "They are not recorded one by one.",
     "changed text": "Bytes by which the repair of texts made documents shorter (negative: longer).",
 }
 _STEPS = {
+    "extract": "the main text of web pages",
     "clean": "rules for language, characters and length, on documents as they come",
     "dedup": "repeated paragraphs",
     "lines": "rules for lines and repetition, on what is left without repeated paragraphs, and length again",
@@ -121,7 +127,7 @@ def _rule(loss: Loss, step: Path, marker: Marker) -> Rule:
 
 
 def _unusable(stats: dict[str, Any]) -> list[str]:
-    lines = [f"{count:,} lines rejected: {reason}" for reason, count in stats["set_aside"].items()]
+    lines = [f"{count:,} {reject_in_short(reason)}" for reason, count in stats["set_aside"].items()]
     return lines + losses_in_short(stats.get("losses", []))  # earlier revisions wrote no losses
 
 

@@ -25,9 +25,12 @@ from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
 from data_prep.reading.documents import Rejects
-from data_prep.reading.inputs import SOURCES, Source, find_files, look_into, read_source
+from data_prep.reading.inputs import SOURCES, SUFFIXES, Source, find_files, look_into, read_source
+from data_prep.reading.pages import PAGE_SUFFIXES, holds_pages
 from data_prep.stages.pipeline import check_settings, write_json
+from lit_gpt.cli import InputError
 from lit_gpt.files import replacing
+from lit_gpt.hashed_files import sha256_of
 from lit_gpt.option_types import NonNegativeInt
 
 KEPT = "documents"
@@ -42,8 +45,9 @@ class CorpusOptions:
     .jsonl.gz, .jsonl.zst, .parquet."""
     output: Path
     """Folder for `documents/`, `excluded/`, stats.json, report.md, and markers of finished tasks."""
-    source: Literal["jsonl", "redpajama_v2", "oscar", "fineweb2"] = "jsonl"
-    """Layout of the corpus; determines its field names (docs/data_prep.md has a table)."""
+    source: Literal["jsonl", "redpajama_v2", "oscar", "fineweb2", "html"] = "jsonl"
+    """Layout of the corpus; determines its field names (docs/data_prep.md has a table). `html`: the text is
+    HTML; extract.py and prepare.py read it, and .warc and .html files."""
     text_fields: list[str] | None = None
     """Field that holds the text: the first of these that a document has (default: set by --source)."""
     id_fields: list[str] | None = None
@@ -58,13 +62,25 @@ class CorpusOptions:
         )
 
 
-def input_files(options: CorpusOptions, in_job: bool) -> list[Path]:
+def input_files(options: CorpusOptions, in_job: bool, pages: bool = False) -> list[Path]:
     """The files of --input. Outside a job they are downloaded if needed, and checked.
 
+    Args:
+        pages: whether they may hold web pages.
+
     Raises:
-        InputError: a file is missing or unusable.
+        InputError: a file is missing or unusable, or web pages and other documents are mixed.
     """
-    files = find_files(options.input, download=not in_job)
+    if options.source == "html" and not pages:
+        raise InputError("--source html: let data_prep/extract.py extract the text first")
+    files = find_files(options.input, SUFFIXES + PAGE_SUFFIXES if pages else SUFFIXES, not in_job)
+    archives = [file for file in files if holds_pages(file)]
+    others = [file for file in files if not holds_pages(file)]
+    if archives and others and options.source != "html":
+        raise InputError(
+            f"--input names {archives[0]} with web pages and {others[0]} with text; prepare them one after "
+            "the other, or give --source html if all of them hold HTML"
+        )
     if not in_job:
         look_into(files, options.read_as().text, options.read_as().id, options.id_fields is not None)
     return files
@@ -95,6 +111,22 @@ class CorpusDocument(Document):
     """Tokens of the text; 0 if not counted."""
     excluded: dict[str, Any] | None = None
     """Why the document is dropped: `reason` and details. None if it is kept."""
+
+
+def describe_inputs(files: Sequence[Path], folder: Path, rank: int, world_size: int) -> None:
+    """Write path, size and hash of the task's input files, so that a model can be traced to them."""
+    for file in task_files(files, rank, world_size):
+        path = files[file]
+        described = {"path": str(path), "bytes": path.stat().st_size, "sha256": _sha256(path)}
+        write_json(folder / "inputs" / f"{file:06d}.json", described)
+
+
+def _sha256(path: Path) -> str | None:
+    """None if the file cannot be read to its end."""
+    try:
+        return sha256_of(path)
+    except OSError:
+        return None
 
 
 def file_name(file: int) -> str:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data_prep.reading.documents import Rejects, losses_in_short, read_documents
+from data_prep.reading.documents import Rejects, losses_in_short, read_documents, reject_in_short
 from data_prep.stages.corpus import KEPT, Call, input_files
 from data_prep.stages.pipeline import Stage, run_stages, write_json
 from data_prep.text import changes
@@ -20,14 +20,17 @@ UNITS = ("documents", "text_bytes", "tokens")
 _DIFFERS_BY_RUN = ("cpu_seconds", "peak_megabytes", "tasks")
 
 
-def run_and_report(plan: Callable[[list[Path], Any, Path], list[Stage]], options: Any, command: Path) -> None:
+def run_and_report(
+    plan: Callable[[list[Path], Any, Path], list[Stage]], options: Any, command: Path, pages: bool = False
+) -> None:
     """The main function of a command over a corpus: plan, run or submit, print the counts.
 
     Args:
         plan: makes the stages of (files, options, folder).
         command: the command's file, which SLURM jobs run.
+        pages: whether the command reads web pages.
     """
-    stages = plan(input_files(options, options.stage is not None), options, options.output)
+    stages = plan(input_files(options, options.stage is not None, pages), options, options.output)
     if run_stages(stages, options, options.output, command):
         print(in_short(options.output))
 
@@ -115,7 +118,7 @@ def _by_size(excluded: dict[str, dict[str, int]]) -> list[tuple[str, dict[str, i
 
 
 def _rejected(stats: dict[str, Any]) -> list[str]:
-    lines = [f"  {count:>12,}  lines rejected: {reason}" for reason, count in stats["set_aside"].items()]
+    lines = [f"  {count:>12,}  {reject_in_short(reason)}" for reason, count in stats["set_aside"].items()]
     return lines + losses_in_short(stats.get("losses", []))  # earlier revisions wrote no losses
 
 

@@ -1,5 +1,6 @@
-"""Get sound text: repair what is wrong with its characters, and count it.
+"""Get sound text: the main text of web pages, and texts without what is wrong with their characters.
 
-Open `normalize` (options and step), then the two repairs that need care, `mojibake` and `html_remains`, and
-`changes` (counts and examples).
+For pages open `extract` (options, stages), then `sandbox` (a process that may hang or crash). For repairs,
+open `normalize` (options and step), then the two that need care, `mojibake` and `html_remains`,
+and `changes` (counts and examples).
 """

@@ -1,0 +1,75 @@
+"""Extract the main text of web pages by trafilatura: options and stages of extract.py, and of prepare.py."""
+
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from data_prep.reading.pages import PLAIN_TEXT
+from data_prep.stages.corpus import Call, CorpusDocument, CorpusOptions, describe_inputs, open_corpus
+from data_prep.stages.pipeline import ExecutionOptions, Stage
+from data_prep.stages.summary import with_summary
+from data_prep.text.sandbox import Crashed, Sandbox
+
+MAX_PAGE_BYTES = 10_000_000
+"""Longer pages are lists and logs; one takes half a minute and a GB."""
+PAGE_SECONDS = 120.0
+"""Far more than a page of MAX_PAGE_BYTES takes, so that the result does not depend on the machine."""
+
+
+@dataclass(kw_only=True)
+class Options(CorpusOptions, ExecutionOptions):
+    """Extract the main text of web pages: WARC, WET and HTML files, or a field with HTML."""
+
+    source: Literal["html"] = "html"
+    """Layout of .jsonl and .parquet files: a field holds the HTML of a page."""
+
+
+def plan(files: list[Path], options: Options, folder: Path) -> list[Stage]:
+    """Stages that write the main text of the pages in `files` into `folder`.
+
+    Raises:
+        InputError: the folder was begun with other settings.
+    """
+    read, write = open_corpus(files, options, folder, {"extractor": f"trafilatura {version('trafilatura')}"})
+    describe = Call("inputs", partial(describe_inputs, files, folder))
+    stage = Stage("extract", [read, _extract, write, describe], options.n_tasks(len(files)), folder)
+    return with_summary([stage], "Main text of web pages")
+
+
+def main_text(html: str) -> str | None:
+    """The main text of a page, a paragraph a line; None if none is found.
+
+    `favor_precision` leaves out menus and cookie notices. Comments stay: the posts of many forums look like
+    them. `deduplicate` would let a page depend on those before it.
+    """
+    from trafilatura import extract  # takes half a second to import
+
+    logging.disable()  # trafilatura reports each page without text
+    text = extract(html, favor_precision=True, include_comments=True, deduplicate=False)
+    return text.replace("\0", "") if text and not text.isspace() else None
+
+
+def _extract(data: Iterable[CorpusDocument], rank: int, world_size: int) -> Iterator[CorpusDocument]:
+    """Replace HTML by its main text. Pages without any are dropped as they are."""
+    with Sandbox(main_text, PAGE_SECONDS) as extract:
+        for document in data:
+            if not document.metadata.pop(PLAIN_TEXT, False):
+                document.text, document.excluded = _of_page(document.text, extract)
+            yield document
+
+
+def _of_page(html: str, extract: Sandbox) -> tuple[str, dict[str, Any] | None]:
+    """(main text, None), or (the page, why it is dropped)."""
+    if (n_bytes := len(html.encode())) > MAX_PAGE_BYTES:
+        return html, {"reason": "page_too_long", "value": n_bytes, "limit": MAX_PAGE_BYTES}
+    try:
+        text = extract(html)
+    except TimeoutError:
+        return html, {"reason": "page_too_slow"}
+    except Crashed:
+        return html, {"reason": "page_crashes_extractor"}
+    return (text, None) if text else (html, {"reason": "no_main_text"})

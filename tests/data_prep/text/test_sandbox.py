@@ -1,0 +1,55 @@
+"""A function that hangs, crashes or raises harms nobody, and its process never outlives its task."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from data_prep.text.extract import MAX_PAGE_BYTES, _of_page
+from data_prep.text.sandbox import Crashed, Sandbox
+from tests.data_prep.text.orders import obey
+from tests.pretrain.running import ROOT, environment
+
+
+def test_a_page_that_hangs_or_crashes_is_dropped_with_a_reason(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with Sandbox(obey, 0.5) as sandbox:
+        before = sandbox("this")
+        assert _of_page("hang", sandbox) == ("hang", {"reason": "page_too_slow"})
+        assert sandbox("this") != before
+        assert _of_page("crash", sandbox) == ("crash", {"reason": "page_crashes_extractor"})
+        assert _of_page("recurse", sandbox) == ("recurse", {"reason": "page_crashes_extractor"})
+        assert _of_page("nothing", sandbox) == ("nothing", {"reason": "no_main_text"})
+        text, excluded = _of_page("crash once", sandbox)
+        assert text.startswith("did crash once")
+        assert excluded is None
+        os.kill(int(sandbox("this").split()[-1]), signal.SIGKILL)  # between two calls
+        assert sandbox("that").startswith("did that")
+        long = "ä" * (MAX_PAGE_BYTES // 2 + 1)
+        reason = {"reason": "page_too_long", "value": len(long.encode()), "limit": MAX_PAGE_BYTES}
+        assert _of_page(long, sandbox) == (long, reason)
+        with pytest.raises(Crashed, match="RecursionError"):
+            sandbox("recurse")
+
+
+def test_its_process_ends_with_a_task_that_is_killed():
+    code = (
+        "import os, signal\nfrom data_prep.text.extract import main_text\n"
+        "from data_prep.text.sandbox import Sandbox\n"
+        "if __name__ == '__main__':\n"
+        "    sandbox = Sandbox(main_text, 100)\n    sandbox('')\n"
+        "    print(sandbox._process.pid, flush=True)\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    file = [sys.executable, "-c", code]
+    child = int(subprocess.run(file, stdout=subprocess.PIPE, cwd=ROOT, env=environment()).stdout)
+    for _ in range(2000):
+        if not Path(f"/proc/{child}/cmdline").exists() or not Path(f"/proc/{child}/cmdline").read_bytes():
+            break
+        time.sleep(0.01)
+    else:
+        os.kill(child, signal.SIGKILL)
+        pytest.fail("the process lives on")

@@ -1,0 +1,89 @@
+"""German web pages with menus, notices and footers, and WARC files that warcio writes of them."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+from warcio.archiveiterator import ArchiveIterator
+from warcio.statusandheaders import StatusAndHeaders
+from warcio.warcwriter import WARCWriter
+
+SENTENCES = (
+    "Der Gemeinderat hat am Dienstag beschlossen, die alte Brücke nicht abzureißen, sondern sie zu sanieren.",
+    "Die Kosten werden auf rund vier Millionen geschätzt, von denen die Stadt nur einen Teil trägt.",
+    "In den kommenden Jahren soll außerdem ein Steg für Fußgänger gebaut werden.",
+    "Bürgermeisterin Anna Koch sprach von einem guten Tag für die Gemeinde und dankte allen Beteiligten.",
+)
+_VERSE = (
+    "Am Fluss, da steht ein alter Baum",
+    "der träumt bei Nacht denselben Traum",
+    "von Schiffen auf dem Meer",
+)
+_BEFORE = (
+    '<div class="cookie-banner" id="cookie-consent">Diese Seite verwendet Cookies. <button>Ja</button></div>'
+    '<header><nav><ul><li><a href="/p">Politik</a></li><li><a href="/s">Sport</a></li></ul></nav></header>'
+)
+_AFTER = (
+    '<aside class="related"><ul><li><a href="/a">Streit um den Radweg</a></li></ul></aside>'
+    '<footer>© 2023 Tagblatt · <a href="/i">Impressum</a></footer>'
+)
+SURROUNDINGS = ("Cookies", "Politik", "Radweg", "Impressum")
+
+
+def page(body: str, head: str = "") -> str:
+    """A page whose language is given wrongly."""
+    return (
+        f'<!DOCTYPE html><html lang="en"><head>{head}<title>Zur Brücke</title></head>'
+        f"<body>{_BEFORE}{body}{_AFTER}</body></html>"
+    )
+
+
+def _listed(tag: str, texts: tuple[str, ...] | list[str]) -> str:
+    return "".join(f"<{tag}>{text}</{tag}>" for text in texts)
+
+
+KINDS = {
+    "article": page(f"<main><article><h1>Brücke</h1>{_listed('p', SENTENCES)}</article></main>"),
+    "forum": page(
+        '<ul class="comment-list" id="comments">'
+        + "".join(f'<li class="comment"><p>{sentence}</p></li>' for sentence in SENTENCES)
+        + "</ul>"
+    ),
+    "recipe": page(f"<h1>Kuchen</h1><ul>{_listed('li', ['200 g Mehl', '3 Eier'])}</ul><p>{SENTENCES[1]}</p>"),
+    "table": page(f"<p>{SENTENCES[0]}</p><table><tr><td>Köln</td><td>1.080.000</td></tr></table>"),
+    "song": page(f"<div><h1>Lied</h1>{'<br>'.join(_VERSE)}</div>"),
+    "short": page("<p>Der Laden ist heute geschlossen.</p>"),
+}
+
+
+def response(writer: WARCWriter, uri: str, body: bytes, **headers: str) -> Any:
+    """A record of an HTTP response; `status` and other headers by name, `_` for `-`."""
+    status = headers.pop("status", "200 OK")
+    fields = {"content_type": "text/html"} | headers
+    http = StatusAndHeaders(
+        status, [(name.replace("_", "-"), value) for name, value in fields.items()], protocol="HTTP/1.1"
+    )
+    return writer.create_warc_record(uri, "response", payload=io.BytesIO(body), http_headers=http)
+
+
+def write_warc(path: Path, records: Any) -> Path:
+    """A WARC of what `records`, given the writer, yields."""
+    with path.open("wb") as file:
+        writer = WARCWriter(file, gzip=path.suffix == ".gz")
+        writer.write_record(writer.create_warcinfo_record(path.name, {"software": "tests"}))
+        for record in records(writer):
+            writer.write_record(record)
+    return path
+
+
+def records_by_warcio(path: Path) -> list[tuple[str, str, str]]:
+    """(type, id, URI) of the records of a sound file."""
+    with path.open("rb") as file:
+        return [
+            (
+                record.rec_type,
+                record.rec_headers.get_header("WARC-Record-ID"),
+                record.rec_headers.get_header("WARC-Target-URI"),
+            )
+            for record in ArchiveIterator(file)
+        ]
