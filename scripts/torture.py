@@ -33,7 +33,7 @@ from pretrain.options import TrainOptions
 from pretrain.stages.options import resolve_stages
 from scripts.bench.sample_store import sample_store
 from scripts.faults.faults import KINDS, Job, Outcome, suffer
-from scripts.faults.rank import BORDER, IMPORTED_LATE
+from scripts.faults.rank import BORDER, PRELOADED
 
 SHAPE = {
     "n_layer": 2, "n_head": 2, "n_query_groups": 1, "n_embd": 32, "intermediate_size": 88, "block_size": 64
@@ -155,7 +155,7 @@ def main(options: TortureOptions) -> None:
     os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
     train_options = _train_options(options)
     mp.set_start_method("forkserver")
-    mp.set_forkserver_preload(["scripts.faults.rank", *IMPORTED_LATE])  # seconds less at every start
+    mp.set_forkserver_preload(PRELOADED)  # seconds less at every start
 
     torture = Torture(options, train_options)
     begun = time.monotonic()

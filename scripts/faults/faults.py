@@ -73,7 +73,11 @@ class Job:
     @property
     def reached(self) -> int:
         """The last step completed by all ranks, -1 before they have resumed."""
-        return min(report.reached for report in self._reports)
+        return min(map(self.reached_by, range(self.n_ranks)))
+
+    def reached_by(self, rank: int) -> int:
+        """The last step completed by a rank, -1 before it has resumed."""
+        return self._reports[rank].reached
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Wait for the condition, the first death, or the end of all ranks."""

@@ -6,6 +6,7 @@ before it happens.
 
 import ctypes
 import errno
+import gc
 import os
 import signal
 import sys
@@ -65,8 +66,8 @@ BORDER = "border"  # any change to files after the last step of a stage, until t
 _CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate")
 
 
-IMPORTED_LATE = ("torch._dynamo", "pandas")
-"""What torch's optimizers and pyarrow import in a run's first step, where it is installed."""
+PRELOADED = [__name__, "torch._dynamo", "pandas"]
+"""For the process that ranks fork off: also what torch and pyarrow import in a run's first step."""
 
 
 class Fault(NamedTuple):
@@ -140,6 +141,7 @@ def run_rank(
     options: TrainOptions, rank: int, port: int, fault: Fault, report: Report, run: Path, record: bool
 ) -> None:
     """Run the trainer in this process; its output goes to `OUT_DIR-rank<rank>.txt`."""
+    gc.freeze()  # or the first collection looks at all that was imported before the fork
     output = os.open(f"{options.out_dir}-rank{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)

@@ -11,7 +11,7 @@ import pytest
 from lit_gpt.checkpoint.folder import list_checkpoints
 from pretrain.options import TrainOptions
 from scripts.faults import faults
-from scripts.faults.rank import BORDER, IMPORTED_LATE, Fault
+from scripts.faults.rank import BORDER, PRELOADED, Fault
 from tests.pretrain.running import ROOT, SMALL
 from tests.pretrain.stages.test_borders import assert_same_run
 from tests.pretrain.stages.three_stages import BORDERS, LAST_STEP, RUN, three_stages
@@ -30,7 +30,10 @@ class Struck:
     def start(
         self, run: Path, fault: Fault | None = None, rank: int = 0, record: bool = False
     ) -> faults.Outcome:
-        """Start both ranks with `--resume auto`; all are killed once the fault has struck."""
+        """Start both ranks with `--resume auto`; all are killed once the fault has struck.
+
+        `reached` is that of the rank it strikes: the other may be killed before it reports the same step.
+        """
         self._options.out_dir = str(run)
         job = faults.Job(self._options, self.work, record, startup_seconds=0.0)
         job.start(rank, fault)
@@ -41,7 +44,7 @@ class Struck:
         outcome = job.outcome()
         assert outcome.error is None
         assert outcome.different == 0
-        return outcome
+        return outcome._replace(reached=job.reached_by(rank))
 
     def finish(self, run: Path) -> None:
         """Continue to the end, and compare the whole run."""
@@ -56,7 +59,7 @@ def struck(tmp_path_factory, train_store_dir, val_store_dir, masked_store_dir):
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("PYTHONPATH", str(ROOT))
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["scripts.faults.rank", *IMPORTED_LATE])
+        context.set_forkserver_preload(PRELOADED)
         patch.setattr(faults, "Process", context.Process)
         # Saved at once, so that no change of the save before falls into the border.
         settings = SMALL | RUN | {"devices": 2, "resume": "auto", "log_step_interval": 1, "async_save": False}
