@@ -19,7 +19,7 @@ from pretrain.datapoints.periods import Gap
 from pretrain.datapoints.replay import Replay
 from pretrain.datapoints.search import Occurrence, find_document, occurrences_by_log, occurrences_by_order
 from tests.pretrain.feeding import GLOBAL_BATCH, feed, flip, log_steps, open_data, verify
-from tests.pretrain.running import ROOT, train
+from tests.pretrain.running import ROOT, open_run, train
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +188,7 @@ def test_everything_lost_is_told_from_never_logged(tmp_path, data):
     assert not (tmp_path / "datapoints").exists()
 
 
-# ---- the real command
+# ---- real runs
 
 FLAGS = {"save_step_interval": 5, "eval_step_interval": 0, "keep_last": 0}
 
@@ -198,31 +198,46 @@ def verified(run_dir) -> str:
     return subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=120).stdout
 
 
+def lose_a_part(run_dir: Path, store: Path) -> None:
+    """Fifteen steps in three parts, of which the second is lost."""
+    open_run(run_dir, store, max_steps=15, **FLAGS).fit()
+    part_files(run_dir / "datapoints")[1].unlink()
+
+
+def assert_noted(run_dir: Path) -> None:
+    out = verified(run_dir)
+    assert "steps 6-10: log lost" in out
+    assert "15 steps" in out
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("devices", [1, 2])
-def test_a_resume_refuses_or_notes_what_is_lost(tmp_path, train_store_dir, devices):
-    flags = FLAGS | {"devices": devices}
-    assert train(tmp_path, train_store_dir, max_steps=15, **flags).returncode == 0
-    part_files(tmp_path / "datapoints")[1].unlink()
-    flags |= {"resume": "auto", "max_steps": 20}
+def test_a_resume_refuses_or_notes_what_is_lost(tmp_path, train_store_dir):
+    lose_a_part(tmp_path, train_store_dir)
+    flags = FLAGS | {"resume": "auto", "max_steps": 20}
+    with pytest.raises(InputError, match=r"has lost rows of steps 6-10: .*--accept_log_gap"):
+        open_run(tmp_path, train_store_dir, **flags)
+    open_run(tmp_path, train_store_dir, accept_log_gap=True, **flags).fit()
+    assert_noted(tmp_path)
+
+
+@pytest.mark.slow
+def test_the_command_refuses_or_notes_what_is_lost_on_two_ranks(tmp_path, train_store_dir):
+    lose_a_part(tmp_path, train_store_dir)
+    flags = FLAGS | {"devices": 2, "resume": "auto", "max_steps": 20}
     result = train(tmp_path, train_store_dir, **flags)
     assert result.returncode == 2
     assert "has lost rows of steps 6-10" in result.stderr
     assert "--accept_log_gap" in result.stderr
     assert "Traceback" not in result.stderr
     assert train(tmp_path, train_store_dir, accept_log_gap="true", **flags).returncode == 0
-    out = verified(tmp_path)
-    assert "steps 6-10: log lost" in out
-    assert "15 steps" in out
+    assert_noted(tmp_path)
 
 
 @pytest.mark.slow
 def test_a_run_may_begin_without_log_and_pause_it(tmp_path, train_store_dir):
-    for last, logged in [(5, "false"), (10, "true"), (15, "false"), (20, "true"), (25, "true")]:
-        result = train(
-            tmp_path, train_store_dir, max_steps=last, log_datapoints=logged, resume="auto", **FLAGS
-        )
-        assert result.returncode == 0, result.stderr
+    for last, logged in [(5, False), (10, True), (15, False), (20, True), (25, True)]:
+        flags = FLAGS | {"max_steps": last, "log_datapoints": logged, "resume": "auto"}
+        open_run(tmp_path, train_store_dir, **flags).fit()
     assert json.loads((tmp_path / "datapoints/data.json").read_text())["gaps"] == [
         {"first_step": 11, "last_step": 15, "reason": "not logged"}
     ]
