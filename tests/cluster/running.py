@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "cluster/exec"
 MAX_STEPS = 120
 
-# Two nodes of two tasks, each as large as a core of a small test machine can bear.
-SIZE = ["--nodes=2", "--ntasks-per-node=2", "--gpus-per-node=0", "--cpus-per-task=1", "--time=10"]
+# Two nodes, each task as large as a core of a small test machine can bear.
+SIZE = ["--nodes=2", "--gpus-per-node=0", "--cpus-per-task=1", "--time=10"]
 TRAINING = SMALL | {"global_batch_size": 8, "max_steps": MAX_STEPS, "save_step_interval": 50}
 
 
@@ -107,13 +107,15 @@ def train(
     store: Path,
     *sbatch_options: str,
     site_settings=None,
+    tasks_per_node: int = 1,
     **settings: object,
 ) -> TrainingJob:
-    """Submit train_fabric.sh."""
+    """Submit train_fabric.sh. Each task costs the seconds of torch's import at every start."""
     out_dir.mkdir()
     where = site(RUNS_DIR=out_dir.parent, MODEL_NAME=out_dir.name, **(site_settings or {}))
     job = slurm.submit(
         *SIZE,
+        f"--ntasks-per-node={tasks_per_node}",
         f"--output={out_dir}/slurm.out",
         *sbatch_options,
         str(SCRIPTS / "train_fabric.sh"),

@@ -42,7 +42,7 @@ def test_a_signal_saves_and_requeues(slurm, straight, tmp_path, train_store_dir)
 def test_preemption_saves_and_requeues(slurm, straight, tmp_path, train_store_dir):
     job = train(slurm, tmp_path / "run", train_store_dir)
     job.wait_for_step(10)
-    other = slurm.submit("--partition=high", "--nodes=2", "--exclusive", "--wrap=true")
+    other = slurm.submit("--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=true")
     slurm.wait(other)
     job.completed()
     assert "stopped as asked" in job.output
@@ -67,7 +67,7 @@ def test_the_time_limit_saves_and_requeues(slurm, straight, tmp_path, train_stor
 def test_a_killed_task_requeues(slurm, straight, tmp_path, train_store_dir):
     job = train(slurm, tmp_path / "run", train_store_dir)
     job.wait_for_step(60)
-    os.kill(job.tasks()[3], signal.SIGKILL)
+    os.kill(job.tasks()[1], signal.SIGKILL)
     job.completed()
     assert job.starts == ["nothing", "iter-00000050-ckpt.pth"]
     assert_same_run(job, straight)
@@ -92,7 +92,7 @@ def test_bad_input_is_not_requeued(slurm, tmp_path, train_store_dir):
     job = train(slurm, tmp_path / "run", train_store_dir, global_batch_size=7)
     assert slurm.wait(job.id)["ExitCode"] == "2:0", job.output
     assert job.starts == ["nothing"]
-    assert "--global_batch_size 7 is not divisible by 4" in job.output
+    assert "--global_batch_size 7 is not divisible by 2" in job.output
 
 
 def python_that(folder: Path, command: str) -> Path:
@@ -111,19 +111,26 @@ def python_with(folder: Path, fault: str) -> Path:
     return python_that(folder, f"FAULT={fault} exec {sys.executable} {ROOT}/tests/pretrain/train_faulty.py")
 
 
-@pytest.mark.parametrize("point", ["options", "open_stages", "train_step"])
-def test_bad_input_on_one_node_is_not_requeued(slurm, tmp_path, train_store_dir, point):
-    """Rank 3 alone, on the second node, does not find what it needs."""
-    venv = python_with(tmp_path / "venv", f"refuse:{point}:3")
-    job = train(slurm, tmp_path / "run", train_store_dir, site_settings={"VENV": venv})
+@pytest.mark.parametrize(("point", "tasks_per_node"), [("options", 1), ("open_stages", 1), ("train_step", 2)])
+def test_bad_input_on_one_node_is_not_requeued(slurm, tmp_path, train_store_dir, point, tasks_per_node):
+    """The last rank alone, on the second node, does not find what it needs."""
+    last = 2 * tasks_per_node - 1
+    site_settings = {"VENV": python_with(tmp_path / "venv", f"refuse:{point}:{last}")}
+    job = train(
+        slurm,
+        tmp_path / "run",
+        train_store_dir,
+        tasks_per_node=tasks_per_node,
+        site_settings=site_settings,
+    )
     assert slurm.wait(job.id, 600)["ExitCode"] == "2:0", job.output
     assert job.starts == ["nothing"]
-    assert job.output.count("error: this rank has met bad input: fix it (rank 3 on ") == 1
+    assert job.output.count(f"error: this rank has met bad input: fix it (rank {last} on ") == 1
     assert "bad input, named above" in job.output
 
 
 def test_a_task_killed_before_the_process_group_exists_ends_all(slurm, tmp_path, train_store_dir):
-    venv = python_with(tmp_path / "venv", "wait:open_stages:3")
+    venv = python_with(tmp_path / "venv", "wait:open_stages:1")
     job = train(slurm, tmp_path / "run", train_store_dir, site_settings={"VENV": venv})
     job.wait_until(lambda: "fault before open_stages" in job.output)
     tasks = job.tasks()
@@ -135,7 +142,7 @@ def test_a_task_killed_before_the_process_group_exists_ends_all(slurm, tmp_path,
 
 
 def test_a_stop_before_the_first_step_requeues(slurm, straight, tmp_path, train_store_dir):
-    venv = python_with(tmp_path / "venv", "wait:open_stages:3")
+    venv = python_with(tmp_path / "venv", "wait:open_stages:1")
     job = train(slurm, tmp_path / "run", train_store_dir, site_settings={"VENV": venv})
     job.wait_until(lambda: "fault before open_stages" in job.output)
     python_that(venv, f"exec {sys.executable} {ROOT}/pretrain/tinyllama_fabric.py")  # at the next start
