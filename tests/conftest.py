@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     slow = {unit for item, unit in units.items() if item.get_closest_marker("slow")}
     sizes = Counter(units.values())
     items.sort(key=lambda item: (units[item] != "slurm", units[item] not in slow, -sizes[units[item]]))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _fork_server_of_a_file() -> Iterator[None]:
+    """End the server that a file's processes forked from: the next file's has other modules and variables."""
+    yield
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session")

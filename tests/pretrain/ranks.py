@@ -1,22 +1,27 @@
 """Ranks of a job as processes of a test: they fork off one that has imported torch, which takes seconds."""
 
+import gc
 import multiprocessing
 import os
 import time
 from collections.abc import Callable
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
 
-import torch  # noqa: F401
-from torch.distributed import fsdp  # noqa: F401
+import torch
+import torch.distributed as dist
 
-from pretrain import parallel  # noqa: F401
+from scripts.faults.ports import free_ports
+from scripts.faults.rank import PRELOADED
+from tests.pretrain.running import open_run
 
 
 def start_ranks(target: Callable[..., object], n_ranks: int, *arguments: object) -> list[ForkServerProcess]:
     """Start target(rank, *arguments) for each rank; it lies in a module."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload(PRELOADED)
     ranks = [context.Process(target=target, args=(rank, *arguments), daemon=True) for rank in range(n_ranks)]
     for process in ranks:
         process.start()
@@ -52,3 +57,18 @@ def enter_job(rank: int, world_size: int, port: int) -> None:
         "WORLD_SIZE": str(world_size),
         "LOCAL_WORLD_SIZE": str(world_size),
     }
+
+
+def train_on_ranks(n_ranks: int, out_dir: Path, store: Path, **flags: Any) -> None:
+    """Run to the end; options as `open_run` takes them."""
+    run_ranks(_train, n_ranks, n_ranks, *free_ports(1), out_dir, store, flags)
+
+
+def _train(rank: int, n_ranks: int, port: int, out_dir: Path, store: Path, flags: dict[str, Any]) -> None:
+    gc.freeze()  # or the first collection looks at all that was imported before the fork
+    torch.set_num_threads(1)  # bitwise equality holds for one number of threads
+    enter_job(rank, n_ranks, port)
+    open_run(out_dir, store, **flags | {"devices": n_ranks}).fit()
+    if n_ranks > 1:
+        dist.barrier()  # or a slower rank may abort as it leaves, because its peers are gone
+        dist.destroy_process_group()

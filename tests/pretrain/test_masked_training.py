@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
@@ -23,10 +22,9 @@ from pretrain.datapoints.losses import Steps, losses_by_step
 from pretrain.datapoints.replay import Replay
 from pretrain.monitor.metrics import read_metrics
 from pretrain.options import DataOptions, TrainOptions
-from scripts.faults.ports import free_ports
 from tests.masked_stores import conversations, masked_store
 from tests.pretrain.feeding import feed, open_data
-from tests.pretrain.ranks import enter_job, run_ranks
+from tests.pretrain.ranks import train_on_ranks
 from tests.pretrain.running import assert_same_checkpoint, checkpoint_tensors, open_run
 
 STEPS = 4
@@ -93,25 +91,15 @@ def plain_loop(stores: list[str]) -> tuple[list[float], list[float], list[int], 
     return losses, norms, targets, {name: tensor.detach() for name, tensor in model.named_parameters()}
 
 
-def _train(rank: int, world_size: int, port: int, out_dir: Path, stores: list[str]) -> None:
-    if world_size > 1:
-        torch.set_num_threads(1)
-        enter_job(rank, world_size, port)
-    open_run(out_dir, out_dir, **RUN | {"train_data_dir": stores, "devices": world_size}).fit()
-    if world_size > 1:
-        dist.barrier()
-        dist.destroy_process_group()
-
-
 @pytest.mark.parametrize("world_size", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3))])
 def test_all_targets_of_the_global_step_weigh_the_same(tmp_path, train_store_dir, uneven_dir, world_size):
     """On ranks that have very different numbers of them, some none."""
     stores = mixture(train_store_dir, uneven_dir)
-    run = tmp_path / "run"
+    run, flags = tmp_path / "run", RUN | {"train_data_dir": stores}
     if world_size == 1:
-        _train(0, 1, 0, run, stores)
+        open_run(run, run, **flags).fit()
     else:
-        run_ranks(_train, world_size, world_size, *free_ports(1), run, stores)
+        train_on_ranks(world_size, run, run, **flags)
     losses, norms, targets, weights = plain_loop(stores)
     lines = read_metrics(run / "metrics.csv")
     assert [line["loss"] for line in lines] == pytest.approx(losses, rel=1e-4)

@@ -20,8 +20,8 @@ from pretrain.launch.watchdog import Watchdog
 from pretrain.monitor.metrics import read_metrics
 from pretrain.options import TrainOptions
 from scripts.faults.ports import free_ports
-from tests.pretrain.ranks import enter_job, run_ranks
-from tests.pretrain.running import assert_same_checkpoint, losses, train
+from tests.pretrain.ranks import enter_job, run_ranks, train_on_ranks
+from tests.pretrain.running import assert_same_checkpoint, losses, open_run, train
 
 CONFIG = ModelConfig.load("tiny_100K", vocab_size=96)
 
@@ -54,8 +54,7 @@ FLAGS = {
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory, train_store_dir, val_store_dir):
     out_dir = tmp_path_factory.mktemp("one_process")
-    result = train(out_dir, train_store_dir, val_data_dir=val_store_dir, **FLAGS)
-    assert result.returncode == 0, result.stderr
+    open_run(out_dir, train_store_dir, val_data_dir=[str(val_store_dir)], **FLAGS).fit()
     return out_dir
 
 
@@ -72,9 +71,8 @@ def one_process(tmp_path_factory, train_store_dir, val_store_dir):
 def test_losses_equal_those_of_one_process(
     one_process, tmp_path, train_store_dir, val_store_dir, devices, strategy, flags
 ):
-    settings = FLAGS | {"devices": devices, "sharding_strategy": strategy} | flags
-    result = train(tmp_path, train_store_dir, val_data_dir=val_store_dir, **settings)
-    assert result.returncode == 0, result.stderr
+    flags = FLAGS | {"sharding_strategy": strategy, "val_data_dir": [str(val_store_dir)]} | flags
+    train_on_ranks(devices, tmp_path, train_store_dir, **flags)
     assert losses(tmp_path) == pytest.approx(losses(one_process), abs=1e-5)
     for name in ("val_loss", "grad_norm"):
         ours, theirs = (
@@ -121,19 +119,25 @@ def test_gradients_are_summed_in_fp32_and_nothing_is_gathered_twice():
     run_ranks(_reduce_gradients, 4, 4, *free_ports(1))
 
 
+TWENTY_STEPS = {"max_steps": 20, "save_step_interval": 10, "eval_step_interval": 10}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory, train_store_dir, val_store_dir):
+    out_dir = tmp_path_factory.mktemp("plain")
+    result = train(out_dir, train_store_dir, val_data_dir=val_store_dir, **TWENTY_STEPS)
+    assert "not sharded" in result.stdout, result.stderr
+    return out_dir
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["FULL_SHARD", "NO_SHARD"])
-def test_one_device_sharded_by_force_is_the_same_run(tmp_path, train_store_dir, val_store_dir, strategy):
+def test_one_device_sharded_by_force_is_the_same_run(
+    plain, tmp_path, train_store_dir, val_store_dir, strategy
+):
     """Process group, mesh, staging, the gloo group beside it, validation, resuming: bitwise the same."""
-    plain, forced = tmp_path / "plain", tmp_path / "forced"
-    flags = {
-        "max_steps": 20,
-        "save_step_interval": 10,
-        "eval_step_interval": 10,
-        "val_data_dir": val_store_dir,
-    }
-    result = train(plain, train_store_dir, **flags)
-    assert "not sharded" in result.stdout, result.stderr
+    forced = tmp_path / "forced"
+    flags = TWENTY_STEPS | {"val_data_dir": val_store_dir}
     flags |= {"force_sharding": "true", "sharding_strategy": strategy}
     result = train(forced, train_store_dir, **flags)
     assert f"{strategy}, not compiled" in result.stdout, result.stderr

@@ -22,8 +22,8 @@ from pretrain.optim import build_optimizer, guarded_step
 from pretrain.options import TrainOptions
 from pretrain.trainable import frozen_rows, partly_frozen, zero_frozen
 from scripts.faults.ports import free_ports
-from tests.pretrain.ranks import enter_job, run_ranks
-from tests.pretrain.running import assert_same_checkpoint, checkpoint_tensors, losses, open_run, train
+from tests.pretrain.ranks import enter_job, run_ranks, train_on_ranks
+from tests.pretrain.running import assert_same_checkpoint, checkpoint_tensors, losses, open_run
 
 CONFIG = ModelConfig.load("tiny_100K", vocab_size=97)  # rows that 2 and 3 ranks share unevenly
 TRAINABLE = ["transformer.wte[60:]", "lm_head[:10]", "lm_head.weight[40:90]", "transformer.h.1.*", "*.qkv"]
@@ -225,13 +225,10 @@ def test_a_frozen_run_is_resumed_bitwise_and_only_as_it_was(tmp_path, train_stor
 @pytest.mark.slow
 def test_a_frozen_run_is_resumed_bitwise_on_two_ranks(tmp_path, train_store_dir):
     straight, run = tmp_path / "straight", tmp_path / "run"
-    flags = RUN | {"trainable": '["transformer.wte[70:]", transformer.h.1]', "devices": 2}
-    result = train(straight, train_store_dir, **flags)
-    assert result.returncode == 0, result.stderr
+    train_on_ranks(2, straight, train_store_dir, **RUN)
     shutil.copytree(straight, run)
     shutil.rmtree(run / folder_name(20))
-    result = train(run, train_store_dir, resume="auto", **flags)
-    assert result.returncode == 0, result.stderr
+    train_on_ranks(2, run, train_store_dir, resume="auto", **RUN)
     _assert_resumed_equals_straight(run, straight)
 
 

@@ -1,9 +1,4 @@
-"""One rank of a sharded model, `init_rank.py RANK WORLD_SIZE STORE_FILE`: exits 0 if it equals the whole."""
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+"""One rank of a sharded model, which must equal the whole."""
 
 import torch
 import torch.distributed as dist
@@ -13,10 +8,14 @@ from torch.distributed.fsdp import fully_shard
 from lit_gpt.model.attention import Documents
 from lit_gpt.model.config import ModelConfig
 from lit_gpt.model.gpt import GPT
+from tests.pretrain.ranks import enter_job
 
 
-def main(rank: int, world_size: int, store_file: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{store_file}", rank=rank, world_size=world_size)
+def compare(rank: int, world_size: int, port: int) -> None:
+    """Initial weights, loss and gradients."""
+    torch.set_num_threads(1)
+    enter_job(rank, world_size, port)
+    dist.init_process_group("gloo")
     config = ModelConfig.load("tiny_100K", vocab_size=96)
     alone = GPT(config)
     alone.init_weights(7)
@@ -41,7 +40,3 @@ def main(rank: int, world_size: int, store_file: str) -> None:
         torch.testing.assert_close(parameter.grad.full_tensor(), expected.grad)
     dist.barrier()  # or a slower rank may abort as it leaves, because its peers are gone
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

@@ -1,11 +1,7 @@
 """The model against transformers' Llama, document isolation, and initialisation."""
 
 import math
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +13,9 @@ from lit_gpt.hf.mapping import hf_parts, to_hf_config
 from lit_gpt.model.attention import Documents
 from lit_gpt.model.config import ModelConfig
 from lit_gpt.model.gpt import GPT, clean_name
+from scripts.faults.ports import free_ports
+from tests.lit_gpt.model import init_rank
+from tests.pretrain.ranks import run_ranks
 
 VOCAB = 96
 
@@ -167,17 +166,9 @@ def test_construction_on_meta_gives_the_same_model(tied):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_sharded_over_ranks_it_is_the_same_model(world_size, tmp_path):
+def test_sharded_over_ranks_it_is_the_same_model(world_size):
     """Initial weights, loss and gradients; three ranks divide no parameter evenly."""
-    script = Path(__file__).with_name("init_rank.py")
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, script, str(rank), str(world_size), tmp_path / "store"],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
-        for rank in range(world_size)
-    ]
-    assert [process.wait(120) for process in ranks] == [0] * world_size
+    run_ranks(init_rank.compare, world_size, world_size, *free_ports(1))
 
 
 def test_clean_name_strips_every_wrapper():

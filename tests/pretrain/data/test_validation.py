@@ -33,7 +33,8 @@ from pretrain.options import TrainOptions
 from tests.german import german_texts
 from tests.masked_stores import CHAT, conversations, masked_store
 from tests.pretrain.feeding import BLOCK
-from tests.pretrain.running import train
+from tests.pretrain.ranks import train_on_ranks
+from tests.pretrain.running import open_run
 
 
 @pytest.fixture(scope="module")
@@ -110,21 +111,21 @@ def sorted_store(tmp_path, tokenizer_dir):
     return store
 
 
-def test_a_run_validates_on_all_sources_and_says_on_how_many(tmp_path, train_store_dir, sorted_store):
+def test_a_run_validates_on_all_sources_and_says_on_how_many(tmp_path, train_store_dir, sorted_store, capsys):
     """With one row in three. The first rows of the store would be those of seven sources."""
-    settings = {"max_steps": 2, "warmup_steps": 1, "val_data_dir": sorted_store, "micro_batch_size": 4}
-    result = train(tmp_path / "run", train_store_dir, eval_iters=24, **settings)
-    assert result.returncode == 0, result.stderr
+    settings = {"max_steps": 2, "warmup_steps": 1, "val_data_dir": [str(sorted_store)], "micro_batch_size": 4}
+    open_run(tmp_path / "run", train_store_dir, eval_iters=24, **settings).fit()
     packed = PackedStore.open(TokenStore.open(sorted_store), 128)
     sample = ValidationSample(packed, 96)
-    (line,) = (line for line in result.stdout.splitlines() if line.startswith("validation: "))
+    said = capsys.readouterr().out
+    (line,) = (line for line in said.splitlines() if line.startswith("validation: "))
     assert line == sample.describe("validation")[0]
     n_rows = packed.rows_per_shard.sum()
     assert f"96 of {n_rows} rows, a fixed sample of " in line
     assert "of 600 documents, from " in line
     n_sources = int(line.split("from ")[1].split()[0])
     assert n_sources == 20
-    assert "warning" not in result.stdout
+    assert "warning" not in said
 
     assert "3 documents are few to validate on" in ValidationSample(packed, 2).describe("validation")[1]
     (complete,) = ValidationSample(packed, None).describe("validation")
@@ -308,13 +309,13 @@ def test_another_chat_template_than_the_trainings_is_told(
 @pytest.mark.slow
 def test_every_world_size_validates_on_the_same_sample(tmp_path, train_store_dir, val_store_dir):
     lines, losses = [], []
-    stores = f"[de={val_store_dir},train={train_store_dir}]"
-    for devices in (1, 2):
-        settings = {"max_steps": 1, "warmup_steps": 0, "eval_iters": 5, "devices": devices}
-        result = train(tmp_path / str(devices), train_store_dir, val_data_dir=stores, **settings)
-        assert result.returncode == 0, result.stderr
-        losses.append(read_metrics(tmp_path / str(devices) / "metrics.csv")[-1]["val_loss"])
-        lines.append(read_validation(tmp_path / str(devices) / "validation.csv"))
+    settings = {"max_steps": 1, "warmup_steps": 0, "eval_iters": 5}
+    settings["val_data_dir"] = [f"de={val_store_dir}", f"train={train_store_dir}"]
+    open_run(tmp_path / "one", train_store_dir, **settings).fit()
+    train_on_ranks(2, tmp_path / "two", train_store_dir, **settings)
+    for run in (tmp_path / "one", tmp_path / "two"):
+        losses.append(read_metrics(run / "metrics.csv")[-1]["val_loss"])
+        lines.append(read_validation(run / "validation.csv"))
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
     for one, other in zip(*lines, strict=True):
         assert (one.step, one.store, one.targets) == (other.step, other.store, other.targets)

@@ -1,12 +1,8 @@
 """The datapoint log: each step once, whatever is killed, provable from the store, and small."""
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +19,8 @@ from pretrain.datapoints.files import RunLog, part_files, read_row_groups, write
 from pretrain.datapoints.log import DatapointLog
 from pretrain.datapoints.replay import Replay
 from pretrain.datapoints.segments import scan
+from scripts.faults.ports import free_ports
+from tests.pretrain import log_rank
 from tests.pretrain.feeding import (
     GLOBAL_BATCH,
     feed,
@@ -34,9 +32,8 @@ from tests.pretrain.feeding import (
     verify,
     whole,
 )
+from tests.pretrain.ranks import run_ranks
 from tests.pretrain.saving import file_size_limit
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -274,21 +271,9 @@ def test_it_takes_at_most_eight_bytes_a_segment(tmp_path, train_store_dir):
 
 @pytest.mark.slow
 def test_nodes_write_a_part_each_and_another_number_of_them_goes_on(tmp_path, train_store_dir, data):
-    def launch(nodes: int, per_node: int, after: int, last: int) -> None:
-        meeting = tmp_path / f"meeting-{after}"
-        ranks = [
-            subprocess.Popen(
-                [sys.executable, str(ROOT / "tests/pretrain/log_rank.py"), *map(str, arguments)],
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-                cwd=ROOT,
-            )
-            for rank in range(nodes * per_node)
-            for arguments in [(train_store_dir, tmp_path, meeting, rank, nodes, per_node, after, last)]
-        ]
-        assert [process.wait(120) for process in ranks] == [0] * len(ranks)
-
-    launch(1, 3, after=0, last=10)
-    launch(2, 1, after=7, last=10)
+    for nodes, per_node, steps in [(1, 3, range(1, 11)), (2, 1, range(8, 11))]:
+        ports = free_ports(1)
+        run_ranks(log_rank.run, nodes * per_node, *ports, train_store_dir, tmp_path, nodes, per_node, steps)
     names = [part.name for part in part_files(tmp_path / "datapoints")]
     assert names == [
         f"part-{step:08d}-node-00{node}.parquet" for step, node in [(1, 0), (6, 0), (8, 0), (8, 1)]

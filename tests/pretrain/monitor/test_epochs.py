@@ -19,7 +19,7 @@ from lit_gpt.rows.store_entry import StoreEntry
 from pretrain.monitor.epochs import Epochs, StoreSize
 from pretrain.monitor.step_reporter import PACE_SECONDS, Pace
 from tests.pretrain.feeding import GLOBAL_BATCH, open_data
-from tests.pretrain.running import command, environment, train
+from tests.pretrain.running import command, environment, open_run
 
 
 def test_passes_are_those_of_the_order(train_store_dir, val_store_dir):
@@ -78,38 +78,38 @@ def test_an_estimate_is_near_what_packing_gives(train_store_dir):
 
 
 @pytest.mark.slow
-def test_a_run_in_epochs_ends_where_it_should_and_stays_ended(tmp_path, train_store_dir):
+def test_a_run_in_epochs_ends_where_it_should_and_stays_ended(tmp_path, train_store_dir, capsys):
     """A fifth of the data; the warm-up follows, and started again it has the same length."""
     (packed,) = open_data(train_store_dir, block_size=128).stores
     n_rows = int(packed.rows_per_shard.sum())
     n_steps = math.ceil(0.2 * n_rows / 4)
     flags = {"max_steps": None, "max_epochs": 0.2, "warmup_steps": None, "min_lr": None, "resume": "auto"}
-    result = train(tmp_path, train_store_dir, save_step_interval=5, **flags)
-    assert result.returncode == 0, result.stderr
+    open_run(tmp_path, train_store_dir, save_step_interval=5, **flags).fit()
+    said = capsys.readouterr().out
     assert json.loads((tmp_path / "done").read_text())["step"] == n_steps
-    assert f"run: {n_steps} steps of 4 rows" in result.stdout
-    assert f"one epoch = {n_rows / 4:,.1f} steps" in result.stdout
-    assert f"learning rate: {n_steps // 10} steps of warm-up to 0.003, then cosine to 0.0003" in result.stdout
+    assert f"run: {n_steps} steps of 4 rows" in said
+    assert f"one epoch = {n_rows / 4:,.1f} steps" in said
+    assert f"learning rate: {n_steps // 10} steps of warm-up to 0.003, then cosine to 0.0003" in said
     step, last = list_checkpoints(tmp_path)[-1]
     state = read_state(last)
     assert (step, state["options"]["max_steps"], state["options"]["max_epochs"]) == (n_steps, n_steps, 0.2)
-    progress = [line for line in result.stdout.splitlines() if line.startswith("step ")]
+    progress = [line for line in said.splitlines() if line.startswith("step ")]
     assert progress[0].startswith(f"step 1/{n_steps}  epoch 0.00  ")
     assert progress[-1].startswith(f"step {n_steps}/{n_steps}  epoch {4 * n_steps / n_rows:.2f}  ")
 
-    again = train(tmp_path, train_store_dir, save_step_interval=5, **flags | {"max_epochs": None})
-    assert again.returncode == 0, again.stderr
-    assert f"already complete: step {n_steps} of {n_steps}" in again.stdout
-    assert f"at step {n_steps}, epoch 0.2" in again.stdout
+    open_run(tmp_path, train_store_dir, save_step_interval=5, **flags | {"max_epochs": None}).fit()
+    again = capsys.readouterr().out
+    assert f"already complete: step {n_steps} of {n_steps}" in again
+    assert f"at step {n_steps}, epoch 0.2" in again
 
 
-def test_a_run_that_a_flag_has_shortened_says_what_becomes_of_its_warm_up(tmp_path, val_store_dir):
+def test_a_run_that_a_flag_has_shortened_says_what_becomes_of_its_warm_up(tmp_path, val_store_dir, capsys):
     """The warm-up of a long run's configuration; and a batch that is larger than the store."""
     settings = {"max_steps": 1, "warmup_steps": 2000, "global_batch_size": 512, "micro_batch_size": 64}
-    result = train(tmp_path, val_store_dir, block_size=64, **settings)
-    assert result.returncode == 0, result.stderr
-    assert "0 steps of warm-up (not 2,000: the run is shorter)" in result.stdout
-    assert "fewer than a step takes of it (512)" in result.stdout
+    open_run(tmp_path, val_store_dir, block_size=64, **settings).fit()
+    said = capsys.readouterr().out
+    assert "0 steps of warm-up (not 2,000: the run is shorter)" in said
+    assert "fewer than a step takes of it (512)" in said
 
 
 def test_the_time_left_is_that_of_the_last_half_hour():
