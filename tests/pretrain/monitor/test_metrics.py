@@ -223,14 +223,26 @@ def test_a_validation_that_the_disk_refuses_is_written_later(tmp_path, capsys):
 # ---- TensorBoard
 
 
-def test_tensorboard_shows_validations_by_store(tmp_path):
+@pytest.mark.parametrize("continued", [False, True])
+def test_boards_show_validations_by_store_and_both_of_a_border(tmp_path, continued):
+    """Under two names: Weights & Biases keeps the last value of a name and a step."""
     writer = open_writer(tmp_path)
-    validate(writer, 5, bits=None)
+    validate(writer, 5, "first", bits=None)
+    if continued:
+        writer.close()
+        writer.close_boards()
+        writer = MetricsWriter(tmp_path, 6, None, SaveErrors("stop", 0), begun=("first",))
+    validate(writer, 5, "next", 0.75, bits=None)
+    validate(writer, 6, "next", 0.25, bits=None)
     writer.close()
     writer.close_boards()
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert events.Tags()["scalars"] == ["val_loss/de", "val_loss/en"]
-    assert [(event.step, event.value) for event in events.Scalars("val_loss/de")] == [(5, 0.5)]
+    assert set(events.Tags()["scalars"]) == {
+        f"{name}/{store}" for name in ("val_loss", "val_loss_at_stage_start") for store in ("de", "en")
+    }
+    shown = [(5, 0.5), (6, 0.25)][continued:]  # a second file of this process and second replaces the first
+    assert [(event.step, event.value) for event in events.Scalars("val_loss/de")] == shown
+    assert [(n.step, n.value) for n in events.Scalars("val_loss_at_stage_start/de")] == [(5, 0.75)]
 
 
 def test_tensorboard_reads_what_is_reported_and_hides_what_is_repeated(tmp_path):
