@@ -9,7 +9,8 @@ import pytest
 
 from lit_gpt.checkpoint.folder import list_checkpoints, verify
 from pretrain.datapoints.replay import Replay
-from tests.pretrain.running import losses, start, steps_logged, train, wait_until
+from tests.pretrain.ranks import train_on_ranks
+from tests.pretrain.running import losses, open_run, start, steps_logged, train, wait_until
 from tests.pretrain.saving import mounted
 
 LONG = {"max_steps": 100_000, "save_step_interval": 20, "eval_step_interval": 0, "log_step_interval": 1}
@@ -61,7 +62,7 @@ def test_a_disk_that_becomes_full(tmp_path, train_store_dir, policy):
         assert not (run / "done").exists()
 
         subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
-        assert train(run, train_store_dir, resume="auto", **flags).returncode == 0
+        train_on_ranks(1, run, train_store_dir, resume="auto", **flags)
         assert list_checkpoints(run)[-1][0] == 100
 
 
@@ -83,10 +84,8 @@ def test_not_a_byte_left_stops_all_ranks_with_path_and_cause(tmp_path, train_sto
         assert "Exception" not in said
         filler.unlink()
         saved = list_checkpoints(run)[-1][0]
-        result = train(
-            run, train_store_dir, resume="auto", devices=devices, **LONG | {"max_steps": saved + 10}
-        )
-        assert result.returncode == 0, result.stderr
+        flags = LONG | {"max_steps": saved + 10, "resume": "auto"}
+        train_on_ranks(devices, run, train_store_dir, **flags)
         assert_unbroken(run)
 
 
@@ -177,7 +176,7 @@ def test_a_folder_in_which_nothing_fits_is_refused_at_the_start(tmp_path, train_
 
 @pytest.mark.slow
 def test_markers_of_the_run_before_are_removed(tmp_path, train_store_dir):
-    assert train(tmp_path, train_store_dir, max_steps=6).returncode == 0
+    open_run(tmp_path, train_store_dir, max_steps=6).fit()
     assert (tmp_path / "done").exists()
     process = begun_again(tmp_path, train_store_dir)
     assert not (tmp_path / "done").exists()

@@ -9,7 +9,8 @@ import pytest
 
 from pretrain.datapoints.files import part_files, read_row_groups
 from pretrain.datapoints.replay import Replay
-from tests.pretrain.running import start, steps_logged, train, wait_until
+from tests.pretrain.ranks import train_on_ranks
+from tests.pretrain.running import open_run, start, steps_logged, wait_until
 
 
 def logged(run_dir):
@@ -27,15 +28,14 @@ def test_killed_and_resumed_on_two_ranks_the_log_is_that_of_an_undisturbed_run(
 ):
     """Over a mixture of a plain and a masked store."""
     broken, straight = tmp_path / "broken", tmp_path / "straight"
-    mixture = f"[{train_store_dir}:1,{masked_store_dir}:1]"
+    mixture = [f"{train_store_dir}:1", f"{masked_store_dir}:1"]
     settings = {"max_steps": 24, "save_step_interval": 8, "train_data_dir": mixture}
-    process = start(broken, train_store_dir, **settings)
+    process = start(broken, train_store_dir, **settings | {"train_data_dir": f"[{','.join(mixture)}]"})
     wait_until(lambda: steps_logged(broken) >= 10, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    for out_dir, more in ((broken, {"resume": "auto", "devices": 2}), (straight, {})):
-        result = train(out_dir, train_store_dir, **settings, **more)
-        assert result.returncode == 0, result.stderr
+    train_on_ranks(2, broken, train_store_dir, resume="auto", **settings)
+    open_run(straight, train_store_dir, **settings).fit()
     report = list(Replay(broken).verify())[-1]
     assert report.messages == []
     assert report.steps == 24
