@@ -15,7 +15,7 @@ from data_prep.report import page
 from data_prep.report.examples import CHARACTERS, RECORDS, sample
 from data_prep.report.places import Marker
 from data_prep.stages.pipeline import run_stages, write_json
-from tests.data_prep.corpus_tools import documents, read_zst, stats, write_jsonl
+from tests.data_prep.corpus_tools import contents, documents, read_zst, stats, write_jsonl
 from tests.data_prep.made_crawl import Crawl
 
 EVIL = "</div><script>alert(1)</script><img src=x onerror=alert(1)>&lt;\n\u202egnp.exe\u200b {{ 7*7 }}"
@@ -82,6 +82,7 @@ def made(tmp_path_factory):
 def test_the_number_of_tasks_changes_nothing(made):
     one, three = (folder / "report.html" for folder in made)
     assert one.read_bytes() == three.read_bytes()
+    assert contents(one.parent) == contents(three.parent)
 
 
 def test_the_counts_are_those_of_the_files(made):
