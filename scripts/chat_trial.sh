@@ -28,13 +28,6 @@ CHAT=$((STEPS / 2))
 TASKS=6
 export OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1
 
-# tokenize COMMAND NAME OPTION...: with a part for validation
-tokenize() {
-    run "$1" --input "$OUT/$2.jsonl" --tokenizer "$OUT/tokenizer" \
-        --output "$OUT/$2.part/train" --val_output "$OUT/$2.part/val" --val_fraction 0.02 "${@:3}"
-    mv "$OUT/$2.part" "$OUT/$2"
-}
-
 # export_step STEP FOLDER
 export_step() {
     run scripts/convert_lit_checkpoint.py --output "$2" \
@@ -70,8 +63,9 @@ if task 'Train a tokenizer with the special tokens of ChatML' "$OUT/tokenizer"; 
         --special_tokens '<|im_start|>' '<|im_end|>'
 fi
 if task 'Tokenize both' "$OUT/chat"; then
-    [ -e "$OUT/text" ] || tokenize data_prep/tokenize_corpus.py text
-    tokenize data_prep/tokenize_chat.py chat --max_tokens 257
+    [ -e "$OUT/text" ] ||
+        tokenize data_prep/tokenize_corpus.py "$OUT/tokenizer" "$OUT/text" 0.02 "$OUT/text.jsonl"
+    tokenize data_prep/tokenize_chat.py "$OUT/tokenizer" "$OUT/chat" 0.02 "$OUT/chat.jsonl" --max_tokens 257
 fi
 if task "Train: $STEPS steps on documents, $CHAT on conversations with 20% documents" "$OUT/run/done"; then
     cat >"$OUT/run.yaml" <<END

@@ -36,6 +36,13 @@ run() {
     "$PYTHON" "$ROOT/$1" "${@:2}"
 }
 
+# tokenize COMMAND TOKENIZER OUTPUT VAL_FRACTION INPUT... OPTION...: OUTPUT/train and OUTPUT/val, both or none.
+tokenize() {
+    run "$1" --tokenizer "$2" --output "$3.part/train" --val_output "$3.part/val" --val_fraction "$4" \
+        --input "${@:5}"
+    mv "$3.part" "$3"
+}
+
 newest_checkpoint() {
     local checkpoints=("$1"/iter-*-ckpt.pth)
     echo "${checkpoints[${#checkpoints[@]} - 1]}"

@@ -29,12 +29,6 @@ RUNS=("$OUT/replay-0" "$OUT/replay-5" "$OUT/replay-25")
 TASKS=8
 export OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1
 
-tokenize() {
-    run data_prep/tokenize_corpus.py --input "$1" --tokenizer "$OUT/tokenizer" --output "$2.part/train" \
-        --val_output "$2.part/val" --val_fraction "$3"
-    mv "$2.part" "$2"
-}
-
 # Validation is on all rows, so that rows of both lengths are measured on the same documents.
 train() {
     run pretrain/tinyllama_fabric.py --accelerator cpu --resume auto --keep_last 1 --log_step_interval 25 \
@@ -100,8 +94,12 @@ mkdir -p "$OUT"
 if task 'Train one tokenizer of 4096 tokens on both languages' "$OUT/tokenizer"; then
     run data_prep/train_tokenizer.py --input "$ENGLISH" "$GERMAN" --output "$OUT/tokenizer" --vocab_size 4096
 fi
-if task 'Tokenize English' "$OUT/en"; then tokenize "$ENGLISH" "$OUT/en" 0.03; fi
-if task 'Tokenize German' "$OUT/de"; then tokenize "$GERMAN" "$OUT/de" 0.01; fi
+if task 'Tokenize English' "$OUT/en"; then
+    tokenize data_prep/tokenize_corpus.py "$OUT/tokenizer" "$OUT/en" 0.03 "$ENGLISH"
+fi
+if task 'Tokenize German' "$OUT/de"; then
+    tokenize data_prep/tokenize_corpus.py "$OUT/tokenizer" "$OUT/de" 0.01 "$GERMAN"
+fi
 if task "Pretrain tiny_100K on English, $STEPS steps" "$OUT/english/done"; then
     train --model_name tiny_100K --out_dir "$OUT/english" --train_data_dir "$OUT/en/train" --max_steps "$STEPS" \
         --warmup_steps "$WARMUP" --learning_rate 4.0e-3 --global_batch_size 32

@@ -201,9 +201,7 @@ main() {
         mv "$OUT/tokenizer.part" "$OUT/tokenizer"
     fi
     if task 'Tokenize, and split off documents for validation' "$OUT/data"; then
-        run data_prep/tokenize_corpus.py --input "${INPUTS[@]}" --tokenizer "$OUT/tokenizer" \
-            --output "$OUT/data.part/train" --val_output "$OUT/data.part/val" --val_fraction "$VAL_FRACTION"
-        mv "$OUT/data.part" "$OUT/data"
+        tokenize data_prep/tokenize_corpus.py "$OUT/tokenizer" "$OUT/data" "$VAL_FRACTION" "${INPUTS[@]}"
     fi
     local steps
     steps=$(sed -n 's/^max_steps: *\([0-9]*\).*/\1/p' "$CONFIG")

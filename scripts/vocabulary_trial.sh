@@ -32,12 +32,6 @@ RUNS=("$OUT/base" "$OUT/extended")
 TASKS=7
 export OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1
 
-tokenize() {
-    run data_prep/tokenize_corpus.py --input "$1" --tokenizer "$2" --output "$3.part/train" \
-        --val_output "$3.part/val" --val_fraction 0.01
-    mv "$3.part" "$3"
-}
-
 train() {
     run pretrain/tinyllama_fabric.py --accelerator cpu --resume auto --keep_last 1 --log_step_interval 25 \
         --global_batch_size 32 --micro_batch_size 32 --eval_iters 0 --eval_step_interval $((STEPS / 10)) \
@@ -91,7 +85,7 @@ mkdir -p "$OUT"
 if task "Train a tokenizer of $TOKENS tokens on English, and tokenize" "$OUT/base-en"; then
     [ -e "$OUT/tokenizer/tokenizer_config.json" ] ||
         run data_prep/train_tokenizer.py --input "$ENGLISH" --output "$OUT/tokenizer" --vocab_size "$TOKENS"
-    tokenize "$ENGLISH" "$OUT/tokenizer" "$OUT/base-en"
+    tokenize data_prep/tokenize_corpus.py "$OUT/tokenizer" "$OUT/base-en" 0.01 "$ENGLISH"
 fi
 if task "Pretrain tiny_100K on English, $STEPS steps" "$OUT/english/done"; then
     train --model_name tiny_100K --out_dir "$OUT/english" --train_data_dir "$OUT/base-en/train" --max_steps "$STEPS" \
@@ -108,9 +102,11 @@ if task "Extend the tokenizer by $TOKENS tokens of German, and the model with it
     run scripts/convert_hf_checkpoint.py --hf_dir "$OUT/hf" --output "$OUT/initial-extended" --extension "$OUT/hf+de"
 fi
 if task 'Tokenize both languages' "$OUT/extended-en"; then
-    [ -e "$OUT/base-de" ] || tokenize "$GERMAN" "$OUT/tokenizer" "$OUT/base-de"
-    [ -e "$OUT/extended-de" ] || tokenize "$GERMAN" "$OUT/hf+de" "$OUT/extended-de"
-    tokenize "$ENGLISH" "$OUT/hf+de" "$OUT/extended-en"
+    [ -e "$OUT/base-de" ] ||
+        tokenize data_prep/tokenize_corpus.py "$OUT/tokenizer" "$OUT/base-de" 0.01 "$GERMAN"
+    [ -e "$OUT/extended-de" ] ||
+        tokenize data_prep/tokenize_corpus.py "$OUT/hf+de" "$OUT/extended-de" 0.01 "$GERMAN"
+    tokenize data_prep/tokenize_corpus.py "$OUT/hf+de" "$OUT/extended-en" 0.01 "$ENGLISH"
 fi
 if task "Continue both on German, side by side: $OUT/*.log" "$OUT/continued"; then
     trap 'wait; exit 130' INT # the runs have had the signal, too, and save
