@@ -10,9 +10,8 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from datatrove.pipeline.filters.gopher_repetition_filter import find_duplicates
 
-from data_prep.filters.repetition import Sequences
+from data_prep.filters.repetition import Sequences, repeats
 from data_prep.filters.units import BAD, LETTER, LINE_END, SPACE, Units, hashes_of
 
 
@@ -73,28 +72,31 @@ class Texts:
         return np.array([sum(map(text.count, searched)) for text in self.texts])
 
     @cached_property
+    def _lines(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Starts and ends of lines that are not blank, and whether each repeats an earlier one."""
+        units = self.units
+        breaks = np.flatnonzero(units.points == ord("\n"))
+        starts = np.sort(np.concatenate((units.text_starts, breaks + 1)))
+        ends = np.sort(np.concatenate((units.text_starts + self.sizes, breaks)))
+        filled = np.diff(np.searchsorted(units.word_starts, np.append(starts, len(units.points)))) > 0
+        starts, ends = starts[filled], ends[filled]
+        return starts, ends, repeats(units.hashes_between(starts, ends), units.text_at(starts))
+
+    @cached_property
     def repeated_lines(self) -> np.ndarray:
         """int64 (texts, 3): lines that repeat an earlier one, their characters, lines; without blank ones."""
-        found = np.zeros((len(self), 3), dtype=np.int64)
-        for number in np.flatnonzero(self.open).tolist():
-            lines = [line for line in self.texts[number].split("\n") if line and not line.isspace()]
-            found[number] = *find_duplicates(lines), len(lines)
-        return found
+        starts, ends, again = self._lines
+        texts = self.units.text_at(starts)
+        counts = [
+            np.bincount(texts, weights, len(self)) for weights in (again, again * (ends - starts), None)
+        ]
+        return np.stack(counts, axis=1).astype(np.int64)
 
     @property
     def _in_repeated_lines(self) -> np.ndarray:
         """bool (units,): of lines that repeat an earlier one of the text."""
-        starts, ends = [], []
-        for number in np.flatnonzero(self.repeated_lines[:, 0]).tolist():
-            start, seen = int(self.units.text_starts[number]), set()
-            for line in self.texts[number].split("\n"):
-                if line in seen:
-                    starts.append(start)
-                    ends.append(start + len(line))
-                seen.add(line)
-                start += len(line) + 1
-        begun, ended = (np.searchsorted(places, self.units.starts, "right") for places in (starts, ends))
-        return begun > ended
+        starts, _, again = self._lines
+        return again[np.searchsorted(starts, self.units.starts, "right") - 1]
 
     @cached_property
     def _edges_of_lines(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -19,8 +19,7 @@ class Sequences:
     def __init__(self, hashes: np.ndarray, text_of: np.ndarray, lengths: np.ndarray) -> None:
         self._text_of = text_of
         self._chars_before = np.concatenate(([0], np.cumsum(lengths)))
-        keys = hashes + text_of.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        self._ids, ids_again = _number(keys)
+        self._ids, ids_again = _number(_keys(hashes, text_of))
         places = np.flatnonzero(ids_again)
         self._repeated = [(places, self._ids[places])]
 
@@ -86,7 +85,18 @@ class Sequences:
         return chars
 
 
+def repeats(hashes: np.ndarray, text_of: np.ndarray) -> np.ndarray:
+    """bool (hashes,): whether an earlier one of the same text is equal."""
+    numbers, _ = _number(_keys(hashes, text_of))
+    return np.diff(np.maximum.accumulate(numbers), prepend=-1) == 0
+
+
+def _keys(hashes: np.ndarray, text_of: np.ndarray) -> np.ndarray:
+    """Hashes that differ between texts."""
+    return hashes + text_of.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+
+
 def _number(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Number equal keys alike from 0 on; also says which occur twice or more."""
+    """Number equal keys alike, from 0 on as they first occur; also says which occur twice or more."""
     numbers = pa.array(keys).dictionary_encode().indices.to_numpy().astype(np.int64)
     return numbers, (np.bincount(numbers) > 1)[numbers]

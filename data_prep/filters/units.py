@@ -144,15 +144,24 @@ class Units:
 
     @cached_property
     def hashes(self) -> np.ndarray:
-        """uint64 (units,): sums of a pseudo-random number for each character times powers of an odd number.
+        """uint64 (units,)"""
+        return self.hashes_between(self.starts, self.ends)
 
-        Different units have the same hash with probability 2^-64, of the same characters in another order
+    def hashes_between(self, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """uint64: sums of a pseudo-random number for each character times powers of an odd number.
+
+        Different strings have the same hash with probability 2^-64, of the same characters in another order
         2^-56. Constructed ones may collide.
         """
+        inverse = _powers(_INVERSE, len(self.points))
+        return (self._sums[ends - 1] - self._sums[starts - 1]) * inverse[starts]
+
+    @cached_property
+    def _sums(self) -> np.ndarray:
+        """uint64 (characters,)"""
         sums = _scattered()[self.points]
         sums *= _powers(_BASE, len(sums))
-        np.cumsum(sums, out=sums)
-        return (sums[self.ends - 1] - sums[self.starts - 1]) * _powers(_INVERSE, len(sums))[self.starts]
+        return np.cumsum(sums, out=sums)
 
     def lower_hashes(self, which: np.ndarray) -> np.ndarray:
         """uint64: the hashes that some units have in lower case."""
@@ -200,10 +209,8 @@ def _hashes(points: np.ndarray, offsets: np.ndarray, firsts: np.ndarray) -> np.n
 
 
 def hashes_of(strings: Iterable[str]) -> np.ndarray:
-    """uint64 (strings,): the hashes that `Units` has for units of these letters."""
-    one = [
-        _hashes(points, np.arange(len(points)), np.zeros(1, np.int64))
-        for points in map(code_points, strings)
-        if len(points)
-    ]
-    return np.concatenate(one or [np.empty(0, np.uint64)])
+    """uint64 (strings,): the hashes that `Units` has for units of these letters; empty strings have none."""
+    given = [string for string in strings if string]
+    lengths = np.fromiter(map(len, given), np.int64, len(given))
+    firsts = np.cumsum(lengths) - lengths
+    return _hashes(code_points("".join(given)), np.arange(lengths.sum()) - np.repeat(firsts, lengths), firsts)
