@@ -29,13 +29,13 @@ _TEMPLATE = Path(__file__).resolve().parents[1] / "templates" / "report.html"
 _OTHER_RULES = {
     "empty": "Nothing but white space.",
     "source_duplicate": "The corpus came with a list of duplicates that names it.",
-    "only_repeats": "Every paragraph occurs earlier in the input.",
+    "only_repeats": "Every paragraph occurs in an earlier document.",
     "no_main_text": "No main text was found in the page: menus, forms, pictures.",
     "page_too_long": "More bytes of HTML than are looked at.",
     "page_too_slow": "The extraction of the main text took too long.",
     "page_crashes_extractor": "The extraction of the main text failed.",
     MARKUP: "HTML, and what surrounds the main text of pages that stay: menus, notices, lists of links.",
-    "repeated paragraphs": "Paragraphs that occur earlier in the input, cut from documents that stay. "
+    "repeated paragraphs": "Paragraphs that occur in an earlier document, cut from documents that stay. "
     "They are not recorded one by one.",
     "changed text": "Bytes by which the repair of texts made documents shorter (negative: longer).",
 }
