@@ -18,6 +18,7 @@ _STEP = 1 << 20
 _MAX_HEADER_BYTES = 1 << 16
 _RECORD_BYTES = 20_000  # assumed length of a record if none was read
 _CUT = "the file ends within a record"
+_NO_LENGTH = "a record without a length"  # as of one that is cut in its header
 
 
 class Record(NamedTuple):
@@ -92,7 +93,7 @@ def _records(stream: io.FileIO, start: int) -> Iterator[tuple[_Place, dict[str, 
         headers = {name.lower(): value for name, value in record.headers.items()}
         length, content = headers.get("content-length", ""), None
         if not (length.isascii() and length.isdigit()):
-            raise OSError("a record without a length")
+            raise OSError(_NO_LENGTH)
         if int(length) > MAX_LINE_BYTES:
             n_read = record.reader.consume()
         else:
@@ -169,7 +170,7 @@ def _lost(number: int, start: int, end: int, why: str) -> Rejected:
 
 def _rest_lost(number: int, start: int, size: int, why: str) -> Rejected:
     """The loss of the rest of a file. If it is cut, as much is assumed missing as was read."""
-    if why == _CUT:
+    if why in (_CUT, _NO_LENGTH):
         lines = max(number, 1)
         said = "how much is missing cannot be told, perhaps as much again"
     else:

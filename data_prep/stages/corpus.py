@@ -42,7 +42,8 @@ class CorpusOptions:
 
     input: list[str]
     """Files, globs, or hf://datasets/OWNER/NAME[@REVISION][/GLOB], in the order of the corpus: .jsonl,
-    .jsonl.gz, .jsonl.zst, .parquet."""
+    .jsonl.gz, .jsonl.zst, .parquet; web pages, for extract.py and prepare.py: .warc, .warc.gz, .wet,
+    .wet.gz, .html."""
     output: Path
     """Folder for `documents/`, `excluded/`, stats.json, report.md, and markers of finished tasks."""
     source: Literal["jsonl", "redpajama_v2", "oscar", "fineweb2", "html"] = "jsonl"

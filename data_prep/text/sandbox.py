@@ -1,14 +1,22 @@
 """Call a function in a process of its own, which may hang or crash without harm to the caller."""
 
+import math
 import multiprocessing
+import resource
+import signal
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from data_prep.processes import start_worker
 
+MEMORY_BYTES = 2 << 30
+"""What the function may allocate; it is refused more, and fails."""
 _ATTEMPTS = 2  # the kernel may have killed the process for the memory of others
+_PATIENCE = 10  # wall clock to CPU time; it ends what waits, not what is slow on a busy machine
 
 
 class Crashed(Exception):
@@ -23,7 +31,7 @@ class Sandbox:
 
     Args:
         function: a function of a module, of one argument; called with "" first, to import what it needs.
-        seconds: after which a call is given up.
+        seconds: CPU time after which a call is given up.
     """
 
     def __init__(self, function: Callable[[str], Any], seconds: float) -> None:
@@ -44,19 +52,20 @@ class Sandbox:
         """What the function returns.
 
         Raises:
-            TimeoutError: it did not return in time.
+            TimeoutError: it took too long.
             Crashed: it raised an exception, or its process ended twice.
         """
         for _ in range(_ATTEMPTS):
             try:
                 connection = self._connection or self._start()
                 connection.send(argument)
-                if not connection.poll(self._seconds):
+                if not connection.poll(_PATIENCE * self._seconds):
                     self._end()
                     raise TimeoutError
                 returned, value = connection.recv()
             except (EOFError, BrokenPipeError, ConnectionResetError):
-                self._end()
+                if self._end() == -signal.SIGXCPU:
+                    raise TimeoutError from None
                 continue
             if not returned:
                 raise Crashed(value)
@@ -66,31 +75,47 @@ class Sandbox:
     def _start(self) -> Connection:
         context = multiprocessing.get_context("spawn")  # a fork would copy the locks of the parent's threads
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self._function), daemon=True)
+        self._process = context.Process(
+            target=_serve, args=(theirs, self._function, self._seconds), daemon=True
+        )
         self._process.start()
         theirs.close()  # so that its end is seen here
         self._connection.recv()
         return self._connection
 
-    def _end(self) -> None:
+    def _end(self) -> int | None:
+        """The exit code, or the signal as a negative number."""
+        code = None
         if self._process is not None and self._connection is not None:
             self._connection.close()
             self._process.kill()
             self._process.join()
+            code = self._process.exitcode
         self._process = self._connection = None
+        return code
 
 
-def _serve(connection: Connection, function: Callable[[str], Any]) -> None:
+def _serve(connection: Connection, function: Callable[[str], Any], seconds: float) -> None:
     start_worker()
     function("")
+    pages_held = int(Path("/proc/self/statm").read_text().split()[0])
+    _limit(resource.RLIMIT_AS, pages_held * resource.getpagesize() + MEMORY_BYTES)
+    _limit(resource.RLIMIT_CORE, 0)
     connection.send("ready")
     while True:
         try:
             argument = connection.recv()
         except EOFError:
             return
+        _limit(resource.RLIMIT_CPU, math.ceil(time.process_time() + seconds))
         try:
             result = True, function(argument)
         except Exception as error:
             result = False, type(error).__name__
         connection.send(result)
+
+
+def _limit(what: int, value: int) -> None:
+    """Set a soft limit; the hard one may be lower already."""
+    hard = resource.getrlimit(what)[1]
+    resource.setrlimit(what, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))

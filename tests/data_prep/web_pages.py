@@ -14,11 +14,6 @@ SENTENCES = (
     "In den kommenden Jahren soll außerdem ein Steg für Fußgänger gebaut werden.",
     "Bürgermeisterin Anna Koch sprach von einem guten Tag für die Gemeinde und dankte allen Beteiligten.",
 )
-_VERSE = (
-    "Am Fluss, da steht ein alter Baum",
-    "der träumt bei Nacht denselben Traum",
-    "von Schiffen auf dem Meer",
-)
 _BEFORE = (
     '<div class="cookie-banner" id="cookie-consent">Diese Seite verwendet Cookies. <button>Ja</button></div>'
     '<header><nav><ul><li><a href="/p">Politik</a></li><li><a href="/s">Sport</a></li></ul></nav></header>'
@@ -38,21 +33,53 @@ def page(body: str, head: str = "") -> str:
     )
 
 
-def _listed(tag: str, texts: tuple[str, ...] | list[str]) -> str:
-    return "".join(f"<{tag}>{text}</{tag}>" for text in texts)
-
-
-KINDS = {
-    "article": page(f"<main><article><h1>Brücke</h1>{_listed('p', SENTENCES)}</article></main>"),
-    "forum": page(
-        '<ul class="comment-list" id="comments">'
-        + "".join(f'<li class="comment"><p>{sentence}</p></li>' for sentence in SENTENCES)
-        + "</ul>"
+_POSTS = tuple(f"{first} {second}" for first in SENTENCES for second in SENTENCES if first != second)
+_MARKUP = {
+    "article": (SENTENCES, "<main><article><h1>Brücke</h1>", "<p>{}</p>", "</article></main>"),
+    "divs": (SENTENCES, '<div id="content">', "<div>{}</div>", "</div>"),
+    "dialogue": (SENTENCES, "<article><h1>Brücke</h1>", "<p><b>Koch:</b> {}</p>", "</article>"),
+    "phpBB": (
+        _POSTS,
+        '<div id="page-body"><h2>Brücke</h2>',
+        '<div class="post bg1"><div class="inner"><dl class="postprofile"><dt>Eva</dt></dl>'
+        '<div class="postbody"><p class="author">von Eva</p><div class="content">{}</div></div></div></div>',
+        "</div>",
     ),
-    "recipe": page(f"<h1>Kuchen</h1><ul>{_listed('li', ['200 g Mehl', '3 Eier'])}</ul><p>{SENTENCES[1]}</p>"),
-    "table": page(f"<p>{SENTENCES[0]}</p><table><tr><td>Köln</td><td>1.080.000</td></tr></table>"),
-    "song": page(f"<div><h1>Lied</h1>{'<br>'.join(_VERSE)}</div>"),
-    "short": page("<p>Der Laden ist heute geschlossen.</p>"),
+    "vBulletin": (
+        _POSTS,
+        "<h1>Brücke</h1>",
+        '<table class="tborder"><tr><td class="alt2">Eva</td></tr>'
+        '<tr><td class="alt1"><div id="post_message_1">{}</div></td></tr></table>',
+        "",
+    ),
+    "WoltLab": (
+        _POSTS,
+        '<ul class="wbbThreadPostList messageList">',
+        '<li><article class="wbbPost message"><aside class="messageSidebar">Eva</aside>'
+        '<div class="messageBody"><div class="messageText"><p>{}</p></div></div></article></li>',
+        "</ul>",
+    ),
+    "comments": (
+        _POSTS,
+        '<h1>Brücke</h1><ul class="comment-list" id="comments">',
+        '<li class="comment"><p>{}</p></li>',
+        "</ul>",
+    ),
+    "recipe": (("200 g Mehl", "3 Eier"), "<h1>Kuchen</h1><ul>", "<li>{}</li>", f"</ul><p>{SENTENCES[1]}</p>"),
+    "table": (("Köln", "1.080.000"), f"<p>{SENTENCES[0]}</p><table><tr>", "<td>{}</td>", "</tr></table>"),
+    "song": (
+        ("Am Fluss, da steht ein alter Baum", "der träumt bei Nacht denselben Traum"),
+        "<div><h1>Lied</h1>",
+        "{}<br>",
+        "</div>",
+    ),
+    "short": (("Der Laden ist heute geschlossen.",), "", "<p>{}</p>", ""),
+}
+PIECES = {name: pieces for name, (pieces, *_) in _MARKUP.items()}
+"""Text of each page, or some of it."""
+KINDS = {
+    name: page(before + "".join(around.format(piece) for piece in pieces) + after)
+    for name, (pieces, before, around, after) in _MARKUP.items()
 }
 
 

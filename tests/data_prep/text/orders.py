@@ -9,6 +9,10 @@ from pathlib import Path
 def obey(order: str) -> str | None:
     if order == "hang":
         time.sleep(1000)
+    while order == "loop":
+        pass
+    if order == "eat":
+        return "a" * (3 << 30)
     if order == "crash":
         os.kill(os.getpid(), signal.SIGSEGV)
     if order == "crash once" and not Path("crashed").exists():

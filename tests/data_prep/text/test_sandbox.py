@@ -17,10 +17,12 @@ from tests.pretrain.running import ROOT, environment
 
 def test_a_page_that_hangs_or_crashes_is_dropped_with_a_reason(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with Sandbox(obey, 0.5) as sandbox:
+    with Sandbox(obey, 0.2) as sandbox:
         before = sandbox("this")
         assert _of_page("hang", sandbox) == ("hang", {"reason": "page_too_slow"})
         assert sandbox("this") != before
+        assert _of_page("loop", sandbox) == ("loop", {"reason": "page_too_slow"})
+        assert _of_page("eat", sandbox) == ("eat", {"reason": "page_crashes_extractor"})
         assert _of_page("crash", sandbox) == ("crash", {"reason": "page_crashes_extractor"})
         assert _of_page("recurse", sandbox) == ("recurse", {"reason": "page_crashes_extractor"})
         assert _of_page("nothing", sandbox) == ("nothing", {"reason": "no_main_text"})
