@@ -8,6 +8,7 @@ import html
 import re
 import unicodedata
 from collections.abc import Iterable
+from functools import lru_cache
 from html.entities import name2codepoint
 
 _PARAGRAPHS = "blockquote center dl fieldset form h1 h2 h3 h4 h5 h6 hr ol p pre table ul"
@@ -42,19 +43,20 @@ _UNSEEN = r"(?:!--[^-<]*+(?:(?!-->|<!--)[-<][^-<]*+)*+-->|!doctype\b[^<>]*>|{scr
         rf"{name}\b[^<>]*>[^<]*+(?:<(?!/?{name}\b)[^<]*+)*+</{name}\s*>" for name in ("script", "style")
     )
 )
-_MARKUP = re.compile(rf"<(?:{_TAG}|(?P<unseen>{_UNSEEN}))", re.IGNORECASE)
+_MARKUP = re.compile(rf"<(?=[a-z/!])(?:{_TAG}|(?P<unseen>{_UNSEEN}))", re.IGNORECASE)
 _NAME = re.compile(r"</?(\w+)")
 
+# Behind the first "&" of each pattern: what begins with one character is found fast.
 _AMP = "(?:amp|#0*38|#[xX]0*26);"
-_LT = rf"&(?:{_AMP})*+(?:lt|#0*60|#[xX]0*3[cC]);"
-_GT = rf"&(?:{_AMP})*+(?:gt|#0*62|#[xX]0*3[eE]);"
+_LT = rf"(?:{_AMP})*+(?:lt|#0*60|#[xX]0*3[cC]);"
+_GT = rf"(?:{_AMP})*+(?:gt|#0*62|#[xX]0*3[eE]);"
 _TAG_BEGINS = rf"(?:/?(?:{_one_of({*_NAMES, 'script', 'style'})})\b|!--|!doctype\b)"
-_ESCAPED_TAG = rf"{_LT}{_TAG_BEGINS}[^<>]{{0,300}}?{_GT}|{_LT}(?={_TAG_BEGINS})"
+_ESCAPED_TAG = rf"{_LT}{_TAG_BEGINS}(?:[^<>&]++|&(?!{_LT}|{_GT}))*+&{_GT}|{_LT}(?={_TAG_BEGINS})"
 _REFERENCE = (
-    r"&(?<![=(]&)(?<![=(] &)(?<!return &)"  # the address of a variable in C
+    r"(?<![=(]&)(?<![=(] &)(?<!return &)"  # the address of a variable in C
     rf"(?:{_AMP})*(?P<reference>(?:{_one_of([*name2codepoint, 'apos'])}|#\d{{1,7}}|#[xX][\da-fA-F]{{1,6}});)"
 )
-_REFERENCES = re.compile(rf"(?P<tag>(?i:{_ESCAPED_TAG}))|{_REFERENCE}")
+_REFERENCES = re.compile(rf"&(?:(?P<tag>(?i:{_ESCAPED_TAG}))|{_REFERENCE})")
 
 _QUOTE = "[\"'`´„“”‚‘’»«›‹]"
 # An opening quotation mark: “Ja.”<br>“Nein.” is dialogue.
@@ -79,14 +81,15 @@ def remove_html_remains(text: str) -> str:
 
 
 def _character(found: re.Match[str]) -> str:
-    if found["tag"]:
-        return found[0]
-    character = html.unescape(f"&{found['reference']}")
-    if character in ("", "\ufffd") or (
-        unicodedata.category(character[0]) == "Cc" and not character.isspace()
-    ):
-        return found[0]
-    return character
+    return found[0] if found["tag"] else _decoded(found["reference"]) or found[0]
+
+
+@lru_cache(maxsize=4096)
+def _decoded(reference: str) -> str:
+    """The character of `auml;`, empty if it is none that a text may have."""
+    character = html.unescape(f"&{reference}")
+    is_control = unicodedata.category(character[:1] or "\0") == "Cc" and not character.isspace()
+    return "" if is_control or character == "\ufffd" else character
 
 
 def _tags(text: str) -> Iterable[tuple[re.Match[str], str, bool]]:
