@@ -30,6 +30,7 @@ from tests.data_prep.web_pages import (
     write_warc,
 )
 
+pytestmark = pytest.mark.slow
 ARTICLE = KINDS["article"]
 LEFT_OUT = {
     "404": "HTTP status 404",

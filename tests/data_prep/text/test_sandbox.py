@@ -15,6 +15,7 @@ from tests.data_prep.text.orders import obey
 from tests.pretrain.running import ROOT, environment
 
 
+@pytest.mark.slow
 def test_a_page_that_hangs_or_crashes_is_dropped_with_a_reason(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with Sandbox(obey, 0.2) as sandbox:
