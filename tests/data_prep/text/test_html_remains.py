@@ -41,6 +41,8 @@ def test_shown_as_by_a_browser(text, shown):
         "das Tag »<b>« mit »</b>«",
         "die <style>-Angabe steht vor </style>",
         "für &unbekannt; &#0; &#xd800; &#99999999; &; &#; & Co. AT&T &auml",
+        "cp <source> <target>, mit <b> markierte Stellen", "<grins> na dann <g>, *<:-) Clown <3 </ironie>",
+        "<Strg>+<Alt>+<Entf>, Seite <1> von <2>", "#include <stdio.h> std::vector<a> v; x<y>z; &c; R&B; &=",
         "Umgangen: </div> allein, <div", "Erlaubte XHTML-Tags: <a href=\"\" title=\"\"> <b> </b>",
     ],
 )  # fmt: skip
