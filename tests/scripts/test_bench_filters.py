@@ -15,5 +15,8 @@ def test_every_measurement_is_printed(corpus_files: list[Path], capsys: pytest.C
         "datatrove's filters",
         "fineweb2_german",
         "german",
+        "datatrove's, languages",
+        "german, languages",
+        "clean.py",
     ]
     assert "100.00% decide alike" in lines[1]
