@@ -9,7 +9,7 @@ from lit_gpt.files import replacing, write_atomically
 
 MARKUP = "markup and surroundings"
 """What the step `extract` cuts from pages that stay."""
-_COLOURS = ("#4a7ba6", "#c77f3a", "#5b9a68", "#8a6aa8")
+_COLOURS = ("#4a7ba6", "#c77f3a", "#5b9a68", "#8a6aa8", "#b0565b")
 
 
 class Loss(NamedTuple):
