@@ -50,7 +50,9 @@ def _lower() -> np.ndarray:
 @cache
 def _small() -> np.ndarray:
     """bool (code points,): whether each is a small letter."""
-    return np.fromiter((chr(point).islower() for point in range(_CODE_POINTS)), bool, _CODE_POINTS)
+    small = np.zeros(_CODE_POINTS, dtype=bool)
+    small[:0x20000] = [chr(point).islower() for point in range(0x20000)]  # beyond are ideographs and controls
+    return small
 
 
 def code_points(text: str) -> np.ndarray:
