@@ -144,7 +144,7 @@ class Filters:
             for name, measure in NGRAM_MEASURES.items()
             for n, high in sorted(getattr(limits, f"max_{name}").items())
         ]
-        rules += rules_of(identifier.measures()) if identifier else []
+        rules += rules_of(identifier.measures(limits.min_language_frac)) if identifier else []
         self.rules = [rule for rule in rules if (rule.low, rule.high) != (None, None)]
 
     def reasons_against(

