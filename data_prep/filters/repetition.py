@@ -98,5 +98,8 @@ def _keys(hashes: np.ndarray, text_of: np.ndarray) -> np.ndarray:
 
 def _number(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Number equal keys alike, from 0 on as they first occur; also says which occur twice or more."""
-    numbers = pa.array(keys).dictionary_encode().indices.to_numpy().astype(np.int64)
+    # By buffers: pa.array and to_numpy import pandas, which takes 0.3 s and 70 MB.
+    array = pa.Array.from_buffers(pa.uint64(), len(keys), [None, pa.py_buffer(keys)])
+    indices = array.dictionary_encode().indices
+    numbers = np.frombuffer(indices.buffers()[1], np.int32, len(keys)).astype(np.int64)
     return numbers, (np.bincount(numbers) > 1)[numbers]
