@@ -13,6 +13,8 @@ _ENCODINGS = ("latin-1", "sloppy-windows-1252")
 _CONFIG = ftfy.TextFixerConfig(decode_inconsistent_utf8=False)
 _LONGEST = 1_000_000
 """Characters. ftfy takes 0.1 ms for a short line; in longer texts sequences are repaired one by one."""
+_MOST_ROUNDS = 8
+_LONGEST_KEPT = 100  # characters of a run whose result is kept for others
 
 # What stands for the bytes 80 to BF, and what of it also stands behind a letter in sound text.
 _ANY = "\x80-\xbf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ"
@@ -59,9 +61,11 @@ def repair_mojibake(text: str) -> str:
 
 
 def _repair(line: str, is_line: bool) -> str:
-    while _RUN.search(line):
+    for _ in range(_MOST_ROUNDS):  # each undoes one wrong decoding; a line may be made to need many
+        if not _RUN.search(line):
+            break
         fixed = _decode_line(line) if is_line else line
-        fixed = fixed if fixed != line else _RUN.sub(lambda run: _decode(run[0]), line)
+        fixed = fixed if fixed != line else _RUN.sub(_decode, line)
         if fixed == line:
             break
         line = fixed
@@ -79,8 +83,13 @@ def _decode_line(line: str) -> str:
     return ftfy.apply_plan(line, [(*step,) for step in steps[: actions.index("decode") + 1]])
 
 
+def _decode(found: re.Match[str]) -> str:
+    run = found[0]
+    return _decoded(run) if len(run) < _LONGEST_KEPT else _decoded.__wrapped__(run)
+
+
 @lru_cache(maxsize=4096)
-def _decode(run: str) -> str:
+def _decoded(run: str) -> str:
     for encoding in _ENCODINGS:
         try:
             return run.encode(encoding).decode()

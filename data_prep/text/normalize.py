@@ -4,9 +4,11 @@ A text that needs nothing stays as it is, bit for bit, and costs a few searches 
 """
 
 import re
+import sys
 import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -51,7 +53,19 @@ def _end_lines(text: str) -> str:
 
 
 def _compose(text: str) -> str:
-    return text if unicodedata.is_normalized("NFC", text) else unicodedata.normalize("NFC", text)
+    """NFC, but for a text with more marks on one letter than Unicode's stream-safe format allows (UAX #15).
+
+    Python sorts the marks of a letter in a time that grows with the square of their number.
+    """
+    if unicodedata.is_normalized("NFC", text) or _too_many_marks().search(text):
+        return text
+    return unicodedata.normalize("NFC", text)
+
+
+@cache
+def _too_many_marks() -> re.Pattern[str]:
+    marks = "".join(filter(unicodedata.combining, map(chr, range(sys.maxunicode + 1))))
+    return re.compile(f"[{marks}]{{31}}")
 
 
 REPAIRS: dict[str, Callable[[str], str]] = {

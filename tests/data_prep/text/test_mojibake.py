@@ -79,3 +79,8 @@ def test_repaired(broken, text):
 
 def test_a_line_as_long_as_may_be_is_repaired_in_one_go():
     assert repair_mojibake("fÃ¼r â€žunsâ€œ und " * (1 << 15)) == "für „uns“ und " * (1 << 15)
+
+
+@pytest.mark.timeout(20)
+def test_a_text_made_to_need_a_round_for_each_character_is_given_up():
+    repair_mojibake("Ã" + "\x83" * 200_000)

@@ -51,6 +51,14 @@ def test_only_letters_that_compose_are_composed(text):
     assert normalize(text, ["nfc"])[0] == unicodedata.normalize("NFC", text)
 
 
+@pytest.mark.timeout(20)
+def test_marks_without_end_are_not_sorted():
+    piled = "u" + "\u0301\u0323" * 100_000
+    assert normalize(piled, ["nfc"]) == (piled, [])
+    most = "u" + "\u0301\u0323" * 15
+    assert normalize(most, ["nfc"])[0] == unicodedata.normalize("NFC", most)
+
+
 def test_a_line_end_is_one_line_feed():
     text = "a\r\nb\rc\n\rd\x0be\x0cf\u2028g\u2029h\x85i\x1cj"
     assert normalize(text, ["line_ends"])[0] == "a\nb\nc\n\nd\ne\nf\ng\nh\x85i\x1cj"
