@@ -29,13 +29,14 @@ from data_prep.filters.limits import around_deduplication
 from data_prep.reading.pages import holds_pages
 from data_prep.report.page import write_report
 from data_prep.stages.corpus import Call, call_command, input_files, kept_files
-from data_prep.stages.pipeline import Stage, check_settings, run_stages
-from data_prep.stages.summary import in_short, record_origin
+from data_prep.stages.pipeline import Stage, check_settings, record_settings, run_stages
+from data_prep.stages.summary import finished_parts, in_short, record_origin, require_documents
 from data_prep.text import extract
 from data_prep.text.normalize import REPAIRS
 from data_prep.tokenizing import job, train
 from lit_gpt.cli import InputError, run_command
 from lit_gpt.option_types import NonNegativeInt, PositiveFloat, PositiveInt, Share
+from lit_gpt.store import manifest as store_manifest
 
 
 @dataclass(kw_only=True)
@@ -64,10 +65,10 @@ class Options(minhash.SimilarityOptions, clean.Options):
     """CPUs of the jobs that train the tokenizer and tokenize."""
 
 
-def plan(files: list[Path], options: Options) -> list[Stage]:
-    """All stages, from the input files to packed stores."""
+def plan(files: list[Path], options: Options) -> tuple[list[Stage], list[Stage]]:
+    """The stages that choose documents, and those that make stores of them."""
     stages, documents = corpus_stages(files, options)
-    return stages + _store_stages([str(file) for file in documents], options)
+    return stages, _store_stages([str(file) for file in documents], options)
 
 
 def corpus_stages(files: list[Path], options: Options) -> tuple[list[Stage], list[Path]]:
@@ -128,7 +129,7 @@ def _store_stages(documents: list[str], options: Options) -> list[Stage]:
             sample_mb=options.sample_mb,
         )
         done = tokenizer / "tokenizer.json"
-        stages.append(_command_stage("tokenizer", train.train_tokenizer, training, output, cpus, done))
+        stages.append(_command_stage("tokenizer", train.train_tokenizer, training, options, cpus, done))
     tokenizing = job.Options(
         input=documents,
         tokenizer=tokenizer,
@@ -138,43 +139,78 @@ def _store_stages(documents: list[str], options: Options) -> list[Stage]:
         workers=options.workers if options.executor == "local" else None,
         made_from=output / "origin.json",
     )
-    stages.append(_command_stage("tokenize", job.tokenize, tokenizing, output, cpus))
+    stages.append(_command_stage("tokenize", job.tokenize, tokenizing, options, cpus))
     for name in ("train", "val") if options.val_fraction else ("train",):
         rows = job.PackOptions(store=output / name, block_size=options.block_size)
-        stages.append(_command_stage(f"pack-{name}", job.pack, rows, output))
+        stages.append(_command_stage(f"pack-{name}", job.pack, rows, options))
+    stages[0].pipeline.insert(0, Call("any", partial(require_documents, options.output)))
     return stages
 
 
 def _command_stage(
     name: str,
     command: Callable[[Any], None],
-    options: Any,
-    folder: Path,
+    given: Any,
+    options: Options,
     cpus: int = 1,
     done: Path | None = None,
 ) -> Stage:
-    """A stage of one task that does the work of another command."""
-    return Stage(name, [Call(name, partial(call_command, command, options, done))], 1, folder, cpus)
+    """A stage of one task that does the work of another command, whose options are `given`."""
+    calls: list[Callable[..., Any]] = [
+        Call("settings", partial(record_settings, options.output, _late_settings(options)[name])),
+        Call(name, partial(call_command, command, given, done)),
+    ]
+    return Stage(name, calls, 1, options.output, cpus)
+
+
+def _late_settings(options: Options) -> dict[str, dict[str, Any]]:
+    """What only the stages that make stores depend on, by stage."""
+    block_size = {"block_size": options.block_size}
+    return {
+        "tokenizer": {
+            "tokenizer": options.tokenizer or [options.tokenizer_type, options.vocab_size, options.sample_mb]
+        },
+        "tokenize": {"val_fraction": options.val_fraction},
+        "pack-train": block_size,
+        "pack-val": block_size,
+    }
 
 
 def main(options: Options) -> None:
     if options.min_similarity != minhash.Options.min_similarity and not options.near_duplicates:
         raise InputError("--min_similarity needs --near_duplicates: give both or neither")
     files = input_files(options, options.stage is not None, pages=True)
-    settings = {
-        "files": files,
-        "near_duplicates": options.near_duplicates,
-        "tokenizer": options.tokenizer or [options.tokenizer_type, options.vocab_size, options.sample_mb],
-        "val_fraction": options.val_fraction,
-        "block_size": options.block_size,
+    settings = {"files": files, "near_duplicates": options.near_duplicates}
+    for late in _late_settings(options).values():
+        settings |= late
+    check_settings(options.output, settings, _unused(options.output))
+    run = partial(run_stages, options=options, folder=options.output, command=Path(__file__))
+    choose, store = plan(files, options)
+    if options.executor == "local":
+        run(choose)
+        _show_counts(options.output)
+        run(store)
+    elif run(choose + store):
+        _show_counts(options.output)
+    else:
+        return
+    print(f"train with --train_data_dir {options.output / 'train'}")
+
+
+def _unused(output: Path) -> list[str]:
+    """Settings of stages that have made nothing yet."""
+    made = {
+        "tokenizer": output / "tokenizer/tokenizer.json",
+        "val_fraction": output / "train" / store_manifest.NAME,
+        "block_size": output / "logs/pack-train/completions/00000",
     }
-    check_settings(options.output, settings)
-    if run_stages(plan(files, options), options, options.output, Path(__file__)):
-        for part in ("extract", "clean", "dedup", "lines", "minhash"):
-            if (options.output / part).exists():
-                print(f"{part}: {in_short(options.output / part)}")
-        print(f"report: {options.output / 'report.html'}")
-        print(f"train with --train_data_dir {options.output / 'train'}")
+    return [name for name, file in made.items() if not file.exists()]
+
+
+def _show_counts(output: Path) -> None:
+    for part in finished_parts(output):
+        print(f"{part.name}: {in_short(part)}")
+    print(f"report: {output / 'report.html'}", flush=True)
 
 
 if __name__ == "__main__":

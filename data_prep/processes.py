@@ -23,6 +23,16 @@ _AHEAD = 4  # items in flight per process, so that a slow item does not starve t
 
 
 @contextlib.contextmanager
+def to_write(folder: Path) -> Iterator[None]:
+    """Turn what the file system refuses in a folder of --output into an InputError."""
+    try:
+        yield
+    except OSError as error:
+        reason = "it is a file" if folder.is_file() else error.strerror
+        raise InputError(f"{folder} cannot be written: {reason}; give another --output") from None
+
+
+@contextlib.contextmanager
 def claimed(folder: Path) -> Iterator[None]:
     """Create a folder and lock it against a second run.
 
@@ -30,11 +40,9 @@ def claimed(folder: Path) -> Iterator[None]:
         InputError: it cannot be created, or another run holds it.
     """
     path = folder / f"{UNFINISHED}lock"
-    try:
+    with to_write(folder):
         folder.mkdir(parents=True, exist_ok=True)
         held = lock(path)
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written: {error.strerror}; give another --output") from None
     if held is None:
         raise InputError(f"another run writes into {folder}; wait for it or give another --output")
     with held:

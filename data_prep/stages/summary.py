@@ -12,6 +12,7 @@ from data_prep.reading.documents import Rejects, losses_in_short, read_documents
 from data_prep.stages.corpus import KEPT, Call, input_files
 from data_prep.stages.pipeline import Stage, run_stages, write_json
 from data_prep.text import changes
+from lit_gpt.cli import InputError
 from lit_gpt.files import write_atomically
 
 EXAMPLES = 3
@@ -33,6 +34,32 @@ def run_and_report(
     stages = plan(input_files(options, options.stage is not None, pages), options, options.output)
     if run_stages(stages, options, options.output, command):
         print(in_short(options.output))
+
+
+def finished_parts(output: Path) -> list[Path]:
+    """Folders of the commands over the corpus that prepare.py has finished, in their order."""
+    parts = (output / name for name in ("extract", "clean", "dedup", "lines", "minhash"))
+    return [part for part in parts if (part / "stats.json").exists()]
+
+
+def require_documents(output: Path, rank: int, world_size: int) -> None:
+    """
+    Raises:
+        InputError: the commands over the corpus have kept nothing.
+    """
+    parts = finished_parts(output)
+    counts = [json.loads((part / "stats.json").read_text(encoding="utf-8")) for part in parts]
+    if counts[-1]["kept"]["documents"]:
+        return
+    reasons: Counter[str] = Counter()
+    for stats in counts:
+        reasons.update({reason: count["documents"] for reason, count in stats["excluded"].items()})
+    most = "".join(f", {count:,} of them by {reason}" for reason, count in reasons.most_common(1))
+    n_read = counts[0]["read"]["documents"]
+    raise InputError(
+        f"no document is left: all {n_read:,} that were read are dropped{most}; "
+        f"{output / 'report.html'} shows them. Give other limits and another --output"
+    )
 
 
 def with_summary(stages: list[Stage], title: str) -> list[Stage]:

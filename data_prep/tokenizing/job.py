@@ -178,19 +178,22 @@ def _batches(state: State) -> Iterator[Batch]:
 
 def _finish(state: State, writers: list[TokenStoreWriter], job: Job, output: Path) -> None:
     """Write the manifests. After a kill in here, the next run finds all shards closed and repeats this."""
-    places = [json.dumps({"place": place, "reason": reason}) for place, reason in state.set_aside.places]
+    places = state.set_aside.places
+    for empty in (writer.folder for writer in writers if not writer.n_documents):
+        (output / SNAPSHOT).unlink()  # so that other settings can begin anew
+        for writer in writers:
+            writer.discard()
+        unusable = ""
+        if places:
+            unusable = f" ({len(places):,} unusable lines, the first {places[0][0]}: {places[0][1]})"
+        raise InputError(
+            f"no document for {empty} out of {len(state.inputs)} files{unusable}; run again with other "
+            "input, more of it, or another --val_fraction"
+        )
     if places:
-        write_atomically(output / SET_ASIDE, "\n".join(places) + "\n")
+        named = [json.dumps({"place": place, "reason": reason}) for place, reason in places]
+        write_atomically(output / SET_ASIDE, "\n".join(named) + "\n")
     for writer in writers:
-        if not writer.n_documents:
-            unusable = ""
-            if places:
-                place, reason = state.set_aside.places[0]
-                unusable = f" ({len(places):,} unusable lines, the first {place}: {reason})"
-            raise InputError(
-                f"no document for {writer.folder} out of {len(state.inputs)} files{unusable}; remove "
-                f"{output} and fix the input, give more of it, or another --val_fraction"
-            )
         writer.close_shard()
     state.save(output, writers)
     for part in reversed(range(len(writers))):  # training last: its manifest means that all is done

@@ -123,6 +123,11 @@ class TokenStoreWriter:
         self._closed.append(shard_entry(self.folder, self._open.name, self.tokenizer, self.masked))
         self._open = None
 
+    def discard(self) -> None:
+        """Remove what was written, so that the folder can be begun anew."""
+        self._closed, self._open = [], None
+        self._remove_later_files()
+
     def finish(self, provenance: dict[str, Any], chat: ChatFormat | None = None) -> TokenStore:
         """Close the last shard and make the folder a store.
 

@@ -93,4 +93,4 @@ def test_fields_are_part_of_the_settings(tmp_path: Path, tokenizer_dir: Path):
     assert run("clean", tokenizer_dir, files, tmp_path / "a").returncode == 0
     refused = run("clean", tokenizer_dir, files, tmp_path / "a", "--text_fields", "body")
     assert refused.returncode == 2
-    assert "other settings (text_fields)" in refused.stderr
+    assert "other settings (--text_fields null -> ['body'])" in refused.stderr

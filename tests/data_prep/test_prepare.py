@@ -1,6 +1,9 @@
 """One command leads from files of documents to packed stores that can be traced to them."""
 
+import contextlib
 import hashlib
+import io
+import json
 import os
 import signal
 import subprocess
@@ -43,8 +46,37 @@ def run(files, output, **options):
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory, files):
-    return run(files, tmp_path_factory.mktemp("prepare") / "out")
+def stopped(tmp_path_factory, files):
+    """A run that found no document for the validation store, what it printed, and its error."""
+    output, printed = tmp_path_factory.mktemp("prepare") / "out", io.StringIO()
+    with contextlib.redirect_stdout(printed), pytest.raises(InputError) as error:
+        run(files, output, val_fraction=1e-9, block_size=64)
+    return output, printed.getvalue(), str(error.value)
+
+
+@pytest.fixture(scope="module")
+def prepared(stopped, files):
+    with pytest.raises(InputError, match=r"--tokenizer \['byte_level', 512, 2000.0\] -> .* 600, "):
+        run(files, stopped[0], vocab_size=600)
+    return run(files, stopped[0])
+
+
+def test_stores_without_a_document_leave_the_counts_and_a_way_on(stopped, prepared):
+    output, printed, error = stopped
+    assert f"no document for {output / 'val'} out of 3 files" in error
+    assert "another --val_fraction" in error
+    assert "clean: read 260 documents" in printed
+    assert (
+        printed.index("clean: ") < printed.index("lines: ") < printed.index(f"report: {output}/report.html")
+    )
+    settings = json.loads((prepared / "settings.json").read_text())
+    assert (settings["val_fraction"], settings["block_size"]) == (0.2, 128)
+
+
+def test_nothing_left_is_said_with_the_reason(tmp_path, files):
+    said = r"no document is left: all 260 .*dropped, 260 of them by min_words; .*report.html"
+    with pytest.raises(InputError, match=said):
+        run(files, tmp_path / "out", preset="none", min_words=10**6)
 
 
 def test_help_speaks_of_this_command_only(capsys):
@@ -88,8 +120,9 @@ def test_a_rerun_has_nothing_to_do_and_another_setting_is_refused(prepared, file
     run(files, prepared)
     changed = {path.name for path, when in snapshot(prepared).items() if before.get(path) != when}
     assert changed == {"options.json"}
-    with pytest.raises(InputError, match="block_size"):
-        run(files, prepared, block_size=64)
+    for name, value, said in (("block_size", 64, "128 -> 64"), ("val_fraction", 0.1, "0.2 -> 0.1")):
+        with pytest.raises(InputError, match=rf"other settings \(--{name} {said}\)"):
+            run(files, prepared, **{name: value})
 
 
 def test_an_adopted_tokenizer_counts_the_tokens_of_what_is_dropped(tmp_path, files, tokenizer_dir):
