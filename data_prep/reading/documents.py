@@ -38,6 +38,8 @@ class Document(NamedTuple):
     source_line: int
     """From 1; the row of a Parquet file."""
     metadata: dict[str, Any]
+    is_plain_text: bool = False
+    """Whether the text is none of HTML where the others are HTML: a WET record."""
 
 
 class Content(NamedTuple):

@@ -13,9 +13,9 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-_IN_HEADER = re.compile(r"charset\s*=\s*[\"']?\s*([^\s\"';,]+)", re.IGNORECASE)
+_IN_HEADER = re.compile(r"charset\s*=[\s\"']*([^\s\"';,]+)", re.IGNORECASE)
 _IN_PAGE = re.compile(
-    rb"<meta[^>]+?charset\s*=\s*[\"']?\s*([^\s\"'/>;]+)|^\s*<\?xml[^>]+?encoding\s*=\s*[\"']([^\"']+)",
+    rb"<meta[^>]+?charset\s*=[\s\"']*([^\s\"'/>;]+)|^\s*<\?xml[^>]+?encoding\s*=\s*[\"']([^\"']+)",
     re.IGNORECASE,
 )
 _SCANNED = 1024  # bytes in which the standard looks for <meta>

@@ -13,8 +13,6 @@ from data_prep.reading.documents import LEFT_OUT, Document, Rejects
 from data_prep.reading.encodings import decode_html
 
 PAGE_SUFFIXES = (".html", ".htm", ".warc", ".warc.gz", ".wet", ".wet.gz")
-PLAIN_TEXT = "is_plain_text"
-"""In the metadata of a document whose text is no HTML: a WET record. The step that reads it removes it."""
 _PAGES = ("response", "resource", "conversion")
 _HTML = ("text/html", "application/xhtml+xml")
 
@@ -89,7 +87,7 @@ def _page(file: Path, record: Record) -> Document:
         raise ValueError("NUL character")
     found = {"url": headers.get("warc-target-uri", "").strip("<>"), "date": headers.get("warc-date")}
     metadata = {name: value for name, value in found.items() if value}
-    return Document(name, text, str(file), record.number, metadata | ({PLAIN_TEXT: True} if is_plain else {}))
+    return Document(name, text, str(file), record.number, metadata, is_plain)
 
 
 def _http_payload(block: bytes) -> _Payload:

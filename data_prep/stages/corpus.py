@@ -108,6 +108,8 @@ class CorpusDocument(Document):
     """datatrove's document, its place in the input, and what a stage found out about it."""
 
     file: int = 0
+    is_plain_text: bool = False
+    """Of a WET record: no HTML, and nothing to extract."""
     tokens: int = 0
     """Tokens of the text; 0 if not counted."""
     excluded: dict[str, Any] | None = None
@@ -199,7 +201,9 @@ class ReadFiles(PipelineStep):
             for document in read_source(self.files[file], self.source, rejects):
                 n_documents += 1
                 n_bytes += len(document.text.encode())
-                yield CorpusDocument(document.text, document.id, [], document.metadata, file)
+                yield CorpusDocument(
+                    document.text, document.id, [], document.metadata, file, document.is_plain_text
+                )
             self.stat_update("documents", value=n_documents)
             self.stat_update("text_bytes", value=n_bytes)
             for reason, count in rejects.counts.items():

@@ -8,7 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from data_prep.reading.pages import PLAIN_TEXT
 from data_prep.stages.corpus import Call, CorpusDocument, CorpusOptions, describe_inputs, open_corpus
 from data_prep.stages.pipeline import ExecutionOptions, Stage
 from data_prep.stages.summary import with_summary
@@ -62,7 +61,7 @@ def _extract(data: Iterable[CorpusDocument], rank: int, world_size: int) -> Iter
     """Replace HTML by its main text. Pages without any are dropped as they are."""
     with Sandbox(main_text, PAGE_SECONDS) as extract:
         for document in data:
-            if not document.metadata.pop(PLAIN_TEXT, False):
+            if not document.is_plain_text:
                 document.text, document.excluded = _of_page(document.text, extract)
             yield document
 

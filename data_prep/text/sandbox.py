@@ -2,6 +2,7 @@
 
 import math
 import multiprocessing
+import os
 import resource
 import signal
 import time
@@ -12,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from data_prep.processes import start_worker
+from lit_gpt.errors import InputError
 
 MEMORY_BYTES = 2 << 30
 """What the function may allocate; it is refused more, and fails."""
@@ -54,10 +56,11 @@ class Sandbox:
         Raises:
             TimeoutError: it took too long.
             Crashed: it raised an exception, or its process ended twice.
+            InputError: it fails on "" too, twice: no argument is to blame.
         """
         for _ in range(_ATTEMPTS):
             try:
-                connection = self._connection or self._start()
+                connection = self._connection or self._started()
                 connection.send(argument)
                 if not connection.poll(_PATIENCE * self._seconds):
                     self._end()
@@ -68,9 +71,27 @@ class Sandbox:
                     raise TimeoutError from None
                 continue
             if not returned:
+                self._end()  # no later result may depend on what is left of this call
                 raise Crashed(value)
             return value
         raise Crashed("its process ended")
+
+    def _started(self) -> Connection:
+        why = ""
+        for _ in range(_ATTEMPTS):
+            connection = self._start()
+            try:
+                why = connection.recv()
+            except (EOFError, ConnectionResetError):
+                why = "its process ended"
+            if not why:
+                return connection
+            self._end()
+        name = f"{self._function.__module__}.{self._function.__name__}"
+        raise InputError(
+            f"{name} does not work on {os.uname().nodename} ({why}): compare the packages installed "
+            "there with requirements.txt, and run the command again"
+        )
 
     def _start(self) -> Connection:
         context = multiprocessing.get_context("spawn")  # a fork would copy the locks of the parent's threads
@@ -80,7 +101,6 @@ class Sandbox:
         )
         self._process.start()
         theirs.close()  # so that its end is seen here
-        self._connection.recv()
         return self._connection
 
     def _end(self) -> int | None:
@@ -97,11 +117,15 @@ class Sandbox:
 
 def _serve(connection: Connection, function: Callable[[str], Any], seconds: float) -> None:
     start_worker()
-    function("")
+    try:
+        function("")
+    except Exception as error:
+        connection.send(f"{type(error).__name__}: {error}")
+        return
     pages_held = int(Path("/proc/self/statm").read_text().split()[0])
     _limit(resource.RLIMIT_AS, pages_held * resource.getpagesize() + MEMORY_BYTES)
     _limit(resource.RLIMIT_CORE, 0)
-    connection.send("ready")
+    connection.send("")  # nothing is wrong
     while True:
         try:
             argument = connection.recv()

@@ -4,7 +4,6 @@ Transformers renders the template in its sandbox. The template says what the ass
 `{% generation %}` and `{% endgeneration %}`: the tokens between them are the targets.
 """
 
-import contextlib
 import functools
 import re
 from pathlib import Path
@@ -14,20 +13,11 @@ from typing import Any
 import numpy as np
 
 from lit_gpt.errors import InputError
+from lit_gpt.hf.control_tokens import PROBE, Turns, control_tokens, written_by_template
 from lit_gpt.store.tokenizer import Tokenizer
-
-Turns = list[dict[str, str]]
 
 SHIPPED = Path(__file__).resolve().parents[1] / "templates" / "chatml.jinja"
 MARKER = re.compile(r"\{%-?\s*generation\s*-?%\}")  # as transformers looks for it
-_CONTROL = re.compile(r"<[^<>\s]+>")  # how templates write control tokens
-_SYSTEM = {"role": "system", "content": "Antworte kurz."}
-_PROBE: Turns = [
-    {"role": "user", "content": "Wie geht es dir heute?"},
-    {"role": "assistant", "content": "Ganz gut, 3 × danke für die Blumen 🌻!"},
-    {"role": "user", "content": "Und morgen?"},
-    {"role": "assistant", "content": "Sehr schön – »wie immer«."},
-]
 _MAX_LENGTH = 1 << 40  # nothing is truncated
 
 
@@ -54,9 +44,7 @@ class ChatTemplate:
 
     @functools.cached_property
     def _control(self) -> re.Pattern[str]:
-        """Of some models the template's tokens are not special."""
-        names = self._special.keys() | self._added.intersection(_CONTROL.findall(self._render()))
-        return re.compile("|".join(map(re.escape, sorted(names, reverse=True))))
+        return control_tokens(self._backend, self._written())
 
     def encode(self, turns: Turns) -> tuple[np.ndarray, np.ndarray]:
         """Ids int32 (n_tokens,), and which of them are targets, bool (n_tokens,).
@@ -88,11 +76,10 @@ class ChatTemplate:
         if "strftime_now" in self.text:
             raise self._error("it writes the date (strftime_now), other tokens every day; write a fixed one")
         try:
-            rendered = self._render()
-            ids, targets = self.encode(_PROBE)
+            ids, targets = self.encode(PROBE)
         except ValueError as error:
             raise self._error(f"{error}; fix it") from error
-        self._check_control_tokens(rendered)
+        self._check_control_tokens()
         self._check_bos(ids)
         end_of_turn = self._end_of_turn(ids, targets)
         self._check_prompt()
@@ -103,12 +90,8 @@ class ChatTemplate:
         turns = [{"role": role, "content": "a"} for role in ("user", "assistant")]
         return len(self.encode(turns)[0])
 
-    def _render(self) -> str:
-        """All that the template writes into conversations, as text. Raises ValueError as `encode`."""
-        rendered: str = self._apply(_PROBE, tokenize=False)
-        with contextlib.suppress(ValueError):  # some templates refuse system prompts
-            rendered += self._apply([_SYSTEM, *_PROBE], tokenize=False)
-        return rendered
+    def _written(self) -> set[str]:
+        return written_by_template(functools.partial(self._apply, tokenize=False))
 
     def _apply(self, turns: Turns, **how: Any) -> Any:
         try:
@@ -119,8 +102,8 @@ class ChatTemplate:
     def _error(self, said: str) -> InputError:
         return InputError(f"{self.name}: {said}")
 
-    def _check_control_tokens(self, rendered: str) -> None:
-        missing = sorted(set(_CONTROL.findall(rendered)) - self._added)
+    def _check_control_tokens(self) -> None:
+        missing = sorted(self._written() - self._added)
         if missing:
             quoted = " ".join(f"'{name}'" for name in missing)
             raise self._error(
@@ -140,7 +123,7 @@ class ChatTemplate:
     def _end_of_turn(self, ids: np.ndarray, targets: np.ndarray) -> int:
         starts = np.flatnonzero(targets & ~np.append(False, targets[:-1]))
         ends = np.flatnonzero(targets & ~np.append(targets[1:], False))
-        contents = [turn["content"] for turn in _PROBE if turn["role"] == "assistant"]
+        contents = [turn["content"] for turn in PROBE if turn["role"] == "assistant"]
         if len(ends) != len(contents):
             raise self._error(
                 f"of {len(contents)} turns of the assistant it marks {len(ends)}; put what it writes in each "
@@ -170,8 +153,8 @@ class ChatTemplate:
 
     def _check_prompt(self) -> None:
         """Check that a model is asked to answer by what it has seen before answers."""
-        prompt = self._apply(_PROBE[:1], tokenize=True, return_dict=True, add_generation_prompt=True)
-        ids, targets = self.encode(_PROBE[:2])
+        prompt = self._apply(PROBE[:1], tokenize=True, return_dict=True, add_generation_prompt=True)
+        ids, targets = self.encode(PROBE[:2])
         if prompt["input_ids"] != ids[: int(np.argmax(targets))].tolist():
             raise self._error(
                 "with add_generation_prompt it does not write what stands before what the assistant writes; "

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, NamedTuple
 
 from lit_gpt.errors import InputError
+from lit_gpt.hf.control_tokens import Turns, control_tokens, written_by_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,14 +31,9 @@ class Conversation:
             InputError: it has a control token.
         """
         self._tokenizer, self._positions = tokenizer, positions
-        template = str(tokenizer.chat_template)
-        self._control = [
-            token.content
-            for token in tokenizer.added_tokens_decoder.values()
-            if token.special or token.content in template  # of some models the template's are not special
-        ]
+        self._control = control_tokens(tokenizer, written_by_template(self._text))
         self._system = [] if system is None else [{"role": "system", "content": self._plain(system)}]
-        self._turns: list[dict[str, str]] = []
+        self._turns: Turns = []
 
     def ask(self, text: str, room: int) -> Asked:
         """Add a user's turn, and leave out the oldest ones until an answer of `room` tokens fits too.
@@ -65,13 +61,19 @@ class Conversation:
 
     def _plain(self, text: str) -> str:
         """The text itself; what would become a control token is refused, as `tokenize_chat.py` does."""
-        if found := [token for token in self._control if token in text]:
-            raise InputError(
-                f"this turn has {max(found, key=len)}, a control token of the model: leave it out"
-            )
+        if found := self._control.search(text):
+            raise InputError(f"this turn has {found[0]}, a control token of the model: leave it out")
         return text
 
-    def _ids(self, turns: list[dict[str, str]]) -> list[int]:
+    def _text(self, turns: Turns) -> str:
+        """Raises ValueError if the template refuses the turns."""
+        try:
+            rendered = self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        except Exception as error:  # a template is a program: it may raise anything
+            raise ValueError from error
+        return str(rendered)
+
+    def _ids(self, turns: Turns) -> list[int]:
         try:
             encoded = self._tokenizer.apply_chat_template(
                 [*self._system, *turns], add_generation_prompt=True, return_dict=True

@@ -98,7 +98,7 @@ def files(tmp_path_factory):
     files.append(write_warc(folder / "b.warc", lambda writer: list(records(writer))[:20]))
     files.append(folder / "c.html")
     files[-1].write_bytes(ARTICLE.encode("windows-1252"))
-    rows = [{"doc_id": name, "raw_html": html, "n": 7} for name, html in KINDS.items()]
+    rows = [{"doc_id": name, "raw_html": html, "n": 7, "is_plain_text": True} for name, html in KINDS.items()]
     files.append(write_jsonl(folder / "d.jsonl", rows))
     pq.write_table(pa.Table.from_pylist(rows), folder / "e.parquet")
     return [*files, folder / "e.parquet"]
@@ -169,7 +169,8 @@ def test_counts_and_what_is_excluded(extracted, files):
 def test_html_files_and_fields_with_html(extracted, files):
     html_file, jsonl, parquet = (read_zst(extracted / "documents" / f"00000{n}.jsonl.zst") for n in (2, 3, 4))
     assert html_file == [{"id": f"{files[2]}:1", "text": expected("article")}]
-    assert jsonl == parquet == [{"id": name, "text": expected(name), "n": 7} for name in KINDS]
+    fields = {"n": 7, "is_plain_text": True}  # whatever they are called
+    assert jsonl == parquet == [{"id": name, "text": expected(name)} | fields for name in KINDS]
 
 
 def run(files, output, **options):

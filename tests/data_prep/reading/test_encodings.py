@@ -71,3 +71,9 @@ def test_bytes_without_text_are_refused_and_nul_is_left_out():
         decode_html(bytes(3000))
     assert decode_html(b"<p>ein Satz mit einem\0 NUL</p>") == "<p>ein Satz mit einem NUL</p>"
     assert decode_html(b"") == ""
+
+
+def test_a_header_of_many_spaces_is_read_in_one_pass():
+    """The time limit of tests ends one that is quadratic in them."""
+    assert decode_html("für".encode(), f"text/html; charset={' ' * 1_000_000};") == "für"
+    assert decode_html(b"f\xfcr", f"text/html; charset={' ' * 1_000_000}'latin1'") == "für"

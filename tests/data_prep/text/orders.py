@@ -21,3 +21,11 @@ def obey(order: str) -> str | None:
     if order == "recurse":
         return obey(order)
     return None if order == "nothing" else f"did {order} in {os.getpid()}"
+
+
+def cannot_start(order: str) -> None:
+    raise ImportError("libxml2.so.16: no such\nfile")
+
+
+def dies_at_start(order: str) -> None:
+    os._exit(1)

@@ -11,7 +11,8 @@ import pytest
 
 from data_prep.text.extract import MAX_PAGE_BYTES, _of_page
 from data_prep.text.sandbox import Crashed, Sandbox
-from tests.data_prep.text.orders import obey
+from lit_gpt.errors import InputError
+from tests.data_prep.text.orders import cannot_start, dies_at_start, obey
 from tests.pretrain.running import ROOT, environment
 
 
@@ -23,7 +24,9 @@ def test_a_page_that_hangs_or_crashes_is_dropped_with_a_reason(tmp_path, monkeyp
         assert _of_page("hang", sandbox) == ("hang", {"reason": "page_too_slow"})
         assert sandbox("this") != before
         assert _of_page("loop", sandbox) == ("loop", {"reason": "page_too_slow"})
+        before = sandbox("this")
         assert _of_page("eat", sandbox) == ("eat", {"reason": "page_crashes_extractor"})
+        assert sandbox("this") != before  # a new process: none depends on what this page left
         assert _of_page("crash", sandbox) == ("crash", {"reason": "page_crashes_extractor"})
         assert _of_page("recurse", sandbox) == ("recurse", {"reason": "page_crashes_extractor"})
         assert _of_page("nothing", sandbox) == ("nothing", {"reason": "no_main_text"})
@@ -37,6 +40,17 @@ def test_a_page_that_hangs_or_crashes_is_dropped_with_a_reason(tmp_path, monkeyp
         assert _of_page(long, sandbox) == (long, reason)
         with pytest.raises(Crashed, match="RecursionError"):
             sandbox("recurse")
+
+
+@pytest.mark.parametrize(
+    ("function", "why"),
+    [(cannot_start, "ImportError: libxml2.so.16: no such file"), (dies_at_start, "its process ended")],
+)
+def test_a_function_that_cannot_start_ends_the_task_and_is_no_fault_of_the_page(function, why):
+    with Sandbox(function, 10) as sandbox, pytest.raises(InputError) as caught:
+        _of_page("page", sandbox)
+    assert f".orders.{function.__name__} does not work on " in str(caught.value)
+    assert f"({why}): compare the packages" in str(caught.value)
 
 
 def test_its_process_ends_with_a_task_that_is_killed():

@@ -58,6 +58,14 @@ def test_what_would_be_a_control_token_is_refused(tokenizer):
     assert tokenizer.decode(ids) == "u<|tool|> <turn> < /s><|turn|>"
 
 
+def test_words_of_the_program_that_a_template_is_are_ordinary(tokenizer):
+    """Added tokens that are no special ones, and written by no template."""
+    tokenizer.add_tokens(["in", "content", "  "])
+    conversation = Conversation(tokenizer, 200, None)
+    ids, _ = conversation.ask("Das Buch liegt  in der Kiste.", room=1)
+    assert tokenizer.decode(ids) == "uDas Buch liegt  in der Kiste."
+
+
 def test_a_template_that_refuses_turns_is_quoted_in_one_line(tokenizer):
     conversation = Conversation(tokenizer, 20, None)
     conversation.ask("a", room=1)
