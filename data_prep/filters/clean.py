@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from datatrove.pipeline.base import PipelineStep
 
 from data_prep.filters.language import LanguageIdentifier
 from data_prep.filters.limits import FilterOptions, Limits
 from data_prep.filters.measures import MEASURES, NGRAM_MEASURES, Measure, Texts, signal
 from data_prep.stages.corpus import Call, CorpusDocument, CorpusOptions, describe_inputs, open_corpus
 from data_prep.stages.pipeline import ExecutionOptions, Stage
-from data_prep.stages.summary import with_summary
+from data_prep.stages.summary import WITHOUT_SIGNAL, with_summary
 from data_prep.text.normalize import Normalize, NormalizeOptions
 from lit_gpt.hashed_files import sha256_of
 from lit_gpt.store.tokenizer import Tokenizer
@@ -51,7 +52,9 @@ def plan(files: list[Path], options: Options, folder: Path, name: str = "clean")
     choose = partial(_filter, limits, options)
     describe = Call("inputs", partial(describe_inputs, files, folder))
     normalize = [Normalize(kinds, folder)] if kinds else []
-    stage = Stage(name, [read, *normalize, choose, write, describe], options.n_tasks(len(files)), folder)
+    signals = [CountWithoutSignals(limits.signals)] if limits.signals else []
+    steps: list[Callable[..., Any]] = [read, *normalize, *signals, choose, write, describe]
+    stage = Stage(name, steps, options.n_tasks(len(files)), folder)
     return with_summary([stage], "Filtered documents")
 
 
@@ -81,6 +84,26 @@ def _filter(
         for document, reason in zip(documents, reasons, strict=True):
             document.excluded = reason
             yield document
+
+
+class CountWithoutSignals(PipelineStep):
+    """Counts the documents without a signal that has a limit: the limit does not judge them."""
+
+    type, name = "FILTER", "signals"
+
+    def __init__(self, names: Iterable[str]) -> None:
+        super().__init__()
+        self.names = list(names)
+
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[CorpusDocument]:
+        without = dict.fromkeys(self.names, 0)
+        for document in data:
+            signals = document.metadata.get("signals", {})
+            for name in self.names:
+                without[name] += signals.get(name) is None
+            yield document
+        for name, count in without.items():
+            self.stat_update(f"{WITHOUT_SIGNAL}/{name}", value=count)
 
 
 def batches(data: Iterable[Item], n_characters: Callable[[Item], int]) -> Iterator[list[Item]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from lit_gpt.cli import InputError
-from lit_gpt.option_types import NonNegativeFloat, NonNegativeInt, PositiveInt, show
+from lit_gpt.option_types import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt, show
 
 _UNSET: tuple = (None, [], {})  # an empty list or table is as good as none; zero is a limit
 
@@ -21,7 +21,7 @@ class Limits:
 
     min_language_score: float | None = None
     """Language score that came with the document, else the probability of --language by --language_model."""
-    min_language_frac: NonNegativeFloat | None = None
+    min_language_frac: Fraction | None = None
     """Share of the characters in paragraphs that are in --language by --language_model."""
     min_words: NonNegativeInt | None = None
     """Words; punctuation does not count."""
@@ -33,9 +33,9 @@ class Limits:
     """Tokens of --tokenizer per white-space word; chords, tables, code and noise have many."""
     max_bad_chars_frac: NonNegativeFloat | None = None
     """Share of control, private-use and replacement characters (U+FFFD)."""
-    min_letters_frac: NonNegativeFloat | None = None
+    min_letters_frac: Fraction | None = None
     """Share of letters among the characters that are not white space."""
-    min_alpha_words_frac: NonNegativeFloat | None = None
+    min_alpha_words_frac: Fraction | None = None
     """Share of words and punctuation marks that have a letter (FineWeb2: max_non_alpha_words_ratio)."""
     max_avg_word_length: NonNegativeFloat | None = None
     """Characters per word on average."""
@@ -43,7 +43,7 @@ class Limits:
     """Frequent words of the language, for the next two limits."""
     min_stop_words: NonNegativeInt | None = None
     """Different stop words in the document."""
-    min_stop_words_frac: NonNegativeFloat | None = None
+    min_stop_words_frac: Fraction | None = None
     """Share of the words that are stop words in any capitalisation."""
     max_symbols_frac: NonNegativeFloat | None = None
     """Number signs, or ellipses, per word or punctuation mark."""
@@ -53,7 +53,7 @@ class Limits:
     """Share of lines that end with an ellipsis."""
     max_new_lines_per_word: NonNegativeFloat | None = None
     """Line ends per word or punctuation mark; lists and menus have many."""
-    min_lower_case_words_frac: NonNegativeFloat | None = None
+    min_lower_case_words_frac: Fraction | None = None
     """Share of the words that begin with a small letter; in German, lists of names and links have few."""
     max_dup_lines_frac: NonNegativeFloat | None = None
     """Share of lines that repeat an earlier line of the document."""
@@ -149,6 +149,23 @@ def preset_values() -> dict[str, str]:
     return shown
 
 
+def _refuse_crossed(limits: Limits, preset: str) -> None:
+    both = [
+        name[4:] for name in vars(limits) if name.startswith("min_") and hasattr(limits, f"max_{name[4:]}")
+    ]
+    pairs = {
+        f"--min_{name} and --max_{name} (--preset {preset} sets what is not given)": (
+            getattr(limits, f"min_{name}"),
+            getattr(limits, f"max_{name}"),
+        )
+        for name in both
+    }
+    pairs |= {f"--signals {name}": bounds for name, bounds in limits.signals.items()}
+    for name, (low, high) in pairs.items():
+        if low is not None and high is not None and low > high:
+            raise InputError(f"{name}: {low:,} is above {high:,}, so that no document could be kept")
+
+
 @dataclass(kw_only=True)
 class FilterOptions(Limits):
     """Filters."""
@@ -168,11 +185,12 @@ class FilterOptions(Limits):
         """The limits given, and the preset's.
 
         Raises:
-            InputError: a limit on tokens without a tokenizer.
+            InputError: a limit on tokens without a tokenizer, or a lowest value above the highest.
         """
         values = {limit.name: getattr(self, limit.name) for limit in dataclasses.fields(Limits)}
         given = {name: value for name, value in values.items() if value not in _UNSET}
         limits = dataclasses.replace(PRESETS[self.preset], **given)
         if self.tokenizer is None and (limits.min_tokens_per_word or limits.max_tokens_per_word):
             raise InputError("--min_tokens_per_word and --max_tokens_per_word need a --tokenizer")
+        _refuse_crossed(limits, self.preset)
         return limits

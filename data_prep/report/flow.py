@@ -88,9 +88,11 @@ def _draw(read: dict[str, int], losses: list[Loss], file: Any) -> None:
         sizes = [(loss.documents, loss.text_bytes / 1e6)[panel] for loss in losses]
         ends = [totals[panel] - sum(sizes[:number]) for number in range(len(sizes) + 1)]
         colours = [_COLOURS[parts.index(loss.part) % len(_COLOURS)] for loss in losses]
-        bars = axes.barh(labels, [totals[panel], *sizes, ends[-1]], color=["#777777", *colours, "#777777"])
+        colours = ["#777777", *colours, "#777777"]
+        bars = axes.barh(labels, [totals[panel], *sizes, ends[-1]], color=colours, edgecolor=colours)
         for bar, end in zip(list(bars)[1:-1], ends[1:], strict=True):
             bar.set_x(end)
+            bar.set_linewidth(bool(bar.get_width()))  # the edge shows a bar that is thinner than a pixel
         unit = ("documents", "MB of text")[panel]
         axes.set(xlabel=unit, xlim=(0, totals[panel] * 1.02 or 1))
         axes.locator_params(axis="x", nbins=5)

@@ -93,6 +93,7 @@ def write_report(
         changed=list(_changed(parts, counts)),
         picture=base64.b64encode((output / "flow.png").read_bytes()).decode(),
         nearness=nearness,
+        number="{:,.10g}".format,
         bars=bars,
         most_read=examples.RECORDS,
         most_files=examples.FILES,

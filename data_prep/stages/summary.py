@@ -15,6 +15,8 @@ from data_prep.text import changes
 from lit_gpt.cli import InputError
 from lit_gpt.files import write_atomically
 
+WITHOUT_SIGNAL = "without_signal"
+"""In stats.json: documents that lack a signal that has a limit, by signal."""
 EXAMPLES = 3
 EXAMPLE_CHARACTERS = 400
 UNITS = ("documents", "text_bytes", "tokens")
@@ -79,15 +81,12 @@ def collect(folder: Path, stages: list[str]) -> dict[str, Any]:
     """`read`, `set_aside`, `kept` and `excluded` by reason as the last stage counted them; all by stage."""
     counts = {stage: _stage_counts(folder / "logs" / stage / "stats") for stage in stages}
     last = counts[stages[-1]]
+    without_signal = _below(WITHOUT_SIGNAL, last)
     places = sorted({name.rpartition("/")[0] for name in last if name.startswith("excluded/")})
     return {
         "settings": json.loads((folder / "settings.json").read_text(encoding="utf-8")),
         "read": {unit: last[unit] for unit in ("documents", "text_bytes")},
-        "set_aside": {
-            name.removeprefix("set_aside/"): count
-            for name, count in last.items()
-            if name.startswith("set_aside/")
-        },
+        "set_aside": _below("set_aside", last),
         "losses": _losses(folder / "set_aside"),
         "changed": changes.counts_of(last),
         "kept": {unit: last[f"{KEPT}/{unit}"] for unit in UNITS},
@@ -95,10 +94,19 @@ def collect(folder: Path, stages: list[str]) -> dict[str, Any]:
             place.removeprefix("excluded/"): {unit: last[f"{place}/{unit}"] for unit in UNITS}
             for place in places
         },
+        **({WITHOUT_SIGNAL: without_signal} if without_signal else {}),
         "stages": {
             stage: {name: count for name, count in sums.items() if "/" not in name}
             for stage, sums in counts.items()
         },
+    }
+
+
+def _below(place: str, counts: Counter[str]) -> dict[str, int]:
+    return {
+        name.removeprefix(f"{place}/"): count
+        for name, count in counts.items()
+        if name.startswith(f"{place}/")
     }
 
 
@@ -133,7 +141,7 @@ def in_short(folder: Path) -> str:
         f"kept {kept['documents']:,}, {kept['text_bytes']:,} bytes"
     ]
     lines += [f"  {count['documents']:>12,}  {reason}" for reason, count in _by_size(stats["excluded"])]
-    lines += changes.in_short(stats) + _rejected(stats)
+    lines += changes.in_short(stats) + _rejected(stats) + _without_signal(stats)
     page = folder / "report.md"
     if not page.exists():
         page = folder / "report.html"  # of an earlier revision
@@ -147,6 +155,17 @@ def _by_size(excluded: dict[str, dict[str, int]]) -> list[tuple[str, dict[str, i
 def _rejected(stats: dict[str, Any]) -> list[str]:
     lines = [f"  {count:>12,}  {reject_in_short(reason)}" for reason, count in stats["set_aside"].items()]
     return lines + losses_in_short(stats.get("losses", []))  # earlier revisions wrote no losses
+
+
+def _without_signal(stats: dict[str, Any]) -> list[str]:
+    n_read = stats["read"]["documents"]
+    return [
+        f"no document has the signal {name}: its limit drops nothing; check the name in --signals"
+        if count == n_read
+        else f"  {count:>12,}  without the signal {name}, not judged by its limit"
+        for name, count in stats.get(WITHOUT_SIGNAL, {}).items()
+        if count
+    ]
 
 
 def report(folder: Path, title: str, stats: dict[str, Any]) -> str:
@@ -164,7 +183,7 @@ def report(folder: Path, title: str, stats: dict[str, Any]) -> str:
         tokens = f"{count['tokens']:,}" if count["tokens"] else "–"  # counted only with a tokenizer
         numbers = f"{count['documents']:,} | {share:.2%} | {count['text_bytes']:,} | {tokens}"
         lines.append(f"| {name} | {numbers} |")
-    lines += ["", *_rejected(stats), *changes.as_markdown(folder, stats)]
+    lines += ["", *_rejected(stats), *_without_signal(stats), *changes.as_markdown(folder, stats)]
     for name, place, _ in rows:
         lines += [f"\n## {name}\n", *_examples(folder / place)]
     return "\n".join(lines) + "\n"

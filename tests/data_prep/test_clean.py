@@ -11,7 +11,7 @@ import pytest
 
 from data_prep import clean
 from data_prep.clean import Options
-from lit_gpt.cli import InputError
+from lit_gpt.cli import InputError, parse_options
 from tests.conftest import german_texts
 from tests.data_prep.corpus_tools import contents, documents, stats, write_jsonl
 
@@ -51,6 +51,38 @@ def test_each_document_ends_in_one_place_with_a_reason(tmp_path):
     assert counted["read"] == {"documents": 5, "text_bytes": sum(sizes)}
     assert counted["kept"] == {"documents": 2, "text_bytes": sizes[0] + sizes[4], "tokens": 0}
     assert counted["excluded"]["min_words"] == {"documents": 1, "text_bytes": sizes[1], "tokens": 0}
+
+
+def test_a_signal_that_no_document_has_is_said(tmp_path, capsys):
+    records = [{"id": f"{n}", "text": GOOD, "signals": {"a": n} if n else {}} for n in range(5)]
+    files = [write_jsonl(tmp_path / f"{n}.jsonl", records[n::2]) for n in range(2)]
+    output = run(files, tmp_path / "out", signals={"a": (2, None), "aa": (None, 3)}, preset="none")
+    said = "no document has the signal aa: its limit drops nothing; check the name in --signals"
+    printed, page = capsys.readouterr().out, (output / "report.md").read_text(encoding="utf-8")
+    for text in (printed, page):
+        assert said in text
+        assert "   1  without the signal a, not judged by its limit" in text
+    assert stats(output)["without_signal"] == {"a": 1, "aa": 5}
+    assert stats(output)["kept"]["documents"] == 4
+    assert "without_signal" not in stats(run(files, tmp_path / "none", preset="none"))
+
+
+@pytest.mark.parametrize(
+    ("limits", "says"),
+    [
+        ({"min_words": 100, "max_words": 10}, r"--min_words and --max_words .*: 100 is above 10"),
+        ({"max_words": 10}, r"\(--preset german sets what is not given\): 50 is above 10"),
+        ({"signals": {"a": (2, 1)}}, "--signals a: 2 is above 1"),
+    ],
+)
+def test_limits_that_nothing_can_keep_are_refused(tmp_path, limits, says):
+    with pytest.raises(InputError, match=says):
+        Options(input=["-"], output=tmp_path, **limits).limits()
+
+
+def test_shares_are_at_most_one():
+    with pytest.raises(InputError, match=r"--min_letters_frac: must be at least 0 and at most 1, not 1\.5"):
+        parse_options(Options, ["--input", "a", "--output", "b", "--min_letters_frac", "1.5"])
 
 
 def test_unusable_lines_are_set_aside_and_the_rest_goes_on(tmp_path):

@@ -104,6 +104,9 @@ def test_the_counts_are_those_of_the_files(made):
     assert read["text_bytes"] == sum(size for _, size in [*shown.values(), cut]) + left["text_bytes"]
     headings = {f"{step}: {reason}" for step, reason in shown} | {"dedup: repeated paragraphs", "left"}
     assert set(parsed.sections) == headings
+    page = (made[0] / "report.html").read_text(encoding="utf-8")
+    assert "<strong>0 documents" not in page
+    assert f"Text that documents lost which stay: {cut[1]:,} bytes." in page
 
 
 def test_an_example_is_the_record_it_names(made):
