@@ -172,8 +172,8 @@ def test_files_of_ones_own_interrupted_and_continued(tmp_path, small_config, my_
         _, err = process.communicate(timeout=600)
         assert process.returncode == 130
         assert "interrupted; run this again to continue" in err
-    ((stopped_at, _),) = list_checkpoints(run)
-    assert stopped_at < 120
+        ((stopped_at, _),) = list_checkpoints(run)
+        assert stopped_at < 120
 
     code, out, err = quickstart("--out", tmp_path / "mine", "--config", small_config)
     assert code == 2, "the sample corpus is not what that folder was made from"

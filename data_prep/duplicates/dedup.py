@@ -36,7 +36,8 @@ def plan(files: list[Path], options: Options, folder: Path) -> list[Stage]:
         InputError: the folder was begun with other settings.
     """
     tasks, min_bytes = options.n_tasks(len(files)), options.min_paragraph_bytes
-    settings = {"min_paragraph_bytes": min_bytes, "tasks": tasks}
+    # own_repeats: earlier revisions dropped them, and hashed each occurrence.
+    settings = {"min_paragraph_bytes": min_bytes, "tasks": tasks, "own_repeats": "stay"}
     read, write = open_corpus(files, options, folder, settings)
     sign = SignParagraphs(folder, min_bytes)
     repeats = Call("repeats", partial(_find_repeats, folder, tasks))

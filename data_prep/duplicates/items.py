@@ -14,8 +14,8 @@ import numpy as np
 from data_prep.duplicates.dedup_index import save_array
 from lit_gpt.files import create
 
-OPEN_FILES = 500
-"""Files that a reader keeps open; systems often allow a process 1,024."""
+OPEN_FILES = 250
+"""Files of either kind that a reader keeps open; systems often allow a process 1,024."""
 
 
 class ItemWriter:
@@ -61,6 +61,8 @@ class Items:
         """The part of a document, and start and end of its item there, in units."""
         part = int(np.searchsorted(self._starts, document, side="right")) - 1
         if part not in self._ends:
+            if len(self._ends) == OPEN_FILES:
+                del self._ends[next(iter(self._ends))]  # a mapped file stays open
             self._ends[part] = np.load(self._folder / f"{part:05d}.ends.npy", mmap_mode="r")
         ends, number = self._ends[part], document - int(self._starts[part])
         return part, int(ends[number - 1]) if number else 0, int(ends[number])
@@ -74,5 +76,6 @@ class Items:
         return os.pread(self._descriptors[part], self._unit * (end - start), self._unit * start)
 
     def close(self) -> None:
+        self._ends.clear()
         for descriptor in self._descriptors.values():
             os.close(descriptor)

@@ -121,7 +121,7 @@ def _mark_near_duplicates(
     Raises:
         InputError: the documents are not those that stage 1 signed.
     """
-    if not (work / "names").exists():
+    if not all((work / "names" / f"{part:05d}.ends.npy").exists() for part in range(world_size)):
         raise InputError(f"{work.parent} was begun by an earlier revision: begin in a new folder")
     starts = document_starts(work, world_size, bands)
     first, last = starts[rank : rank + 2].tolist()

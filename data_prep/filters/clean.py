@@ -43,7 +43,7 @@ def plan(files: list[Path], options: Options, folder: Path, name: str = "clean")
     tokenizer = Tokenizer.load(options.tokenizer).fingerprint if options.tokenizer else None
     identifier = _identifier(limits, options)
     kinds = options.kinds()
-    settings = dict.fromkeys(kinds, True) | {  # without them as in folders of earlier revisions
+    settings = dict.fromkeys(kinds, True) | {
         "limits": dataclasses.asdict(limits),
         "tokenizer": tokenizer,
         "language": identifier and [options.language, sha256_of(identifier.model)],

@@ -22,6 +22,7 @@ ID_FIELDS = ("id", "doc_id", "document_id")
 LEFT_OUT = "left out"
 """Prefix of the reason for a sound record that a command does not want; no number of them is too many."""
 _LOSSES_SHOWN = 10
+_DETAIL_SHOWN = 200  # characters; a URI may have as many as its record
 _MAX_DEPTH = 200
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -78,7 +79,8 @@ class Rejects:
         Raises:
             InputError: the limit is exceeded.
         """
-        reason = f"{rejected.reason} ({rejected.detail})" if rejected.detail else rejected.reason
+        detail = rejected.detail[:_DETAIL_SHOWN]
+        reason = f"{rejected.reason} ({detail})" if detail else rejected.reason
         place = f"{file}:{rejected.line}"
         self.places.append((place, reason))
         self.counts[rejected.reason] = self.counts.get(rejected.reason, 0) + rejected.lines

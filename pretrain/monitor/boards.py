@@ -95,7 +95,7 @@ class EventFile:
         self._event, self._summary = Event, Summary
         folder.mkdir(exist_ok=True)
         name = f"events.out.tfevents.{int(time.time()):010d}.{os.uname().nodename}.{os.getpid()}"
-        self._file = RecordWriter((folder / name).open("wb"))
+        self._file = RecordWriter((folder / name).open("ab"))  # a second one of this process and second
         self._add(Event(file_version="brain.Event:2"))
         # Later steps in older files are of an attempt that was given up.
         self._add(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))

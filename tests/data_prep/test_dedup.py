@@ -106,8 +106,14 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path):
     run(files, tmp_path / "out")
     with pytest.raises(InputError, match="min_paragraph_bytes"):
         run(files, tmp_path / "out", min_paragraph_bytes=5)
-    with pytest.raises(InputError, match="files"):
+    with pytest.raises(InputError, match="--input"):
         run(files[:1], tmp_path / "out")
+    path = tmp_path / "out" / "settings.json"  # as before repeats within a document stayed
+    settings = json.loads(path.read_text())
+    del settings["own_repeats"]
+    path.write_text(json.dumps(settings))
+    with pytest.raises(InputError, match="by an earlier version of this code, without --own_repeats"):
+        run(files, tmp_path / "out")
 
 
 def test_input_that_changes_between_the_stages_is_noticed(tmp_path):

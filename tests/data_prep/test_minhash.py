@@ -33,6 +33,12 @@ def write_corpus(folder, n_originals, seed):
             text = edited(text, rng.choice([0, 0.01, 0.03, 0.1]), rng)
             records.append({"id": f"{number} copy {step}", "text": text})
     rng.shuffle(records)
+    # The second file begins with a document that is dropped; what is like its second one counts lines there.
+    first, second, *others = (next(texts) for _ in range(7))
+    filling = [{"id": f"filling {number}", "text": text} for number, text in enumerate(others)]
+    begin = [{"id": "first", "text": first}, {"id": "first again", "text": first}]
+    end = [{"id": "second", "text": second}, {"id": "second again", "text": second}]
+    records[:0] = [*begin, *filling, *end]
     records += [{"id": "short", "text": "zu kurz"}, {"id": "short too", "text": "zu kurz"}]
     n_files = 6
     return [write_jsonl(folder / f"{n}.jsonl", records[n::n_files]) for n in range(n_files)]
@@ -61,6 +67,8 @@ def test_each_dropped_document_is_like_one_that_stays(tmp_path):
     stay = {record["id"]: n_grams(record["text"]) for record in documents(output / "documents")}
     dropped = documents(output / "excluded" / "near_duplicate")
     assert sorted([*stay, *(record["id"] for record in dropped)]) == sorted(each["id"] for each in read)
+    places = {record["id"]: record["excluded"]["like_at"] for record in dropped}
+    assert (places["first again"], places["second again"]) == ("000000.jsonl.zst:1", "000001.jsonl.zst:1")
     for record in dropped:
         why = record["excluded"]
         like = why["like"]
@@ -93,6 +101,16 @@ def test_a_killed_run_goes_on_to_the_same_result(tmp_path):
     stages = [f"minhash-{stage}" for stage in ("pairs", "compare", "choose")]
     run_with_kills(COMMAND, files, output, stages)
     assert contents(output) == undisturbed
+
+
+def test_a_folder_with_parts_of_an_earlier_revision_is_refused(tmp_path):
+    """Its signatures have no names."""
+    files = write_corpus(tmp_path / "in", n_originals=5, seed=3)
+    output = run(files, tmp_path / "out", tasks=2)
+    (output / "logs" / "minhash-drop" / "completions" / "00001").unlink()
+    (output / "minhash" / "names" / "00000.ends.npy").unlink()
+    with pytest.raises(InputError, match="begun by an earlier revision: begin in a new folder"):
+        run(files, output, tasks=2)
 
 
 def test_input_that_changes_between_the_stages_is_noticed(tmp_path):

@@ -17,7 +17,7 @@ import pytest
 import zstandard
 
 from data_prep.reading import batches
-from data_prep.reading.batches import MAX_LINE_BYTES, read_batches
+from data_prep.reading.batches import MAX_LINE_BYTES, Rejected, read_batches
 from data_prep.reading.documents import Rejects, parse_batch, read_documents
 from lit_gpt.cli import InputError
 
@@ -327,3 +327,11 @@ def _read_measured(file: Path) -> tuple[list, list, float]:
     result = read(file)
     [peak] = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     return *result, int(peak) / 1024
+
+
+def test_the_detail_of_a_place_is_cut():
+    """A URI may be as long as its record, and a file may have any number of records that are left out."""
+    rejects = Rejects()
+    rejects.add("a.warc", Rejected(7, "left out: not HTML", detail="http://a.de/" + "x" * 1_000_000))
+    [(place, reason)] = rejects.places
+    assert (place, len(reason)) == ("a.warc:7", len("left out: not HTML ()") + 200)
