@@ -24,7 +24,7 @@ _AHEAD = 4  # items in flight per process, so that a slow item does not starve t
 
 @contextlib.contextmanager
 def to_write(folder: Path) -> Iterator[None]:
-    """Turn what the file system refuses in a folder of --output into an InputError."""
+    """Turn the file system's refusal of a folder of --output into an InputError."""
     try:
         yield
     except OSError as error:

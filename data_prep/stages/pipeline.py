@@ -101,7 +101,8 @@ def check_settings(folder: Path, settings: dict[str, Any], unused: Collection[st
     settings = json.loads(json.dumps(settings, default=str))
     if not path.exists():
         with to_write(folder):
-            write_json(path, settings)
+            folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, settings)
         return
     begun = json.loads(path.read_text(encoding="utf-8"))
     off = {name: False for name, value in (*begun.items(), *settings.items()) if value is True}
