@@ -4,8 +4,8 @@ FOLDER/changed/000003.json    of the fourth input file, the first examples of ea
 """
 
 import json
-import re
 import textwrap
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +21,6 @@ _FILES = 20  # at equal distances, of which examples are read
 _SHOWN = 160
 _BEFORE = 40
 _FOLDER = "changed"
-_COMBINING = re.compile("[\u0300-\u036f]")
 
 
 class Changes:
@@ -73,7 +72,7 @@ def counts_of(sums: Mapping[str, int]) -> dict[str, dict[str, int]]:
 def examples_of(folder: Path, kind: str) -> list[dict[str, str]]:
     """`id`, `before` and `after` of a few changes of a kind, of different input files if there are.
 
-    Marks that combine with a letter are spelled out: composed, the letter looks the same.
+    What NFC replaces is spelled out, for what replaces it looks the same.
     """
     files = sorted((folder / _FOLDER).glob("*.json"))
     n_chosen = min(len(files), _FILES)
@@ -81,12 +80,15 @@ def examples_of(folder: Path, kind: str) -> list[dict[str, str]]:
     of_files = [json.loads(file.read_text(encoding="utf-8")).get(kind, []) for file in chosen]
     in_turns = [found[number] for number in range(EXAMPLES) for found in of_files if number < len(found)]
     return [
-        {name: _COMBINING.sub(_spelled, text) for name, text in each.items()} for each in in_turns[:EXAMPLES]
+        {name: "".join(map(_spelled, text)) for name, text in each.items()} for each in in_turns[:EXAMPLES]
     ]
 
 
-def _spelled(mark: re.Match[str]) -> str:
-    return f"\\u{ord(mark[0]):04x}"
+def _spelled(character: str) -> str:
+    """Marks that combine with a letter, and characters that are another one composed, as escapes."""
+    if unicodedata.combining(character) or not unicodedata.is_normalized("NFC", character):
+        return f"\\u{ord(character):04x}" if character <= "\uffff" else f"\\U{ord(character):08x}"
+    return character
 
 
 def in_short(stats: dict[str, Any]) -> list[str]:

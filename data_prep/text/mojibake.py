@@ -25,18 +25,27 @@ _SEQUENCES = (
     rf"[ÂÃÌ]{_STRICT}",
     rf"(?<=[{_SMALL}])[ÂÃÄÅ][{_APART}]",  # no capital letter stands behind a small one
     "Ã[‚„–]",  # Â, Ä, Ö
-    rf"(?<![\w„“”\"'‚‘’»«›‹(])Â[{_APART}]",
+    "(?<!\\w)Ã\xa0(?![»:;!?])",  # à; not « Ã »
+    f"(?<!\\w)Ã[…‘’“”‹›](?=[{_SMALL}])",
+    f"(?<!\\w)Å[‚›“](?=[{_SMALL}])",  # ł, ś, œ
+    "(?:(?<=\\d)|(?<=\\d ))Ã—",  # ×
+    rf"(?:(?<![\w„“”\"'‚‘’»«›‹(])|(?<=\d))Â(?!\xa0[»:;!?])[{_APART}]",  # not « Â »
+    "(?<=[A-ZÄÖÜ])Â\xa0(?=\\w)",  # no French word ends in Â, and behind Turkish HÂLÂ stands a space
+    rf"(?<=[{_SMALL}\d.,;:!?])Â (?=\S)",  # its no-break space was made a space
     rf"(?<=[{_SMALL}])[ÄÅ]{_STRICT}",
     rf"[ÄÅ]{_STRICT}(?=[{_SMALL}])",  # not the unit in 5 Å³
     f"â‚¬(?:[ÅË][{_ANY}])?",
     rf"â[\x80-\x9f€‚„†ˆ‰•–—˜™šœž][{_ANY}]",
     rf"á[º»][{_ANY}]",
+    rf"(?:[ÐÑ][{_ANY}]){{2,}}|(?:[ÎÏ][{_ANY}]){{2,}}",  # Cyrillic, Greek
     rf"ï(?:»¿|¿½|¬[{_ANY}])",
     rf"ð[Ÿ\x9f][{_ANY}]{{2}}",
 )
-_RUN = re.compile(f"(?:{'|'.join(_SEQUENCES)})+")
-_SIGNS = (*"ÃÂâÌïð", *"\x80\x82\x84\x85\x8b\x91\x92\x93\x94\x95\x96\x97\x99\x9b")
-"""A text with mojibake has one of these: the letters are quick to look for."""
+_RUN = re.compile(f"(?=[ÂÃÄÅÌÎÏÐÑáâïð])(?:{'|'.join(_SEQUENCES)})+")
+_SIGNS = (*"ÃÂâÌïðÅÐÎ", *"\x80\x82\x84\x85\x8b\x91\x92\x93\x94\x95\x96\x97\x99\x9b")
+"""A text with mojibake has one of these, or `_SIGN`: the letters are quick to look for."""
+_SIGN = re.compile(f"Ä[{_ANY}]")
+_BYTE_ORDER_MARK = "ï»¿"
 _CONTROLS = {point: bytes([point]).decode(_ENCODINGS[1]) for point in range(0x80, 0xA0)}
 _ABOUT = re.compile(
     r"\bUTF-?8|\bISO.?8859|\bWindows-?125|Mojibake|\bUnicode|Zeichens[aä]tz|Zeichen[ck]odierung",
@@ -50,7 +59,7 @@ def repair_mojibake(text: str) -> str:
     Control characters from U+0080 on become those of Windows-1252, as in browsers. A text about encodings
     keeps its sequences. The same object is returned where there is nothing to repair.
     """
-    if not any(map(text.__contains__, _SIGNS)):
+    if not any(map(text.__contains__, _SIGNS)) and not ("Ä" in text and _SIGN.search(text)):
         return text
     if _RUN.search(text) and not _ABOUT.search(text):
         by_lines = len(text) <= _LONGEST
@@ -64,6 +73,7 @@ def _repair(line: str, is_line: bool) -> str:
     for _ in range(_MOST_ROUNDS):  # each undoes one wrong decoding; a line may be made to need many
         if not _RUN.search(line):
             break
+        line = line.replace(_BYTE_ORDER_MARK, "")
         fixed = _decode_line(line) if is_line else line
         fixed = fixed if fixed != line else _RUN.sub(_decode, line)
         if fixed == line:
@@ -90,6 +100,7 @@ def _decode(found: re.Match[str]) -> str:
 
 @lru_cache(maxsize=4096)
 def _decoded(run: str) -> str:
+    run = run.replace("Â ", "Â\xa0")
     for encoding in _ENCODINGS:
         try:
             return run.encode(encoding).decode()

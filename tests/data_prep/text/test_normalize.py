@@ -13,6 +13,7 @@ from data_prep.clean import Options
 from data_prep.passages import PASSAGES, documents, load_registers
 from data_prep.report.page import write_report
 from data_prep.stages.pipeline import run_stages
+from data_prep.text.changes import Changes, examples_of
 from data_prep.text.normalize import REPAIRS, normalize
 from lit_gpt.cli import InputError
 from tests.data_prep import corpus_tools
@@ -23,7 +24,8 @@ TEXTS = [text for _, text in islice(documents(1, load_registers(PASSAGES)), 60)]
 PIECES = [
     *"ÃÂâÄÅ¤¶¼Ÿ€žœ„“–au\x84\x93\x81\x85\r\n\u0308\u0303\u2028&;#<>/ ", "\r\n", "&amp;", "&auml;",
     "&lt;", "&gt;", "&#60;", "&#62;", "&#97;", "&#x8a;", "&#13;", "<b>", "</b>", "<br>", "<!--", "-->",
-    "<p class='x'>", "â€ž", "\u212b",
+    "<p class='x'>", "â€ž", "\u212b", "ï»¿", "Â ", "Â\xa0", "ÐŸ", "= ", "&int;", "<sup>", "</sup>", "2",
+    "<a x", '"<br>"', "<i ", "</i>",
 ]  # fmt: skip
 ODD = st.lists(st.sampled_from(PIECES), max_size=30).map("".join) | st.text()
 
@@ -136,6 +138,17 @@ def test_they_are_shown(changed):
         assert "&auml;" in page.replace("&amp;", "&")
         assert "Changed, not dropped" in page
     assert "clean | changed text | 0 |" in (output.parent / "flow.md").read_text(encoding="utf-8")
+
+
+def test_an_example_shows_what_nfc_replaces(tmp_path):
+    changes = Changes(tmp_path)
+    before = "\uf9d1 u\u0308 \u212b \U0001d15e"
+    changes.add("a", [("nfc", before, unicodedata.normalize("NFC", before))])
+    (tmp_path / "changed").mkdir()
+    changes.end_file(0)
+    [example] = examples_of(tmp_path, "nfc")
+    assert example["before"] == r"\uf9d1 u\u0308 \u212b \U0001d15e"
+    assert example["after"].startswith("六 ü Å ")
 
 
 def test_other_repairs_are_other_settings(changed):
