@@ -84,6 +84,7 @@ def corpus_stages(files: list[Path], options: Options) -> tuple[list[Stage], lis
         stages += extract.plan(files, _extraction(options, parts["extract"]), parts["extract"])
         documents = kept_files(parts["extract"], len(files))
         first = dataclasses.replace(first, source="jsonl", text_fields=None, id_fields=None)
+        first.html_remains = False  # tags that are left are text: the page shows them to its readers
     parts["clean"] = output / "clean"
     stages += clean.plan(documents, first, parts["clean"])
 

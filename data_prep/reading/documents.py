@@ -5,7 +5,7 @@ place and the reason, and the rest is read.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -99,9 +99,10 @@ class Rejects:
         return [f"{place}: {reason}" for place, reason in self.places if reason.startswith(UNREADABLE)]
 
 
-def reject_in_short(reason: str) -> str:
-    """What is said beside the number of lines or records."""
-    return reason if reason.startswith(LEFT_OUT) else f"lines rejected: {reason}"
+def reject_in_short(reason: str, settings: Mapping[str, Any]) -> str:
+    """What is said beside the number of lines, or of records where `settings` name the extractor of pages."""
+    unit = "records" if "extractor" in settings else "lines"
+    return reason if reason.startswith(LEFT_OUT) else f"{unit} rejected: {reason}"
 
 
 def losses_in_short(losses: list[str]) -> list[str]:

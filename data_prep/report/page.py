@@ -30,7 +30,7 @@ _OTHER_RULES = {
     "empty": "Nothing but white space.",
     "source_duplicate": "The corpus came with a list of duplicates that names it.",
     "only_repeats": "Every paragraph occurs in an earlier document.",
-    "no_main_text": "No main text was found in the page: menus, forms, pictures.",
+    "no_main_text": "No main text was found in the page: menus, forms, pictures, or tags nested too deep.",
     "page_too_long": "More bytes of HTML than are looked at.",
     "page_too_slow": "The extraction of the main text took too long.",
     "page_crashes_extractor": "The extraction of the main text failed.",
@@ -128,7 +128,8 @@ def _rule(loss: Loss, step: Path, marker: Marker) -> Rule:
 
 
 def _unusable(stats: dict[str, Any]) -> list[str]:
-    lines = [f"{count:,} {reject_in_short(reason)}" for reason, count in stats["set_aside"].items()]
+    settings = stats["settings"]
+    lines = [f"{count:,} {reject_in_short(reason, settings)}" for reason, count in stats["set_aside"].items()]
     return lines + losses_in_short(stats.get("losses", []))  # earlier revisions wrote no losses
 
 

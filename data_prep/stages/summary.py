@@ -153,7 +153,10 @@ def _by_size(excluded: dict[str, dict[str, int]]) -> list[tuple[str, dict[str, i
 
 
 def _rejected(stats: dict[str, Any]) -> list[str]:
-    lines = [f"  {count:>12,}  {reject_in_short(reason)}" for reason, count in stats["set_aside"].items()]
+    lines = [
+        f"  {count:>12,}  {reject_in_short(reason, stats['settings'])}"
+        for reason, count in stats["set_aside"].items()
+    ]
     return lines + losses_in_short(stats.get("losses", []))  # earlier revisions wrote no losses
 
 

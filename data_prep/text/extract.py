@@ -17,6 +17,8 @@ MAX_PAGE_BYTES = 10_000_000
 """Longer pages are lists and logs."""
 PAGE_SECONDS = 60.0
 """CPU time: far more than most pages of MAX_PAGE_BYTES take."""
+_MUCH_MORE = 1.5
+"""Times the text found. Trafilatura's own measure; with 2, a thread of two long posts loses one."""
 
 
 @dataclass(kw_only=True)
@@ -42,19 +44,35 @@ def plan(files: list[Path], options: Options, folder: Path) -> list[Stage]:
 def main_text(html: str) -> str | None:
     """The main text of a page, a paragraph a line; None if none is found.
 
-    `favor_precision` leaves out menus and cookie notices. Comments follow, without lines that the text has:
-    the posts of a forum may be found as both. `deduplicate` would let a page depend on those before it.
+    Trafilatura may take the first post of a forum for the whole page, or miss its short posts. So where a
+    third of the page is left out, two wider searches follow, and one that finds much more counts:
+    `favor_recall`, then all articles or paragraphs. What they keep of menus is left to the later steps.
     """
-    from trafilatura import bare_extraction  # takes half a second to import
+    from trafilatura import baseline, html2txt  # takes half a second to import
 
     logging.disable()  # trafilatura reports each page without text
-    found: Any = bare_extraction(html, favor_precision=True, include_comments=True, deduplicate=False)
+    text = _found(html)
+    if text and len(html2txt(html)) > _MUCH_MORE * len(text):
+        for search in (partial(_found, favor_recall=True), lambda page: baseline(page)[1]):
+            if len(wider := search(html)) > _MUCH_MORE * len(text):
+                text = wider
+    return text.replace("\0", "").strip() or None
+
+
+def _found(html: str, favor_recall: bool = False) -> str:
+    """Text and comments, without lines that the text has: the posts of a forum may be found as both.
+
+    `deduplicate` would let a page depend on those before it.
+    """
+    from trafilatura import bare_extraction
+
+    found: Any = bare_extraction(html, favor_recall=favor_recall, include_comments=True, deduplicate=False)
     if found is None:
-        return None
+        return ""
     lines = (found.text or "").split("\n")
     held = set(lines)
     lines += [line for line in (found.comments or "").split("\n") if line not in held]
-    return "\n".join(lines).replace("\0", "").strip() or None
+    return "\n".join(lines)
 
 
 def _extract(data: Iterable[CorpusDocument], rank: int, world_size: int) -> Iterator[CorpusDocument]:

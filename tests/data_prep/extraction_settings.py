@@ -7,7 +7,7 @@ from functools import partial
 import trafilatura
 
 from data_prep.text.extract import main_text
-from tests.data_prep.web_pages import KINDS, PIECES, SURROUNDINGS, page
+from tests.data_prep.web_pages import FORUMS, KINDS, PIECES, SURROUNDINGS, page, threads
 
 SETTINGS: dict[str, Callable[[str], str | None]] = {
     "`extract.py`": main_text,
@@ -19,7 +19,7 @@ SETTINGS: dict[str, Callable[[str], str | None]] = {
 
 
 def main() -> None:
-    """Print a table."""
+    """Print a table of pages of all kinds, and one of the posts of threads of many lengths."""
     logging.disable()
     print("| setting | pages with a menu or notice | texts lost | texts twice |\n|---|---:|---:|---:|")
     for name, extract in SETTINGS.items():
@@ -31,6 +31,20 @@ def main() -> None:
             lost += found.count(0)
             twice += sum(count > 1 for count in found)
         print(f"| {name} | {surrounded} | {lost} | {twice} |")
+    print("\n| setting |", " | ".join(FORUMS), "| posts twice | pages with a menu or notice |")
+    print("|---|" + "---:|" * (len(FORUMS) + 2))
+    for name, extract in SETTINGS.items():
+        shares, twice, surrounded = [], 0, 0
+        for kind in FORUMS:
+            n_posts = kept = 0
+            for html, posts in threads(kind):
+                text = extract(html) or ""
+                n_posts += len(posts)
+                kept += sum(post in text for post in posts)
+                twice += sum(text.count(post) > 1 for post in posts)
+                surrounded += any(word in text for word in SURROUNDINGS)
+            shares.append(f"{kept / n_posts:.0%}")
+        print(f"| {name} |", " | ".join(shares), f"| {twice} | {surrounded} |")
 
 
 if __name__ == "__main__":

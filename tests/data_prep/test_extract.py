@@ -1,6 +1,7 @@
 """Extraction by the command: each record ends in one place, and texts are those of trafilatura."""
 
 import gzip
+import html
 import io
 import json
 import random
@@ -23,7 +24,6 @@ from tests.data_prep.corpus_tools import contents, documents, read_zst, run_with
 from tests.data_prep.web_pages import (
     KINDS,
     SENTENCES,
-    SURROUNDINGS,
     page,
     records_by_warcio,
     response,
@@ -32,6 +32,7 @@ from tests.data_prep.web_pages import (
 
 pytestmark = pytest.mark.slow
 ARTICLE = KINDS["article"]
+EMPTY = '<html><head><title>Brücke</title></head><body><img src="a.png"></body></html>'
 LEFT_OUT = {
     "404": "HTTP status 404",
     "moved": "HTTP status 301",
@@ -50,8 +51,8 @@ def chunked(data: bytes) -> bytes:
 def records(writer):
     """Pages of each kind and encoding, what is no page, and pages made to do harm. The URI is the kind."""
     noise = random.Random(1)
-    for name, html in KINDS.items():
-        yield response(writer, name, html.encode())
+    for name, found in KINDS.items():
+        yield response(writer, name, found.encode())
     latin = ARTICLE.encode("windows-1252")
     yield response(writer, "article", latin, content_type="text/html; charset=ISO-8859-1")
     yield response(writer, "article", latin, content_type="text/html; charset=utf-8")
@@ -80,9 +81,9 @@ def records(writer):
         payload=io.BytesIO("Zeile\n\n<b>über</b>".encode()),
         warc_content_type="text/plain",
     )
-    yield response(writer, "deep", page("<div>" * 100_000 + SENTENCES[0]).encode())
+    yield response(writer, "deep", ("<div>" * 100_000 + SENTENCES[0]).encode())
     yield response(writer, "nul", ARTICLE.replace("Brücke", "Brü\0cke").encode())
-    yield response(writer, "empty", page("").encode())
+    yield response(writer, "empty", EMPTY.encode())
     yield response(writer, "12MB", page(f"<p>{'lang ' * 2_100_000}").encode())
     yield response(writer, "34MB", page(f"<p>{'lang ' * 7_000_000}").encode())
     yield response(writer, "bomb", gzip.compress(bytes(40_000_000)), content_encoding="gzip")
@@ -95,10 +96,12 @@ def records(writer):
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("crawl")
     files = [write_warc(folder / "a.warc.gz", records)]
-    files.append(write_warc(folder / "b.warc", lambda writer: list(records(writer))[:20]))
+    files.append(write_warc(folder / "b.warc", lambda writer: list(records(writer))[:22]))
     files.append(folder / "c.html")
     files[-1].write_bytes(ARTICLE.encode("windows-1252"))
-    rows = [{"doc_id": name, "raw_html": html, "n": 7, "is_plain_text": True} for name, html in KINDS.items()]
+    rows = [
+        {"doc_id": name, "raw_html": found, "n": 7, "is_plain_text": True} for name, found in KINDS.items()
+    ]
     files.append(write_jsonl(folder / "d.jsonl", rows))
     pq.write_table(pa.Table.from_pylist(rows), folder / "e.parquet")
     return [*files, folder / "e.parquet"]
@@ -113,8 +116,8 @@ def extracted(tmp_path_factory, files):
 
 
 def expected(kind: str) -> str | None:
-    html = ARTICLE if kind == "nul" else KINDS.get(kind)
-    text = html and trafilatura.extract(html, favor_precision=True)
+    found = ARTICLE if kind == "nul" else KINDS.get(kind)
+    text = found and trafilatura.extract(found)
     return "\n".join(dict.fromkeys(text.split("\n"))) if text and kind == "comments" else text
 
 
@@ -142,7 +145,6 @@ def test_each_record_that_warcio_finds_ends_in_one_place(extracted, files):
             assert document["url"] == uri
             assert document["date"]
             assert document["text"] == ("Zeile\n\n<b>über</b>" if uri == "wet" else expected(uri))
-            assert not any(word in document["text"] for word in SURROUNDINGS)
             assert document.keys() == {"id", "text", "url", "date"}
         assert {by_id[each][1]: reason for each, reason in excluded.items()}.items() <= EXCLUDED.items()
         for each, reason in named.items():
@@ -161,9 +163,11 @@ def test_counts_and_what_is_excluded(extracted, files):
     assert counted["read"]["documents"] == read
     [long] = documents(extracted / "excluded" / "page_too_long")
     assert long["excluded"]["limit"] == MAX_PAGE_BYTES < long["excluded"]["value"]
-    assert {page("")} <= {each["text"] for each in documents(extracted / "excluded" / "no_main_text")}
+    assert {EMPTY} <= {each["text"] for each in documents(extracted / "excluded" / "no_main_text")}
     assert max(stage.get("peak_megabytes", 0) for stage in counted["stages"].values()) < 700
-    assert "left out: HTTP status 404" in (extracted / "report.md").read_text()
+    report = (extracted / "report.md").read_text()
+    assert "left out: HTTP status 404" in report
+    assert "records rejected: longer than" in report
 
 
 def test_html_files_and_fields_with_html(extracted, files):
@@ -199,12 +203,17 @@ def test_half_a_file_is_lost_aloud(files, tmp_path, capsys):
 
 
 def test_prepare_extracts_first_and_others_refuse(files, tmp_path):
+    shown = "Mit <b>fett</b> hebt man im Forum ein Wort hervor, und so macht es auch die Stadt."
+    tags = tmp_path / "tags.html"
+    tags.write_text(page(f"<article><p>{html.escape(shown)}</p><p>{SENTENCES[0]}</p></article>"))
+    given = [files[1], tags]
     options = prepare.Options(
-        input=[str(files[1])], output=tmp_path / "a", workers=1, min_words=10, min_language_frac=0
+        input=list(map(str, given)), output=tmp_path / "a", workers=1, min_words=10, min_language_frac=0
     )
-    run_stages(prepare.corpus_stages(files[1:2], options)[0], options, options.output, Path("-"))
+    run_stages(prepare.corpus_stages(given, options)[0], options, options.output, Path("-"))
+    assert any(shown in each["text"] for each in documents(options.output / "clean" / "documents"))
     origin = json.loads((options.output / "origin.json").read_text())
-    assert [each["path"] for each in origin["inputs"]] == [str(files[1])]
+    assert [each["path"] for each in origin["inputs"]] == list(map(str, given))
     assert origin["extract"]["settings"]["extractor"] == f"trafilatura {trafilatura.__version__}"
     assert origin["clean"]["read"]["documents"] == origin["extract"]["kept"]["documents"]
     assert "| extract | markup and surroundings | 0 |" in (options.output / "flow.md").read_text()

@@ -1,6 +1,7 @@
 """German web pages with menus, notices and footers, and WARC files that warcio writes of them."""
 
 import io
+import random
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,14 @@ _MARKUP = {
         '<div class="postbody"><p class="author">von Eva</p><div class="content">{}</div></div></div></div>',
         "</div>",
     ),
+    "phpBB3": (
+        _POSTS,
+        '<div id="page-body" class="page-body"><h2 class="topic-title"><a href="/t">Brücke</a></h2>',
+        '<div id="p1" class="post has-profile bg2"><div class="inner"><dl class="postprofile"><dt>Eva'
+        '</dt></dl><div class="postbody"><div><h3><a href="#p1">Re: Brücke</a></h3>'
+        '<p class="author">von Eva</p><div class="content">{}</div></div></div></div></div>',
+        "</div>",
+    ),
     "vBulletin": (
         _POSTS,
         "<h1>Brücke</h1>",
@@ -58,6 +67,15 @@ _MARKUP = {
         '<li><article class="wbbPost message"><aside class="messageSidebar">Eva</aside>'
         '<div class="messageBody"><div class="messageText"><p>{}</p></div></div></article></li>',
         "</ul>",
+    ),
+    "XenForo": (
+        _POSTS,
+        '<div class="p-body-content"><div class="block block--messages"><div class="block-body">',
+        '<article class="message message--post js-post" data-author="Eva"><div class="message-cell">'
+        '<section class="message-user"><h4 class="message-name">Eva</h4></section></div>'
+        '<div class="message-content"><article class="message-body"><div class="bbWrapper">{}</div></article>'
+        '</div><footer class="message-footer"><a href="#">Zitieren</a></footer></article>',
+        "</div></div></div>",
     ),
     "comments": (
         _POSTS,
@@ -81,6 +99,19 @@ KINDS = {
     name: page(before + "".join(around.format(piece) for piece in pieces) + after)
     for name, (pieces, before, around, after) in _MARKUP.items()
 }
+FORUMS = ("phpBB", "phpBB3", "vBulletin", "WoltLab", "XenForo", "comments")
+
+
+def threads(kind: str) -> list[tuple[str, list[str]]]:
+    """Pages of a forum, and their posts: 2 to 15 of 50 to 900 characters."""
+    _, before, around, after = _MARKUP[kind]
+    words, chance = " ".join(SENTENCES).split(), random.Random(kind)
+    found = []
+    for n_posts in (2, 3, 5, 10, 15):
+        for length in (50, 90, 170, 250, 330, 500, 900):
+            posts = [" ".join(chance.choices(words, k=length))[:length].strip() for _ in range(n_posts)]
+            found.append((page(before + "".join(map(around.format, posts)) + after), posts))
+    return found
 
 
 def response(writer: WARCWriter, uri: str, body: bytes, **headers: str) -> Any:
