@@ -39,8 +39,10 @@ def test_a_signal_saves_and_requeues(slurm, straight, tmp_path, train_store_dir)
     assert_same_run(job, straight)
 
 
-def test_preemption_saves_and_requeues(slurm, straight, tmp_path, train_store_dir):
-    job = train(slurm, tmp_path / "run", train_store_dir)
+def test_preemption_saves_and_requeues(slurm, tmp_path, train_store_dir):
+    """With two tasks on a node, as on machines with several GPUs."""
+    straight = train(slurm, tmp_path / "straight", train_store_dir, tasks_per_node=2).completed()
+    job = train(slurm, tmp_path / "run", train_store_dir, tasks_per_node=2)
     job.wait_for_step(10)
     other = slurm.submit("--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=true")
     slurm.wait(other)
