@@ -29,7 +29,8 @@ from data_prep.filters.limits import around_deduplication
 from data_prep.reading.pages import holds_pages
 from data_prep.report.page import write_report
 from data_prep.stages.corpus import Call, call_command, input_files, kept_files
-from data_prep.stages.pipeline import Stage, check_settings, record_settings, run_stages
+from data_prep.stages.pipeline import Stage, run_stages
+from data_prep.stages.settings import check_settings, record_settings
 from data_prep.stages.summary import finished_parts, in_short, record_origin, require_documents
 from data_prep.text import extract
 from data_prep.text.normalize import REPAIRS

@@ -27,7 +27,8 @@ from datatrove.pipeline.base import PipelineStep
 from data_prep.reading.documents import Rejects
 from data_prep.reading.inputs import SOURCES, SUFFIXES, Source, find_files, look_into, read_source
 from data_prep.reading.pages import PAGE_SUFFIXES, holds_pages
-from data_prep.stages.pipeline import check_settings, write_json
+from data_prep.stages.pipeline import write_json
+from data_prep.stages.settings import check_settings
 from lit_gpt.cli import InputError
 from lit_gpt.files import replacing
 from lit_gpt.hashed_files import sha256_of
