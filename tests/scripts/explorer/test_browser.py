@@ -1,5 +1,6 @@
 """The page over a real run, in a real browser; and what it shows of losses, against counts by hand."""
 
+import json
 import math
 import re
 import shutil
@@ -103,7 +104,7 @@ def find(page, document_id):
 
     def is_asked_for(request):
         sent = request.post_data or ""
-        return '"document-id.value"' in sent and "..document.children" in sent
+        return "..document.children" in sent and json.dumps(document_id, ensure_ascii=False) in sent
 
     for _ in range(3):  # the answer to the last question may draw the field anew while this one is typed
         field.fill(document_id)
