@@ -1,4 +1,4 @@
-"""Which characters a reader of foreign text would not see, so that whoever shows it must name them."""
+"""Characters that are invisible or reorder text when displayed: pages show their names instead."""
 
 import unicodedata
 

@@ -129,7 +129,7 @@ def converse(
         except InputError as error:
             if not sys.stdin.isatty():
                 raise
-            _note(str(error))  # whoever typed it tries again
+            _note(str(error))  # the next turn is asked for
             continue
         if left_out:
             _note(f"the model has {positions:,} positions; exchanges left out, the oldest first: {left_out}")
