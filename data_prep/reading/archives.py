@@ -4,7 +4,10 @@ fastwarc parses; this module finds out what it could not parse: damaged and cut 
 records. In a .gz, reading can only continue if each record is a member of its own, as the standard advises.
 """
 
+import base64
+import hashlib
 import io
+import re
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,11 +17,13 @@ from data_prep.reading.batches import MAX_LINE_BYTES, UNREADABLE, Rejected
 
 _GZIP = b"\x1f\x8b\x08"
 _BLANK_LINES = (b"\r\n\r\n", b"\n\n")
+_HEADER_LINE = re.compile(rb"\nWARC/1\.\d\r\n")
 _STEP = 1 << 20
 _MAX_HEADER_BYTES = 1 << 16
 _RECORD_BYTES = 20_000  # assumed length of a record if none was read
 _CUT = "the file ends within a record"
 _NO_LENGTH = "a record without a length"  # as of one that is cut in its header
+_JOINED = "a record that runs into the next one"
 
 
 class Record(NamedTuple):
@@ -51,7 +56,7 @@ def read_archive(file: Path) -> Iterator[Record | Rejected]:
             held: tuple[_Place, Record] | None = None  # until it is known to be whole
             error = None
             try:
-                for place, headers, content in _records(stream, start):
+                for place, headers, content in _records(stream, start, compressed):
                     if lost_from is not None:
                         yield _lost(number, lost_from, place.start, why)
                         lost_from = None
@@ -75,7 +80,9 @@ def read_archive(file: Path) -> Iterator[Record | Rejected]:
         yield _rest_lost(number, lost_from, size, why)
 
 
-def _records(stream: io.FileIO, start: int) -> Iterator[tuple[_Place, dict[str, str], bytes | None]]:
+def _records(
+    stream: io.FileIO, start: int, compressed: bool
+) -> Iterator[tuple[_Place, dict[str, str], bytes | None]]:
     """Place, headers and content of the records from a byte on.
 
     Raises:
@@ -101,7 +108,17 @@ def _records(stream: io.FileIO, start: int) -> Iterator[tuple[_Place, dict[str, 
             n_read = len(content)
         if n_read < int(length):
             raise OSError(_CUT)
+        if content is not None and not compressed and _is_joined(headers, content):
+            raise OSError(_JOINED)
         yield _Place(record.stream_pos, int(length)), headers, content
+
+
+def _is_joined(headers: Mapping[str, str], content: bytes) -> bool:
+    """Bytes are missing, so that the length takes in the next record; not if that is what was crawled."""
+    if not _HEADER_LINE.search(content):
+        return False
+    digest = "sha1:" + base64.b32encode(hashlib.sha1(content).digest()).decode()
+    return headers.get("warc-block-digest") != digest
 
 
 def _end(stream: io.FileIO, place: _Place, compressed: bool) -> tuple[int, bool]:

@@ -78,6 +78,7 @@ def test_a_cut_file_has_the_records_before_the_cut(tmp_path: Path, suffix: str, 
     put=st.binary(max_size=900),
 )
 @example(suffix=".warc", share=0.45051885085997384, n=2000, put=b"")  # ends where a record begins
+@example(suffix=".warc", share=0.25, n=361, put=b"")  # the length takes in a header
 def test_damage_costs_only_the_records_that_it_hits(
     tmp_path: Path, suffix: str, share: float, n: int, put: bytes
 ):  # fmt: skip
@@ -94,6 +95,19 @@ def test_damage_costs_only_the_records_that_it_hits(
     assert [record for record in records if record in untouched] == untouched
     if put and len(records) < len(contents):
         assert losses or any(record not in contents for record in records)  # joined, without a checksum
+
+
+def test_a_crawled_archive_is_one_record(tmp_path: Path):
+    file = io.BytesIO()
+    writer = WARCWriter(file, gzip=False)
+    for url, page in (("http://a.de/a.warc", ARCHIVES[".warc"][0]), ("http://a.de/", b"<p>Zur Sache.</p>")):
+        writer.write_record(response(writer, url, page))
+    records, losses = read(tmp_path, ".warc", file.getvalue())
+    assert [content.partition(b"\r\n\r\n")[2] for _, content in records] == [
+        ARCHIVES[".warc"][0],
+        b"<p>Zur Sache.</p>",
+    ]
+    assert losses == []
 
 
 def test_a_gzip_that_is_one_member_is_read_and_its_cut_is_said(tmp_path: Path):
