@@ -28,7 +28,8 @@ from data_prep.filters import clean
 from data_prep.filters.limits import around_deduplication
 from data_prep.reading.pages import holds_pages
 from data_prep.report.page import write_report
-from data_prep.stages.corpus import Call, call_command, input_files, kept_files
+from data_prep.stages.corpus import Call, call_command, kept_files
+from data_prep.stages.input_files import input_files, record_sizes
 from data_prep.stages.pipeline import Stage, run_stages
 from data_prep.stages.settings import check_settings, record_settings
 from data_prep.stages.summary import finished_parts, in_short, record_origin, require_documents
@@ -188,6 +189,7 @@ def main(options: Options) -> None:
     check_settings(options.output, settings, _unused(options.output))
     run = partial(run_stages, options=options, folder=options.output, command=Path(__file__))
     choose, store = plan(files, options)
+    record_sizes(files, choose[0].folder)
     if options.executor == "local":
         run(choose)
         _show_counts(options.output)

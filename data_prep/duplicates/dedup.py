@@ -10,7 +10,8 @@ import xxhash
 from datatrove.pipeline.base import PipelineStep
 
 from data_prep.duplicates.dedup_index import RepeatFlags, SignatureWriter, find_repeats, part_starts
-from data_prep.stages.corpus import Call, CorpusDocument, CorpusOptions, open_corpus
+from data_prep.stages.corpus import Call, CorpusDocument, open_corpus
+from data_prep.stages.input_files import CorpusOptions
 from data_prep.stages.pipeline import ExecutionOptions, Stage
 from data_prep.stages.summary import with_summary
 from lit_gpt.cli import InputError

@@ -16,7 +16,8 @@ from data_prep.duplicates.items import Items, ItemWriter
 from data_prep.duplicates.minhash_index import SignedWriter, document_starts, find_pairs
 from data_prep.duplicates.near_duplicates import Dropped, choose, compare_pairs
 from data_prep.duplicates.shingles import BATCH, Signer
-from data_prep.stages.corpus import Call, CorpusDocument, CorpusOptions, file_name, open_corpus
+from data_prep.stages.corpus import Call, CorpusDocument, file_name, open_corpus
+from data_prep.stages.input_files import CorpusOptions
 from data_prep.stages.pipeline import ExecutionOptions, Stage
 from data_prep.stages.summary import with_summary
 from lit_gpt.cli import InputError

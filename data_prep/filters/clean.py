@@ -13,7 +13,8 @@ from datatrove.pipeline.base import PipelineStep
 from data_prep.filters.language import LanguageIdentifier
 from data_prep.filters.limits import FilterOptions, Limits
 from data_prep.filters.measures import MEASURES, NGRAM_MEASURES, Measure, Texts, signal
-from data_prep.stages.corpus import Call, CorpusDocument, CorpusOptions, describe_inputs, open_corpus
+from data_prep.stages.corpus import Call, CorpusDocument, open_corpus
+from data_prep.stages.input_files import CorpusOptions, describe_inputs
 from data_prep.stages.pipeline import ExecutionOptions, Stage
 from data_prep.stages.summary import WITHOUT_SIGNAL, with_summary
 from data_prep.text.normalize import Normalize, NormalizeOptions

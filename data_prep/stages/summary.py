@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.reading.documents import Rejects, losses_in_short, read_documents, reject_in_short
-from data_prep.stages.corpus import KEPT, Call, input_files
+from data_prep.stages.corpus import KEPT, Call
+from data_prep.stages.input_files import input_files, record_sizes
 from data_prep.stages.pipeline import Stage, run_stages, write_json
 from data_prep.text import changes
 from lit_gpt.cli import InputError
@@ -33,7 +34,9 @@ def run_and_report(
         command: the command's file, which SLURM jobs run.
         pages: whether the command reads web pages.
     """
-    stages = plan(input_files(options, options.stage is not None, pages), options, options.output)
+    files = input_files(options, options.stage is not None, pages)
+    stages = plan(files, options, options.output)
+    record_sizes(files, options.output)
     if run_stages(stages, options, options.output, command):
         print(in_short(options.output))
 

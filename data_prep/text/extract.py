@@ -8,7 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from data_prep.stages.corpus import Call, CorpusDocument, CorpusOptions, describe_inputs, open_corpus
+from data_prep.stages.corpus import Call, CorpusDocument, open_corpus
+from data_prep.stages.input_files import CorpusOptions, describe_inputs
 from data_prep.stages.pipeline import ExecutionOptions, Stage
 from data_prep.stages.summary import with_summary
 from data_prep.text.sandbox import Crashed, Sandbox

@@ -135,6 +135,20 @@ def test_the_number_of_tasks_changes_nothing(tmp_path):
     assert len(set(digests)) == 6
 
 
+def test_a_file_that_grew_is_refused_where_tasks_would_share_the_files_otherwise(tmp_path):
+    records = [{"id": str(n), "text": GOOD} for n in range(10)]
+    files = [write_jsonl(tmp_path / f"{n}.jsonl", records) for n in range(6)]
+    output = run(files, tmp_path / "out", tasks=2)
+    undisturbed = contents(output)
+    (output / "logs/clean/completions/00001").unlink()  # of files 3, 4 and 5: now 3 and 4 were of no task
+    (output / "logs/clean-summary/completions/00000").unlink()
+    write_jsonl(files[5], records * 5)
+    with pytest.raises(InputError, match=r"the input changed: .*5.jsonl had 4,500 bytes .*, now 22,500; put"):
+        run(files, output, tasks=2)
+    write_jsonl(files[5], records)
+    assert contents(run(files, output, tasks=2)) == undisturbed
+
+
 def test_the_report_has_counts_and_examples_as_text(tmp_path):
     evil = {"id": "<script>\n# alert(1)", "text": "</pre><script>\n# Titel"}
     good = {"id": "b", "text": GOOD, "excluded": None}  # a field of the input

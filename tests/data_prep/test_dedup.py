@@ -122,8 +122,8 @@ def test_input_that_changes_between_the_stages_is_noticed(tmp_path):
     for marker in (output / "logs" / "dedup-drop" / "completions").iterdir():
         marker.unlink()
     lines = files[1].read_text().splitlines(keepends=True)
-    files[1].write_text(
-        "".join(lines[:-1]) + json.dumps({"id": "neu", "text": "Eins.\nZwei.\nDrei.\nVier."}) + "\n"
-    )
+    new = json.dumps({"id": "neu", "text": "Eins.\nZwei.\nDrei.\nVier."})
+    files[1].write_text("".join(lines[:-1]) + new.ljust(len(lines[-1]) - 1) + "\n")
+    assert len(new) < len(lines[-1])  # of the old size
     with pytest.raises(InputError, match="the input changed"):
         run(files, output)

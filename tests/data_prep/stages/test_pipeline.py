@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep import clean, dedup, minhash, prepare
-from data_prep.stages.corpus import task_files
+from data_prep.stages.input_files import task_files
 from data_prep.stages.pipeline import ExecutionOptions, Stage, run_stages
 from lit_gpt.cli import InputError, parse_options
 
