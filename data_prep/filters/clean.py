@@ -12,7 +12,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from data_prep.filters.language import LanguageIdentifier
 from data_prep.filters.limits import FilterOptions, Limits
-from data_prep.filters.measures import MEASURES, NGRAM_MEASURES, Measure, Texts, signal
+from data_prep.filters.measures import MEASURES, NGRAM_MEASURES, Measure, Texts, signal, signal_of
 from data_prep.stages.corpus import Call, CorpusDocument, open_corpus
 from data_prep.stages.input_files import CorpusOptions, describe_inputs
 from data_prep.stages.pipeline import ExecutionOptions, Stage
@@ -99,9 +99,8 @@ class CountWithoutSignals(PipelineStep):
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[CorpusDocument]:
         without = dict.fromkeys(self.names, 0)
         for document in data:
-            signals = document.metadata.get("signals", {})
             for name in self.names:
-                without[name] += signals.get(name) is None
+                without[name] += signal_of(document.metadata, name) is None
             yield document
         for name, count in without.items():
             self.stat_update(f"{WITHOUT_SIGNAL}/{name}", value=count)

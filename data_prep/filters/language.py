@@ -13,8 +13,7 @@ from lit_gpt.cli import InputError
 
 _LABEL = "__label__"
 _ALL = 1_000_000
-DOCUMENT_CHARACTERS = 2000
-"""The model reads so much of a document for its score."""
+_DOCUMENT_CHARACTERS = 2000
 _BLOCK_CHARACTERS = 100
 _READ_OF_BLOCK = 100
 _BLOCKS = 16
@@ -49,7 +48,7 @@ class LanguageIdentifier:
 
     def score(self, text: str) -> float:
         """Probability that the beginning of a text is in the language."""
-        labels, scores = self._model.predict(" ".join(text[:DOCUMENT_CHARACTERS].split()), k=3)
+        labels, scores = self._model.predict(" ".join(beginning(text).split()), k=3)
         return float(dict(zip(labels, scores, strict=True)).get(self._label, 0.0))
 
     def share(self, text: str, enough: float = 1.0) -> float:
@@ -100,6 +99,11 @@ class LanguageIdentifier:
             return [self.share(text, enough) if is_wanted else None for text, is_wanted in wanted]
 
         return {"language_score": scores, "language_frac": shares}
+
+
+def beginning(text: str) -> str:
+    """What the model reads of a document for its score: 2,000 characters from the first visible one on."""
+    return text[: len(text) - len(text.lstrip()) + _DOCUMENT_CHARACTERS]
 
 
 def _of_package() -> Path:

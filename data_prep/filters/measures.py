@@ -4,6 +4,7 @@ Most measures are those of Gopher (arXiv:2112.11446) and FineWeb2 (arXiv:2506.20
 spaCy. docs/data_prep.md says how far the decisions agree.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -162,8 +163,12 @@ def _ends_with_ellipsis(points: np.ndarray, ends: np.ndarray) -> np.ndarray:
 
 def language_score(texts: Texts) -> list[float | None]:
     """The score that came with each document, or None."""
-    scores = (metadata.get("language_score") for metadata in texts.metadata)
-    return [score if isinstance(score, (int, float)) else None for score in scores]
+    return [_number(metadata.get("language_score")) for metadata in texts.metadata]
+
+
+def _number(value: Any) -> float | None:
+    """None for what is none: text, or a NaN of Parquet, which no limit would judge."""
+    return value if isinstance(value, (int, float)) and not math.isnan(value) else None
 
 
 def _letters_frac(texts: Texts) -> np.ndarray:
@@ -177,7 +182,13 @@ def _symbols_frac(texts: Texts) -> np.ndarray:
 
 def signal(texts: Texts, name: str) -> list[float | None]:
     """A quality signal that came with the documents."""
-    return [metadata.get("signals", {}).get(name) for metadata in texts.metadata]
+    return [signal_of(metadata, name) for metadata in texts.metadata]
+
+
+def signal_of(metadata: Mapping[str, Any], name: str) -> float | None:
+    """A number of the field `signals`; None if the document has no such field or signal."""
+    signals = metadata.get("signals")
+    return _number(signals.get(name)) if isinstance(signals, dict) else None
 
 
 Measure = Callable[[Texts], Sequence[float | None] | np.ndarray]

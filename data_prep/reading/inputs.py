@@ -114,19 +114,22 @@ def look_into(
     id_fields: Sequence[str],
     needs_id: bool = False,
     content: Content = TEXT,
+    max_bad_lines: int = Rejects.limit,
 ) -> None:
     """Read each file, or a sample of very many, up to its first document.
 
     Args:
         needs_id: refuse a document without an id.
         content: what the text must be.
+        max_bad_lines: that a file may have.
 
     Raises:
-        InputError: a file has no usable line, its objects have other fields, or no file has a document.
+        InputError: a file has no usable line, its objects have other fields, too many lines come before its
+            first document, or no file has a document.
     """
     looked_into, documents = files[:: len(files) // _LOOKED_INTO + 1], []
     for file in looked_into:
-        rejects = Rejects()
+        rejects = Rejects(max_bad_lines)
         documents_of_file = (
             read_pages(file, rejects)
             if holds_pages(file)

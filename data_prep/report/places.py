@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from data_prep.duplicates.shingles import shared_words
-from data_prep.filters.language import DOCUMENT_CHARACTERS, LanguageIdentifier
+from data_prep.filters.language import LanguageIdentifier, beginning
 from data_prep.filters.measures import Texts
 from data_prep.filters.units import BAD, LETTER, SPACE, Units, hashes_of
 from data_prep.reading.documents import Document
@@ -43,10 +43,7 @@ class Marker:
         if identifier is not None:
             foreign = "paragraphs that the model takes for another language, of those it looks at"
             self._places["language_frac"] = foreign, identifier.foreign
-            self._places["language_score"] = (
-                foreign,
-                lambda text: identifier.foreign(text[:DOCUMENT_CHARACTERS]),
-            )
+            self._places["language_score"] = foreign, lambda text: identifier.foreign(beginning(text))
 
     def legend(self, reason: str) -> str:
         """What `places` finds, in words; "" if the rule counts no places."""

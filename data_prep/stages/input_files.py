@@ -70,7 +70,8 @@ def input_files(options: CorpusOptions, in_job: bool, pages: bool = False) -> li
             "the other, or give --source html if all of them hold HTML"
         )
     if not in_job:
-        look_into(files, options.read_as().text, options.read_as().id, options.id_fields is not None)
+        source, named = options.read_as(), options.id_fields is not None
+        look_into(files, source.text, source.id, named, max_bad_lines=options.max_bad_lines)
     return files
 
 

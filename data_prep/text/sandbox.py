@@ -96,10 +96,9 @@ class Sandbox:
     def _start(self) -> Connection:
         context = multiprocessing.get_context("spawn")  # a fork would copy the locks of the parent's threads
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_serve, args=(theirs, self._function, self._seconds), daemon=True
-        )
-        self._process.start()
+        process = context.Process(target=_serve, args=(theirs, self._function, self._seconds), daemon=True)
+        process.start()
+        self._process = process
         theirs.close()  # so that its end is seen here
         return self._connection
 

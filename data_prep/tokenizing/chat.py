@@ -54,7 +54,7 @@ def tokenize_chat(options: ChatOptions) -> None:
         raise InputError(f"--max_tokens {options.max_tokens}: the shortest conversations have {least}")
     files = find_files(options.input)
     named = options.id_fields != list(ID_FIELDS)
-    look_into(files, FIELDS, options.id_fields, named, CONVERSATION)
+    look_into(files, FIELDS, options.id_fields, named, CONVERSATION, options.max_bad_lines)
     settings = {
         "tokenizer": tokenizer.fingerprint,
         "val_fraction": options.val_fraction,

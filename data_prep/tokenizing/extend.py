@@ -64,7 +64,7 @@ def extend_tokenizer(options: Options) -> None:
     base = Base(options.tokenizer)
     rejects = Rejects(options.max_bad_lines)
     files = find_files(options.input)
-    look_into(files, options.text_fields, ())
+    look_into(files, options.text_fields, (), max_bad_lines=options.max_bad_lines)
     documents = sample_documents(files, options.sample_mb * 1e6, rejects, options.text_fields)
     with new_folder(options.output) as folder:
         only_special = write_extended(base, [], options.special_tokens, folder)  # mistakes before learning

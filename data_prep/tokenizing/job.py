@@ -92,7 +92,8 @@ def tokenize(options: Options) -> None:
     check(options)
     tokenizer = Tokenizer.load(options.tokenizer)
     files = find_files(options.input)
-    look_into(files, options.text_fields, options.id_fields, options.id_fields != list(ID_FIELDS))
+    named = options.id_fields != list(ID_FIELDS)
+    look_into(files, options.text_fields, options.id_fields, named, max_bad_lines=options.max_bad_lines)
     settings = {
         "tokenizer": tokenizer.fingerprint,
         "val_fraction": options.val_fraction,

@@ -3,6 +3,7 @@
 import datetime
 import decimal
 import json
+import math
 import re
 
 import pyarrow as pa
@@ -67,6 +68,18 @@ def test_a_signal_that_no_document_has_is_said(tmp_path, capsys):
     assert "without_signal" not in stats(run(files, tmp_path / "none", preset="none"))
 
 
+def test_a_signal_that_is_no_number_is_none(tmp_path):
+    given = [None, "0", ["a", 0], {"a": "0"}, {"a": [0]}, {"a": None}, {"a": 0}, {"a": 2.5}]
+    records = [{"id": str(n), "text": GOOD, "signals": signals} for n, signals in enumerate(given)]
+    files = [write_jsonl(tmp_path / "a.jsonl", records)]
+    pq.write_table(
+        pa.table({"id": ["nan"], "text": [GOOD], "signals": [{"a": math.nan}]}), tmp_path / "b.parquet"
+    )
+    output = run([*files, tmp_path / "b.parquet"], tmp_path / "out", signals={"a": (1, None)}, preset="none")
+    assert [each["id"] for each in documents(output / "excluded" / "min_signal_a")] == ["6"]
+    assert stats(output)["without_signal"] == {"a": 7}
+
+
 @pytest.mark.parametrize(
     ("limits", "says"),
     [
@@ -104,6 +117,16 @@ def test_unusable_lines_are_set_aside_and_the_rest_goes_on(tmp_path):
     places = json.loads((output / "set_aside" / "000000.json").read_text())
     assert [int(place["place"].rpartition(":")[2]) for place in places] == [2, 3, 4, 5, 6, 7, 8]
     assert sum(stats(output)["set_aside"].values()) == 7
+
+
+def test_a_file_that_begins_with_unusable_lines_may_have_as_many_as_allowed(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text(("x" * 1000 + "\n") * 1500 + json.dumps({"id": "a", "text": GOOD}) + "\n")
+    with pytest.raises(InputError, match="more than 1000 unusable lines"):
+        run([file], tmp_path / "out")
+    output = run([file], tmp_path / "out", max_bad_lines=1500)
+    assert [record["id"] for record in documents(output / "documents")] == ["a"]
+    assert sum(stats(output)["set_aside"].values()) == 1500
 
 
 def test_tokens_are_counted_and_their_ratio_limited(tmp_path, tokenizer_dir):

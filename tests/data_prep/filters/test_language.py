@@ -49,6 +49,11 @@ def test_scores_are_those_of_fasttext(text):
     assert GERMAN.score(text) == dict(zip(labels, scores, strict=True)).get("__label__de", 0)
 
 
+def test_what_is_not_visible_is_not_read_for_the_score():
+    text = "\n".join(SENTENCES["German"])
+    assert GERMAN.score(" \n" * 2000 + text) == GERMAN.score(text) > 0.821
+
+
 def mixed(first, second, rng):
     """A document of two halves."""
     return "\n".join([*rng.sample(SENTENCES[first], 8), *rng.sample(SENTENCES[second], 8)])

@@ -119,6 +119,7 @@ def test_paragraphs_of_another_language():
     )
     assert counted_places("min_language_score", text, marker) == spans
     assert counted_places("min_language_score", "a" * 2000 + text, marker)[-1][1] <= 2000
+    assert counted_places("min_language_score", "\n" * 2000 + text, marker)
     assert counted_places("min_language_score", text, marker, language_score=0.5) == []
     assert marker.legend("min_language_frac")
 

@@ -1,6 +1,7 @@
 """A function that hangs, crashes or raises harms nobody, and its process never outlives its task."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -51,6 +52,12 @@ def test_a_function_that_cannot_start_ends_the_task_and_is_no_fault_of_the_page(
         _of_page("page", sandbox)
     assert f".orders.{function.__name__} does not work on " in str(caught.value)
     assert f"({why}): compare the packages" in str(caught.value)
+
+
+def test_a_process_that_cannot_be_started_is_said_as_it_is():
+    unpicklable = pytest.raises((AttributeError, pickle.PicklingError), match="lambda")
+    with unpicklable, Sandbox(lambda page: page, 10) as sandbox:
+        sandbox("page")
 
 
 def test_its_process_ends_with_a_task_that_is_killed():
