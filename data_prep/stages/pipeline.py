@@ -189,7 +189,8 @@ class _SlurmExecutor(SlurmPipelineExecutor):
         self.task_command = task_command
 
     def get_launch_file_contents(self, sbatch_args: dict, run_script: str) -> str:
-        return super().get_launch_file_contents(sbatch_args, f"srun -n 1 {self.task_command}")
+        quoted = {name: shlex.quote(str(value)) if value else "" for name, value in sbatch_args.items()}
+        return super().get_launch_file_contents(quoted, f"srun -n 1 {self.task_command}")
 
     def launch_merge_stats(self) -> None:
         """Do nothing: the last stage of each command sums up the counts."""

@@ -45,7 +45,7 @@ def submit(*arguments, **flags):
 
 
 def test_deduplication_is_the_same_as_on_one_machine(slurm, tmp_path, files):
-    output = tmp_path / "slurm"
+    output = tmp_path / "it's a folder"
     submitted = submit(slurm, dedup, files, output)
     assert submitted == {"dedup-signatures": 3, "dedup-repeats": 3, "dedup-drop": 3, "dedup-summary": 1}
     dedup.main(dedup.Options(input=[str(file) for file in files], output=tmp_path / "local", workers=1))
