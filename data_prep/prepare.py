@@ -76,7 +76,8 @@ def plan(files: list[Path], options: Options) -> tuple[list[Stage], list[Stage]]
 def corpus_stages(files: list[Path], options: Options) -> tuple[list[Stage], list[Path]]:
     """The stages that choose documents, and the files that they leave."""
     output = options.output
-    before, after = around_deduplication(options.limits())
+    limits = options.limits()
+    before, after = around_deduplication(limits)
     first = dataclasses.replace(options, preset="none", **vars(before))
     parts: dict[str, Path] = {}
     stages: list[Stage] = []
@@ -99,16 +100,13 @@ def corpus_stages(files: list[Path], options: Options) -> tuple[list[Stage], lis
         stages.extend(plan_part(documents, part, parts[name]))
 
     add("dedup", dedup.plan, dedup.Options, min_paragraph_bytes=options.min_paragraph_bytes)
-    others = dict.fromkeys(REPAIRS, False) | {
-        "language": options.language,
-        "language_model": options.language_model,
-    }
+    others = dict.fromkeys(REPAIRS, False) | {"language_model": options.language_model}
     add("lines", partial(clean.plan, name="lines"), clean.Options, preset="none", **vars(after), **others)
     if options.near_duplicates:
         add("minhash", minhash.plan, minhash.Options, min_similarity=options.min_similarity)
     origin = partial(record_origin, next(iter(parts.values())) / "inputs", parts, output / "origin.json")
     stages.append(Stage("origin", [Call("origin", origin)], 1, output))
-    page = partial(write_report, parts, output, options.language, options.language_model)
+    page = partial(write_report, parts, output, limits.language, options.language_model)
     stages.append(Stage("report", [Call("report", page)], 1, output))
     return stages, kept_files(list(parts.values())[-1], len(files))
 

@@ -61,7 +61,7 @@ def main(options: Options) -> None:
         text for text in sample_texts(files, options.sample_mb * 1e6, Rejects(), TEXT_FIELDS) if text.strip()
     ]
     megabytes = sum(len(text.encode()) for text in texts) / 1e6
-    identifier = LanguageIdentifier("de")
+    identifier = LanguageIdentifier(PRESETS["german"].language)
     theirs, theirs_too = "datatrove's filters", "datatrove's, languages"
     ways: dict[str, Callable[[list[str]], list[bool]]] = {
         theirs: datatrove_keeps,

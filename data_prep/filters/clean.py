@@ -47,7 +47,7 @@ def plan(files: list[Path], options: Options, folder: Path, name: str = "clean")
     settings = dict.fromkeys(kinds, True) | {
         "limits": dataclasses.asdict(limits),
         "tokenizer": tokenizer,
-        "language": identifier and [options.language, sha256_of(identifier.model)],
+        "language_model": identifier and sha256_of(identifier.model),
     }
     read, write = open_corpus(files, options, folder, settings)
     choose = partial(_filter, limits, options)
@@ -63,7 +63,7 @@ def _identifier(limits: Limits, options: Options) -> LanguageIdentifier | None:
     """None if no limit needs it."""
     if not (limits.min_language_score or limits.min_language_frac):
         return None
-    return LanguageIdentifier(options.language, options.language_model)
+    return LanguageIdentifier(limits.language, options.language_model)
 
 
 def _filter(

@@ -5,6 +5,7 @@ scores RedPajama and OSCAR state. docs/data_prep.md compares it with others.
 """
 
 import re
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,14 +26,14 @@ class LanguageIdentifier:
     """How much of a text is in one language.
 
     Args:
-        language: the model's label for it.
+        labels: of the model, for the language and its dialects.
         model: a fastText model; None is the default.
 
     Raises:
-        InputError: the model does not load, or does not know the language.
+        InputError: the model does not load, or does not know a label.
     """
 
-    def __init__(self, language: str, model: Path | None = None) -> None:
+    def __init__(self, labels: Sequence[str], model: Path | None = None) -> None:
         import fasttext_new
 
         self.model = path = model or _of_package()
@@ -40,16 +41,17 @@ class LanguageIdentifier:
             self._model = fasttext_new.load_model(str(path))
         except (ValueError, OSError, RuntimeError) as error:
             raise InputError(f"--language_model {path} is not a fastText model: {error}") from error
-        labels = {label.removeprefix(_LABEL) for label in self._model.predict("a", k=_ALL, threshold=-1.0)[0]}
-        if language not in labels:
-            known = ", ".join(sorted(labels)[:8])
-            raise InputError(f"--language {language} is no label of {path}, which has {known}, ...")
-        self._label = _LABEL + language
+        every = {label.removeprefix(_LABEL) for label in self._model.predict("a", k=_ALL, threshold=-1.0)[0]}
+        for label in labels:
+            if label not in every:
+                known = ", ".join(sorted(every)[:8])
+                raise InputError(f"--language {label} is no label of {path}, which has {known}, ...")
+        self._labels = {_LABEL + label for label in labels}
 
     def score(self, text: str) -> float:
-        """Probability that the beginning of a text is in the language."""
-        labels, scores = self._model.predict(" ".join(beginning(text).split()), k=3)
-        return float(dict(zip(labels, scores, strict=True)).get(self._label, 0.0))
+        """Probability that the beginning of a text is in the language: that of its labels together."""
+        labels, scores = self._model.predict(" ".join(beginning(text).split()), k=_ALL)
+        return float(sum(score for label, score in zip(labels, scores, strict=True) if label in self._labels))
 
     def share(self, text: str, enough: float = 1.0) -> float:
         """Share of the characters in blocks that are most likely in the language.
@@ -77,7 +79,7 @@ class LanguageIdentifier:
     def _is_right(self, text: str, start: int, end: int) -> bool:
         beginning = " ".join(text[start : min(start + 2 * _READ_OF_BLOCK, end)].split())
         labels, _ = self._model.predict(beginning[:_READ_OF_BLOCK], k=1)
-        return labels[0] == self._label if labels else False
+        return bool(labels) and labels[0] in self._labels
 
     def measures(self, min_share: float | None) -> dict[str, Measure]:
         """For the rules: a score for documents that came without one, and the share for all.

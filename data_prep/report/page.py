@@ -63,7 +63,7 @@ class Rule(NamedTuple):
 def write_report(
     parts: dict[str, Path],
     output: Path,
-    language: str,
+    language: list[str],
     language_model: Path | None,
     rank: int,
     world_size: int,

@@ -26,7 +26,7 @@ from tests.conftest import german_texts
 from tests.data_prep import kept_by_kind
 from tests.data_prep.corpus_tools import documents, stats, write_jsonl
 from tests.data_prep.made_crawl import Crawl, by_kind, near_copy
-from tests.data_prep.made_pages import BAD, GOOD, KINDS
+from tests.data_prep.made_pages import BAD, DIALECTS, GOOD, KINDS
 
 OTHERS = (clean.Options, dedup.Options, minhash.Options, job.Options, job.PackOptions, train.Options)
 FLAGS = {"vocab_size": 512, "val_fraction": 0.2, "block_size": 128, "workers": 1}
@@ -189,6 +189,8 @@ def test_good_pages_stay_and_bad_ones_fall(tmp_path):
     left = by_kind(kept)
     for kind in GOOD:
         assert left[kind] >= (0.65 if kind == "forum" else 0.95) * made[kind]
+    for kind in DIALECTS:
+        assert left[kind] >= 0.8 * made[kind] > before[kind]
     for kind in BAD:
         assert left[kind] <= 0.05 * made[kind]  # the first page of a site has its menu
     assert made.keys() == {*KINDS, "near copy"}

@@ -258,7 +258,8 @@ def test_what_is_given_overrules_the_preset_zero_included():
     limits = options.limits()
     assert (limits.min_words, limits.max_words) == (0, 100_000)
     assert limits.max_top_ngram_frac == {2: 0.5}
-    assert FilterOptions(preset="none").limits() == Limits()
+    assert FilterOptions(preset="none").limits() == Limits(language=["de"])
+    assert FilterOptions(language=["de"]).limits().language == ["de"]
 
 
 def test_each_limit_is_before_or_after_deduplication_and_length_is_both():
@@ -268,7 +269,9 @@ def test_each_limit_is_before_or_after_deduplication_and_length_is_both():
         found = [
             getattr(part, name) for part in (before, after) if getattr(part, name) != getattr(unset, name)
         ]
-        assert found == [value] * (2 if name in ("min_words", "max_words") else value != getattr(unset, name))
+        assert found == [value] * (
+            2 if name in ("language", "min_words", "max_words") else value != getattr(unset, name)
+        )
 
 
 def test_a_listed_duplicate_goes_before_all_rules():

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from data_prep.filters.clean import Filters
 from data_prep.filters.language import LanguageIdentifier
-from data_prep.filters.limits import Limits
+from data_prep.filters.limits import PRESETS, Limits
 from lit_gpt.cli import InputError
 
-GERMAN = LanguageIdentifier("de")
-FILTERS = Filters(Limits(min_language_score=0.821, min_language_frac=0.7), GERMAN)
+GERMAN = LanguageIdentifier(["de"])
+WITH_DIALECTS = LanguageIdentifier(PRESETS["german"].language)
+FILTERS = Filters(Limits(min_language_score=0.821, min_language_frac=0.7), WITH_DIALECTS)
 
 
 def sentences():
@@ -27,16 +28,21 @@ def sentences():
 
 SENTENCES = sentences()
 EVERY_SENTENCE = [sentence for kind in SENTENCES.values() for sentence in kind]
-CALLED_GERMAN = {"German": 14, "Swiss German": 6, "names": 1}
+CALLED_GERMAN = {"German": (14, 14), "Swiss German": (6, 2), "names": (1, 0)}
+"""How many sentences are, and with a score above that of the rule; no other kind has one."""
 
 
 @pytest.mark.parametrize("kind", SENTENCES)
-def test_sentences_are_told_apart(kind):
-    found = [sentence for sentence in SENTENCES[kind] if GERMAN.share(sentence)]
-    assert len(found) == CALLED_GERMAN.get(kind, 0)
-    scores = [GERMAN.score(sentence) for sentence in SENTENCES[kind]]
-    certain = sum(score > 0.821 for score in scores)
-    assert certain == {"German": 14, "Swiss German": 2}.get(kind, 0)
+@pytest.mark.parametrize(
+    ("identifier", "called"),
+    [(GERMAN, CALLED_GERMAN), (WITH_DIALECTS, CALLED_GERMAN | {"Swiss German": (9, 4)})],
+    ids=["standard", "with dialects"],
+)
+def test_sentences_are_told_apart(identifier, called, kind):
+    shares = [identifier.share(sentence) for sentence in SENTENCES[kind]]
+    scores = [identifier.score(sentence) for sentence in SENTENCES[kind]]
+    found = sum(share > 0 for share in shares), sum(score > 0.821 for score in scores)
+    assert found == called.get(kind, (0, 0))
 
 
 FASTTEXT = fasttext.load_model(str(GERMAN.model))
@@ -45,8 +51,11 @@ FASTTEXT = fasttext.load_model(str(GERMAN.model))
 @settings(max_examples=200, deadline=None)
 @given(st.text() | st.lists(st.sampled_from(EVERY_SENTENCE)).map("\n".join))
 def test_scores_are_those_of_fasttext(text):
-    labels, scores = FASTTEXT.predict(" ".join(text[:2000].split()), k=3)
-    assert GERMAN.score(text) == dict(zip(labels, scores, strict=True)).get("__label__de", 0)
+    labels, scores = FASTTEXT.predict(" ".join(text[:2000].split()), k=1000)
+    expected = dict(zip(labels, scores, strict=True))
+    assert GERMAN.score(text) == expected.get("__label__de", 0)
+    together = sum(expected.get(f"__label__{label}", 0) for label in ("de", "als", "bar"))
+    assert WITH_DIALECTS.score(text) == pytest.approx(together, abs=1e-12)
 
 
 def test_what_is_not_visible_is_not_read_for_the_score():
@@ -106,4 +115,4 @@ def test_a_model_or_label_that_is_none_is_refused(tmp_path, language, content):
     with pytest.raises(
         InputError, match=r"--language deu_Latn is no label|model\.bin is not a fastText model"
     ):
-        LanguageIdentifier(language, model)
+        LanguageIdentifier(["de", language], model)

@@ -195,7 +195,7 @@ DIALECTS: dict[str, Draw] = {
     "Bavarian": lambda bodies: bodies.in_language("bairisch"),
     "Swiss German": lambda bodies: bodies.in_language("schweizerdeutsch"),
 }
-"""Neither good nor bad: what becomes of them is stated, not wanted."""
+"""German too, but the model is less certain of them."""
 BAD: dict[str, Draw] = {
     "Low German": lambda bodies: bodies.in_language("niederdeutsch"),
     "English": lambda bodies: bodies.in_language("englisch"),

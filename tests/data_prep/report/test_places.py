@@ -110,7 +110,7 @@ def test_paragraphs_of_another_language():
     )
     english = "The old harbour was empty in winter. " + "The boats lay quietly under the snow of night. " * 2
     text = "\n\n".join([german, f"  {english} ", german, english[:36], english[36:] + "\r", german])
-    identifier = LanguageIdentifier("de")
+    identifier = LanguageIdentifier(["de"])
     marker = Marker(identifier=identifier)
     spans = counted_places("min_language_frac", text, marker)
     assert [text[slice(*span)].split() for span in spans] == [english.split()] * 2
