@@ -86,8 +86,7 @@ def corpus_stages(files: list[Path], options: Options) -> tuple[list[Stage], lis
         parts["extract"] = output / "extract"
         stages += extract.plan(files, _extraction(options, parts["extract"]), parts["extract"])
         documents = kept_files(parts["extract"], len(files))
-        first = dataclasses.replace(first, source="jsonl", text_fields=None, id_fields=None)
-        first.html_remains = False  # tags that are left are text: the page shows them to its readers
+        first = dataclasses.replace(first, **extract.AFTER)
     parts["clean"] = output / "clean"
     stages += clean.plan(documents, first, parts["clean"])
 

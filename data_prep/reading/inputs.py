@@ -72,8 +72,9 @@ def find_files(
             raise InputError(f"--input {file} is none of {', '.join(suffixes)}; convert it or leave it out")
         if not str(file).isprintable():  # the document table could not hold it
             raise InputError(f"--input {str(file)!r} has a name that is not printable UTF-8; rename it")
-    for file, count in Counter(files).items():
-        if count > 1:
+    times = Counter(map(os.path.abspath, files))  # links keep their names: a hub's cache links equal files
+    for file in files:
+        if (count := times[os.path.abspath(file)]) > 1:
             raise InputError(f"--input names {file} {count} times; name it once")
         if file.stat().st_size == 0 or not os.access(file, os.R_OK):
             what = "is empty" if file.stat().st_size == 0 else "may not be read"
@@ -140,6 +141,7 @@ def look_into(
         if document is None and (found := next(unusable, None)):
             place, reason = found
             hint = "a document is a JSON object in a line of its own, or a row of Parquet"
+            hint = "get the file again, or leave it out" if holds_pages(file) else hint
             raise InputError(f"{file} has no document that can be used, {place}: {reason}; {hint}")
         if document is None:
             continue

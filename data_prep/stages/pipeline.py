@@ -91,7 +91,9 @@ def run_stages(stages: list[Stage], options: ExecutionOptions, folder: Path, com
             call this function with the same stages.
     """
     if options.stage is not None:
-        [stage] = [stage for stage in stages if stage.name == options.stage]
+        by_name = {stage.name: stage for stage in stages}
+        if (stage := by_name.get(options.stage)) is None:
+            raise InputError(f"--stage {options.stage} is none of {', '.join(by_name)}; jobs give it")
         with naming(stage.folder):
             _SlurmExecutor(stage, options).run()
         return False

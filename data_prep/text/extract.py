@@ -21,6 +21,9 @@ PAGE_SECONDS = 60.0
 _MUCH_MORE = 1.5
 """Times the text found. Trafilatura's own measure; with 2, a thread of two long posts loses one."""
 
+AFTER: dict[str, Any] = {"source": "jsonl", "text_fields": None, "id_fields": None, "html_remains": False}
+"""How clean.py reads the main texts: tags left in them are text, which the page shows to its readers."""
+
 
 @dataclass(kw_only=True)
 class Options(CorpusOptions, ExecutionOptions):

@@ -27,6 +27,7 @@ def test_unusable_patterns_are_one_line(tmp_path: Path):
         ([str(tmp_path / "*.gz")], "names no file"),
         ([str(tmp_path)], "is a folder"),
         ([str(file), str(tmp_path / "x*")], "2 times"),
+        ([str(file), os.path.relpath(file)], "2 times"),
         ([str(empty)], "is empty"),
         ([str(tmp_path / "paper.pdf")], "paper.pdf is none of .jsonl"),
         ([str(tmp_path / "p*")], "paper.pdf is none of .jsonl"),
@@ -65,6 +66,13 @@ def test_a_file_is_looked_into_before_anything_is_made_of_it(tmp_path: Path):
             InputError, match=rf"has no document that can be used.*{says}.*a JSON object in a line"
         ):
             look_into([good, disguised], ["text"], ["id"])
+
+
+def test_an_archive_without_a_record_is_told_from_lines(tmp_path: Path):
+    archive = tmp_path / "a.warc.gz"
+    archive.write_bytes(b"no archive")
+    with pytest.raises(InputError, match=r"a.warc.gz:1: unreadable .*; get the file again, or leave it out$"):
+        look_into([archive], ["text"], ["id"])
 
 
 def hub_with(folder, monkeypatch, error=None):

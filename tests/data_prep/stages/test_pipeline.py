@@ -64,6 +64,12 @@ def test_bad_input_in_a_task_is_bad_input_of_the_command(tmp_path, workers):
         run(tmp_path, "bad input", workers)
 
 
+def test_a_stage_that_is_none_is_one_line(tmp_path):
+    options = ExecutionOptions(stage="wrok")
+    with pytest.raises(InputError, match="--stage wrok is none of work, more; jobs give it"):
+        run_stages([Stage(name, [], 1, tmp_path) for name in ("work", "more")], options, tmp_path, tmp_path)
+
+
 def test_slurm_is_refused_where_there_is_none(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     (tmp_path / "slurm_jobs.json").write_text('["7"]')  # of an earlier run on a cluster
