@@ -185,7 +185,8 @@ class _SlurmExecutor(SlurmPipelineExecutor):
             workers=options.workers or -1,
             job_name=stage.name,
             qos="",
-            sbatch_args=options.slurm_args,
+            sbatch_args={"kill-on-invalid-dep": "yes"}
+            | options.slurm_args,  # later stages would wait forever
             logging_dir=str(stage.logs),
         )
         self.task_command = task_command

@@ -74,6 +74,16 @@ def test_nothing_is_submitted_twice(slurm, tmp_path, files):
     assert stats(output)["kept"]["documents"] > 0
 
 
+def test_later_stages_end_with_a_task_that_failed_and_the_command_runs_again(slurm, tmp_path, files):
+    broken = tmp_path / "broken.jsonl"
+    broken.write_bytes(files[0].read_bytes() + b"no JSON\n")
+    given = slurm, dedup, [broken, files[1]], tmp_path / "out"
+    assert submit(*given, max_bad_lines=0)["dedup-signatures"] == 2
+    assert not (tmp_path / "out" / "documents").exists()
+    assert submit(*given, max_bad_lines=1)["dedup-signatures"] == 1
+    assert stats(tmp_path / "out")["set_aside"] == {"not JSON (invalid literal, expected 'null')": 1}
+
+
 def test_a_partition_that_is_none_is_refused_in_one_line(slurm, tmp_path, files):
     done = command(slurm, dedup, files, tmp_path / "out", slurm_partition="nirgends")
     assert done.returncode == 2
