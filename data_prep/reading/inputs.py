@@ -36,6 +36,10 @@ SUFFIXES += (".parquet",)
 HUB = "hf://datasets/"
 _HUB_FILES = ("*.parquet", "*.jsonl", "*.jsonl.gz", "*.jsonl.zst")
 _LOOKED_INTO = 200
+_CONVERTED_BY = {
+    (".warc.zst",): "make a .warc of it by `zstd -d`",
+    (".arc", ".arc.gz"): "make a .warc.gz of it by `warcio recompress`",
+}
 
 
 def find_files(
@@ -69,7 +73,8 @@ def find_files(
         if holds_pages(file) and not set(PAGE_SUFFIXES) <= set(suffixes):
             raise InputError(f"--input {file} holds web pages; let data_prep/extract.py read them first")
         if not file.name.endswith(tuple(suffixes)):
-            raise InputError(f"--input {file} is none of {', '.join(suffixes)}; convert it or leave it out")
+            hint = next((how for end, how in _CONVERTED_BY.items() if file.name.endswith(end)), "convert it")
+            raise InputError(f"--input {file} is none of {', '.join(suffixes)}; {hint} or leave it out")
         if not str(file).isprintable():  # the document table could not hold it
             raise InputError(f"--input {str(file)!r} has a name that is not printable UTF-8; rename it")
     times = Counter(map(os.path.abspath, files))  # links keep their names: a hub's cache links equal files

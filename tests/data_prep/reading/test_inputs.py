@@ -20,7 +20,8 @@ def test_unusable_patterns_are_one_line(tmp_path: Path):
     file, empty = tmp_path / "x.jsonl", tmp_path / "empty.jsonl"
     file.write_bytes(LINE)
     empty.touch()
-    (tmp_path / "paper.pdf").write_bytes(b"%PDF-1.7\n")
+    for name in ("paper.pdf", "a.warc.zst", "a.arc.gz"):
+        (tmp_path / name).write_bytes(b"%PDF-1.7\n")
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/b\xfccher.jsonl")).write_bytes(LINE)
     for patterns, says in [
         ([str(tmp_path / "nowhere.jsonl")], "names no file"),
@@ -30,6 +31,8 @@ def test_unusable_patterns_are_one_line(tmp_path: Path):
         ([str(file), os.path.relpath(file)], "2 times"),
         ([str(empty)], "is empty"),
         ([str(tmp_path / "paper.pdf")], "paper.pdf is none of .jsonl"),
+        ([str(tmp_path / "a.warc.zst")], "make a .warc of it by `zstd -d`"),
+        ([str(tmp_path / "a.arc.gz")], "make a .warc.gz of it by `warcio recompress`"),
         ([str(tmp_path / "p*")], "paper.pdf is none of .jsonl"),
         ([os.fsdecode(os.fsencode(tmp_path) + b"/b\xfccher.jsonl")], "rename it"),
     ]:
