@@ -11,8 +11,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data_prep.reading.documents import TEXT_FIELDS, Rejects, sample_texts
+from data_prep.reading.documents import TEXT_FIELDS, sample_texts
 from data_prep.reading.inputs import find_files, look_into
+from data_prep.reading.rejects import Rejects
 from data_prep.stages.pipeline import write_json
 from data_prep.tokenizing import gain
 from data_prep.tokenizing.against_base import append, curve, load_others, n_unreachable

@@ -14,8 +14,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from data_prep.reading.documents import TEXT_FIELDS, Rejects, sample_texts
+from data_prep.reading.documents import TEXT_FIELDS, sample_texts
 from data_prep.reading.inputs import find_files, look_into
+from data_prep.reading.rejects import Rejects
 from data_prep.stages.pipeline import write_json
 from lit_gpt.cli import InputError, progress, run_command
 from lit_gpt.option_types import NonNegativeFloat, NonNegativeInt, PositiveFloat

@@ -27,8 +27,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data_prep.filters.clean import Filters, batches
 from data_prep.filters.language import LanguageIdentifier
 from data_prep.filters.limits import PRESETS
-from data_prep.reading.documents import TEXT_FIELDS, Rejects, sample_texts
+from data_prep.reading.documents import TEXT_FIELDS, sample_texts
 from data_prep.reading.inputs import find_files
+from data_prep.reading.rejects import Rejects
 from lit_gpt.cli import run_command
 from lit_gpt.option_types import PositiveFloat, PositiveInt
 from scripts.bench.measurement import in_turns

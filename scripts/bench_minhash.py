@@ -35,8 +35,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 from data_prep.duplicates import minhash
-from data_prep.reading.documents import Rejects, read_documents
+from data_prep.reading.documents import read_documents
 from data_prep.reading.inputs import find_files
+from data_prep.reading.rejects import Rejects
 from data_prep.stages.corpus import CorpusDocument, kept_files, open_corpus
 from data_prep.stages.pipeline import Stage, run_stages
 from lit_gpt.cli import run_command

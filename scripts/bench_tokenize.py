@@ -16,8 +16,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.processes import n_cores, ordered_map
 from data_prep.reading.batches import read_batches
-from data_prep.reading.documents import ID_FIELDS, TEXT_FIELDS, Rejects, read_documents
+from data_prep.reading.documents import ID_FIELDS, TEXT_FIELDS, read_documents
 from data_prep.reading.inputs import find_files
+from data_prep.reading.rejects import Rejects
 from data_prep.tokenizing.work import encode_batch
 from lit_gpt.cli import InputError, run_command
 from lit_gpt.option_types import PositiveInt

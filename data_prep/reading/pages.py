@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 from data_prep.reading.archives import Record, read_archive
 from data_prep.reading.batches import MAX_LINE_BYTES, TOO_LONG, Rejected
-from data_prep.reading.documents import LEFT_OUT, Document, Rejects
+from data_prep.reading.documents import Document
 from data_prep.reading.encodings import decode_html
+from data_prep.reading.rejects import LEFT_OUT, Rejects
 
 PAGE_SUFFIXES = (".html", ".htm", ".warc", ".warc.gz", ".wet", ".wet.gz")
 _PAGES = ("response", "resource", "conversion")

@@ -17,7 +17,8 @@ import orjson
 import xxhash
 import zstandard
 
-from data_prep.reading.documents import Document, Rejects, read_documents
+from data_prep.reading.documents import Document, read_documents
+from data_prep.reading.rejects import Rejects
 from data_prep.report.places import Marker, Span
 from data_prep.stages.corpus import KEPT
 from lit_gpt.hidden_characters import is_hidden

@@ -14,7 +14,7 @@ import numpy as np
 
 from data_prep.filters.language import LanguageIdentifier
 from data_prep.filters.limits import Limits
-from data_prep.reading.documents import losses_in_short, reject_in_short
+from data_prep.reading.rejects import losses_in_short, reject_in_short
 from data_prep.report import examples
 from data_prep.report.examples import Sample, pieces, sample
 from data_prep.report.flow import MARKUP, Loss, flow, left_of, show_flow

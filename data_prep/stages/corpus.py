@@ -21,8 +21,8 @@ import zstandard
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
-from data_prep.reading.documents import Rejects
-from data_prep.reading.inputs import Source, read_source
+from data_prep.reading.rejects import Rejects
+from data_prep.reading.sources import Source, read_source
 from data_prep.stages.input_files import CorpusOptions, check_sizes, task_files
 from data_prep.stages.pipeline import write_json
 from data_prep.stages.settings import check_settings

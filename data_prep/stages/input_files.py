@@ -13,8 +13,9 @@ from typing import Literal
 
 import numpy as np
 
-from data_prep.reading.inputs import SOURCES, SUFFIXES, Source, find_files, look_into
+from data_prep.reading.inputs import SUFFIXES, find_files, look_into
 from data_prep.reading.pages import PAGE_SUFFIXES, holds_pages
+from data_prep.reading.sources import SOURCES, Source
 from data_prep.stages.pipeline import write_json
 from lit_gpt.cli import InputError
 from lit_gpt.hashed_files import sha256_of

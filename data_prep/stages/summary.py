@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data_prep.reading.documents import Rejects, losses_in_short, read_documents, reject_in_short
+from data_prep.reading.documents import read_documents
+from data_prep.reading.rejects import Rejects, losses_in_short, reject_in_short
 from data_prep.stages.corpus import KEPT, Call
 from data_prep.stages.input_files import input_files, record_sizes
 from data_prep.stages.pipeline import Stage, run_stages, write_json

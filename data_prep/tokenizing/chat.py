@@ -10,8 +10,9 @@ from typing import ClassVar
 
 from data_prep.reading.batches import Batch, Rejected
 from data_prep.reading.conversations import CONVERSATION, FIELDS
-from data_prep.reading.documents import ID_FIELDS, LEFT_OUT, Document, parse_batch
+from data_prep.reading.documents import ID_FIELDS, Document, parse_batch
 from data_prep.reading.inputs import find_files, look_into
+from data_prep.reading.rejects import LEFT_OUT
 from data_prep.tokenizing.chat_template import SHIPPED, ChatTemplate
 from data_prep.tokenizing.job import Job, JobOptions, check, run
 from data_prep.tokenizing.work import Encoded, EncodedBatch, split

@@ -12,13 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from data_prep.reading.documents import (
-    TEXT_FIELDS,
-    Rejects,
-    losses_in_short,
-    sample_documents,
-)
+from data_prep.reading.documents import TEXT_FIELDS, sample_documents
 from data_prep.reading.inputs import find_files, look_into
+from data_prep.reading.rejects import Rejects, losses_in_short
 from data_prep.tokenizing import gain, sentencepiece_model
 from data_prep.tokenizing.continued_bpe import Base, NewToken, count_words, learn, without
 from data_prep.tokenizing.held_out import HeldOut

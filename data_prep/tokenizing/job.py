@@ -11,8 +11,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from data_prep.processes import claimed, n_cores, ordered_map
 from data_prep.reading.batches import Batch, read_batches
-from data_prep.reading.documents import ID_FIELDS, TEXT_FIELDS, losses_in_short
+from data_prep.reading.documents import ID_FIELDS, TEXT_FIELDS
 from data_prep.reading.inputs import find_files, look_into
+from data_prep.reading.rejects import losses_in_short
 from data_prep.tokenizing.work import SNAPSHOT, EncodedBatch, State, encode_batch, is_finished
 from lit_gpt.cli import InputError, progress
 from lit_gpt.files import read_json, write_atomically

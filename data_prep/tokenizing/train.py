@@ -17,8 +17,9 @@ import tokenizers
 from sentencepiece import sentencepiece_model_pb2
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from data_prep.reading.documents import TEXT_FIELDS, Rejects, losses_in_short, sample_texts
+from data_prep.reading.documents import TEXT_FIELDS, sample_texts
 from data_prep.reading.inputs import find_files, look_into
+from data_prep.reading.rejects import Rejects, losses_in_short
 from lit_gpt.cli import InputError, progress
 from lit_gpt.files import create, write_atomically
 from lit_gpt.option_types import NonNegativeInt, PositiveFloat, PositiveInt

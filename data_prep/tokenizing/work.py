@@ -11,7 +11,8 @@ import numpy as np
 import xxhash
 
 from data_prep.reading.batches import Batch, Rejected
-from data_prep.reading.documents import TEXT, Content, Document, Rejects, parse_batch
+from data_prep.reading.documents import TEXT, Content, Document, parse_batch
+from data_prep.reading.rejects import Rejects
 from lit_gpt.cli import InputError
 from lit_gpt.files import read_bounded, write_atomically
 from lit_gpt.store import manifest as store_manifest

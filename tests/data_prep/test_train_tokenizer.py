@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.reading.documents import Rejects, sample_texts
+from data_prep.reading.documents import sample_texts
+from data_prep.reading.rejects import Rejects
 from data_prep.tokenizing.train import Options, train_tokenizer
 from lit_gpt.cli import InputError
 from lit_gpt.store.tokenizer import Tokenizer

@@ -17,8 +17,9 @@ import pytest
 import zstandard
 
 from data_prep.reading import batches
-from data_prep.reading.batches import MAX_LINE_BYTES, Rejected, read_batches
-from data_prep.reading.documents import Rejects, parse_batch, read_documents
+from data_prep.reading.batches import MAX_LINE_BYTES, read_batches
+from data_prep.reading.documents import parse_batch, read_documents
+from data_prep.reading.rejects import Rejects
 from lit_gpt.cli import InputError
 
 GOOD = [b'{"id": "a", "text": "eins"}', '{"id": "ß", "text": "zwei\\nZeilen ☃"}'.encode()]
@@ -296,14 +297,6 @@ def test_byte_order_marks_of_files_put_one_after_another(tmp_path: Path):
     assert read(file) == ([("a", "eins"), ("ß", "zwei\nZeilen ☃")], [])
 
 
-def test_too_many_bad_lines_stop(tmp_path: Path):
-    file = tmp_path / "x.jsonl"
-    file.write_bytes(GOOD[0] + b"\n{" * 4)
-    assert len(list(read_documents([file], Rejects(limit=4)))) == 1
-    with pytest.raises(InputError, match=rf"more than 3 unusable lines, the last {file}:5"):
-        list(read_documents([file], Rejects(limit=3)))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["one line", "lines", "nested"])
 def test_a_bomb_stays_small_in_memory(tmp_path: Path, kind: str):
@@ -327,11 +320,3 @@ def _read_measured(file: Path) -> tuple[list, list, float]:
     result = read(file)
     [peak] = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     return *result, int(peak) / 1024
-
-
-def test_the_detail_of_a_place_is_cut():
-    """A URI may be as long as its record, and a file may have any number of records that are left out."""
-    rejects = Rejects()
-    rejects.add("a.warc", Rejected(7, "left out: not HTML", detail="http://a.de/" + "x" * 1_000_000))
-    [(place, reason)] = rejects.places
-    assert (place, len(reason)) == ("a.warc:7", len("left out: not HTML ()") + 200)

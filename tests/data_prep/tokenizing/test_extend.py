@@ -15,7 +15,8 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.reading.documents import Document, Rejects, read_documents
+from data_prep.reading.documents import Document, read_documents
+from data_prep.reading.rejects import Rejects
 from data_prep.tokenizing import continued_bpe, extend, gain, held_out, train
 from data_prep.tokenizing.continued_bpe import Base, NewToken, count_words
 from data_prep.tokenizing.extend import Options, extend_tokenizer, write_extended
