@@ -9,7 +9,7 @@ import hashlib
 import io
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ _RECORD_BYTES = 20_000  # assumed length of a record if none was read
 _CUT = "the file ends within a record"
 _NO_LENGTH = "a record without a length"  # as of one that is cut in its header
 _JOINED = "a record that runs into the next one"
+_TWO_HEADERS = "a header with parts of two"
 
 
 class Record(NamedTuple):
@@ -57,9 +58,9 @@ def read_archive(file: Path) -> Iterator[Record | Rejected]:
             error = None
             try:
                 for place, headers, content in _records(stream, start, compressed):
-                    if lost_from is not None:
+                    if lost_from is not None and lost_from < place.start:  # else only zeros are between
                         yield _lost(number, lost_from, place.start, why)
-                        lost_from = None
+                    lost_from = None
                     if held is not None:
                         yield held[1]
                     number += 1
@@ -75,7 +76,7 @@ def read_archive(file: Path) -> Iterator[Record | Rejected]:
                 return
             if lost_from is None:
                 lost_from, why = end, _CUT if error is None else str(error).partition("\n")[0][:100]
-            start = _next_start(stream, end + 1, compressed)
+            start = _next_start(stream, end if is_whole else end + 1, compressed)
         assert lost_from is not None
         yield _rest_lost(number, lost_from, size, why)
 
@@ -101,6 +102,8 @@ def _records(
         length, content = headers.get("content-length", ""), None
         if not (length.isascii() and length.isdigit()):
             raise OSError(_NO_LENGTH)
+        if _is_of_two(record.headers.items()):
+            raise OSError(_TWO_HEADERS)
         if int(length) > MAX_LINE_BYTES:
             n_read = record.reader.consume()
         else:
@@ -111,6 +114,13 @@ def _records(
         if content is not None and not compressed and _is_joined(headers, content):
             raise OSError(_JOINED)
         yield _Place(record.stream_pos, int(length)), headers, content
+
+
+def _is_of_two(headers: Iterable[tuple[str, str]]) -> bool:
+    """Bytes from one header to a later one are missing, or zeros as of a lost block."""
+    headers = list(headers)
+    ids = [name for name, _ in headers if name.lower() == "warc-record-id"]
+    return len(ids) > 1 or any("\0" in name + value for name, value in headers)
 
 
 def _is_joined(headers: Mapping[str, str], content: bytes) -> bool:

@@ -40,6 +40,14 @@ ARCHIVES = {suffix: archive(suffix == ".gz") for suffix in (".warc", ".gz")}
 suffixes = st.sampled_from(sorted(ARCHIVES))
 
 
+def seam(suffix: str, at: int) -> int | None:
+    """The record at whose beginning, of which no checksum tells, a place is: blank lines (or a checksum's
+    zeros) before it and its header up to the id (or the start of its gzip header)."""
+    data, places, _ = ARCHIVES[suffix]
+    seams = (range(first - 4, max(data.find(b"<urn:", first), first + 4)) for first in places)
+    return next((number for number, places in enumerate(seams) if at in places), None)
+
+
 def read(tmp_path: Path, suffix: str, data: bytes) -> tuple[list[tuple[str, bytes]], list[Rejected]]:
     file = tmp_path / f"a{suffix}"
     file.write_bytes(data)
@@ -79,6 +87,7 @@ def test_a_cut_file_has_the_records_before_the_cut(tmp_path: Path, suffix: str, 
 )
 @example(suffix=".warc", share=0.45051885085997384, n=2000, put=b"")  # ends where a record begins
 @example(suffix=".warc", share=0.25, n=361, put=b"")  # the length takes in a header
+@example(suffix=".warc", share=0.9047646939113524, n=988, put=b"\0")  # joins two headers
 def test_damage_costs_only_the_records_that_it_hits(
     tmp_path: Path, suffix: str, share: float, n: int, put: bytes
 ):  # fmt: skip
@@ -93,8 +102,27 @@ def test_damage_costs_only_the_records_that_it_hits(
     if suffix == ".gz":
         assert [record for record in records if record in contents] == records  # checksums
     assert [record for record in records if record in untouched] == untouched
-    if put and len(records) < len(contents):
+    seams = {seam(suffix, start), seam(suffix, end)}
+    is_deletion = len(seams) == 2 and None not in seams  # what remains can be a sound file
+    if put and len(records) < len(contents) and not is_deletion:
         assert losses or any(record not in contents for record in records)  # joined, without a checksum
+
+
+@pytest.mark.parametrize("between", [b"\0", bytes(512), b"\0x"])
+def test_zeros_between_compressed_records_are_no_loss(tmp_path: Path, between: bytes):
+    data, places, contents = ARCHIVES[".gz"]
+    records, losses = read(tmp_path, ".gz", data[: places[4]] + between + data[places[4] :])
+    assert records == contents
+    assert len(losses) == between.count(b"x")
+
+
+@pytest.mark.parametrize(("first", "last", "put"), [(30, 9, b"\0"), (150, 15, b""), (150, 150, bytes(4096))])
+def test_a_header_with_parts_of_two_is_a_loss(tmp_path: Path, first: int, last: int, put: bytes):
+    data, places, contents = ARCHIVES[".warc"]
+    damaged = data[: places[3] + first] + put + data[places[5] + last :]
+    records, losses = read(tmp_path, ".warc", damaged)
+    assert records == contents[:3] + contents[6:]
+    assert len(losses) == 1
 
 
 def test_a_crawled_archive_is_one_record(tmp_path: Path):
