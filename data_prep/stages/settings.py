@@ -12,6 +12,7 @@ from lit_gpt.option_types import quoted
 
 _SETTINGS = "settings.json"
 _ABSENT = object()
+_UNSET: tuple = (_ABSENT, None, [], {})  # a limit that an earlier revision did not know was not set
 _MOST_NAMED = 8
 
 
@@ -66,7 +67,7 @@ def _changes(begun: dict[str, Any], wanted: dict[str, Any]) -> Iterator[tuple[st
         old, new = begun.get(name, _ABSENT), wanted.get(name, _ABSENT)
         if name == "limits" and _ABSENT not in (old, new):
             yield from _changes(old, new)
-        elif old != new:
+        elif old != new and not (old in _UNSET and new in _UNSET):
             yield "--input" if name == "files" else f"--{name}", (old, new)
 
 

@@ -34,4 +34,6 @@ def test_other_limits_are_named_by_their_flags_and_earlier_revisions_as_such(tmp
         with pytest.raises(InputError, match=said) as error:
             check_settings(tmp_path, others)
         assert len(str(error.value)) < 1000
+    for unset in (None, [], {}):
+        check_settings(tmp_path, {"limits": limits | {"of_a_later_revision": unset}, "nfc": True})
     assert (tmp_path / "settings.json").read_bytes() == before
