@@ -19,7 +19,7 @@ from data_prep.report import examples
 from data_prep.report.examples import Sample, pieces, sample
 from data_prep.report.flow import MARKUP, Loss, flow, left_of, show_flow
 from data_prep.report.places import Marker
-from data_prep.text.changes import examples_of
+from data_prep.text.changes import NOT_REPAIRED, examples_of
 from lit_gpt.files import write_atomically
 from lit_gpt.option_parser import docstrings
 
@@ -91,6 +91,7 @@ def write_report(
         kept=sample(list(parts.values())[-1], None, marker),
         lost=[line for stats in counts.values() for line in _unusable(stats)],
         changed=list(_changed(parts, counts)),
+        not_repaired=[item for stats in counts.values() for item in stats.get(NOT_REPAIRED, {}).items()],
         picture=base64.b64encode((output / "flow.png").read_bytes()).decode(),
         nearness=nearness,
         number="{:,.10g}".format,

@@ -93,6 +93,7 @@ def collect(folder: Path, stages: list[str]) -> dict[str, Any]:
         "set_aside": _below("set_aside", last),
         "losses": _losses(folder / "set_aside"),
         "changed": changes.counts_of(last),
+        changes.NOT_REPAIRED: dict(sorted(_below(changes.NOT_REPAIRED, last).items())),
         "kept": {unit: last[f"{KEPT}/{unit}"] for unit in UNITS},
         "excluded": {
             place.removeprefix("excluded/"): {unit: last[f"{place}/{unit}"] for unit in UNITS}

@@ -7,7 +7,7 @@ import json
 import textwrap
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ _FILES = 20  # at equal distances, of which examples are read
 _SHOWN = 160
 _BEFORE = 40
 _FOLDER = "changed"
+NOT_REPAIRED = "not_repaired"
+"""In stats.json: documents with something to repair that stay as they are, by reason."""
 
 
 class Changes:
@@ -29,11 +31,12 @@ class Changes:
     def __init__(self, folder: Path) -> None:
         self._folder = folder / _FOLDER
         self.counts: Counter[str] = Counter()
-        """`changed/KIND/documents` and `changed/KIND/characters`."""
+        """`changed/KIND/documents`, `changed/KIND/characters`, `not_repaired/REASON`."""
         self._examples: dict[str, list[dict[str, str]]] = defaultdict(list)
 
-    def add(self, id: str, changes: list[tuple[str, str, str]]) -> None:
-        """Note the changes of a document: kind, text before and after."""
+    def add(self, id: str, changes: list[tuple[str, str, str]], left: Iterable[str] = ()) -> None:
+        """Note the changes of a document, kind, text before and after, and why something was left."""
+        self.counts.update(f"{NOT_REPAIRED}/{reason}" for reason in left)
         for kind in {kind for kind, _, _ in changes}:
             self.counts[f"{_FOLDER}/{kind}/documents"] += 1
         for kind, before, after in changes:
@@ -92,22 +95,24 @@ def _spelled(character: str) -> str:
 
 
 def in_short(stats: dict[str, Any]) -> list[str]:
-    """A line for the terminal for each kind; earlier revisions changed nothing."""
+    """A line for the terminal for each kind and reason; earlier revisions changed nothing."""
     return [
         f"  {count['documents']:>12,}  changed, not dropped: {kind} ({count['characters']:,} characters)"
         for kind, count in stats.get("changed", {}).items()
-    ]
+    ] + [f"  {count:>12,}  not repaired: {reason}" for reason, count in stats.get(NOT_REPAIRED, {}).items()]
 
 
 def as_markdown(folder: Path, stats: dict[str, Any]) -> list[str]:
-    """A table of the kinds, with examples, whose text is indented."""
-    if not (changed := stats.get("changed")):
+    """A table of the kinds and reasons, with examples, whose text is indented."""
+    changed, left = stats.get("changed", {}), stats.get(NOT_REPAIRED, {})
+    if not (changed or left):
         return []
     n_read = max(stats["read"]["documents"], 1)
     lines = ["\n## Changed, not dropped\n", "| | documents | share | characters |\n|---|---:|---:|---:|"]
     for kind, count in changed.items():
         share = count["documents"] / n_read
         lines.append(f"| {kind} | {count['documents']:,} | {share:.2%} | {count['characters']:,} |")
+    lines += [f"| not repaired: {why} | {n:,} | {n / n_read:.2%} | |" for why, n in left.items()]
     for kind in changed:
         for example in examples_of(folder, kind):
             shown = "\n".join(f"{when}: {example[when]!r}" for when in ("before", "after"))

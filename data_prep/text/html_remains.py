@@ -8,7 +8,7 @@ import html
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from html.entities import name2codepoint
 
@@ -94,18 +94,28 @@ _NOT_ABOUT = re.compile(  # what a forum or a page says of itself
 )
 
 
-def remove_html_remains(text: str) -> str:
+def remove_html_remains(text: str, leave: Callable[[str], object] | None = None) -> str:
     """The text as a browser would show it, as far as it has remains of HTML.
 
-    A text about HTML stays as it is. Escaped tags (`&lt;b&gt;`) stay escaped: they are what the author wrote.
-    The same object is returned where nothing remains.
+    A text about HTML stays as it is, all of it: its examples stand in other paragraphs than what names them.
+    Escaped tags (`&lt;b&gt;`) stay escaped: they are what the author wrote. The same object is returned where
+    nothing remains.
+
+    Args:
+        leave: is told why a text with remains stays as it is.
     """
     shown = text
     if "<" in text:
         shown = _without_markup(text)
     if "&" in text:
         shown = _REFERENCES.sub(_character, shown)
-    return text if shown == text or _is_about_html(text, shown) else shown
+    if shown == text:
+        return text
+    if _is_about_html(text, shown):
+        if leave:
+            leave("speaks of HTML")
+        return text
+    return shown
 
 
 def _is_about_html(text: str, shown: str) -> bool:

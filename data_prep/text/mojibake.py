@@ -5,6 +5,7 @@ counts for a line that has such a sequence and that it explains by them alone.
 """
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 
 import ftfy
@@ -53,15 +54,22 @@ _ABOUT = re.compile(
 )
 
 
-def repair_mojibake(text: str) -> str:
+def repair_mojibake(text: str, leave: Callable[[str], object] | None = None) -> str:
     """The text with its characters as they were before they were decoded wrongly.
 
     Control characters from U+0080 on become those of Windows-1252, as in browsers. A text about encodings
     keeps its sequences. The same object is returned where there is nothing to repair.
+
+    Args:
+        leave: is told why a text keeps its sequences.
     """
     if not any(map(text.__contains__, _SIGNS)) and not ("Ä" in text and _SIGN.search(text)):
         return text
-    if _RUN.search(text) and not _ABOUT.search(text):
+    has_run = _RUN.search(text) is not None
+    if has_run and _ABOUT.search(text):
+        if leave:
+            leave("speaks of encodings")
+    elif has_run:
         by_lines = len(text) <= _LONGEST
         lines = text.split("\n") if by_lines else [text]
         text = "\n".join(_repair(line, by_lines) if _RUN.search(line) else line for line in lines)

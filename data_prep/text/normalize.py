@@ -42,7 +42,11 @@ class NormalizeOptions:
         return [kind for kind in REPAIRS if getattr(self, kind)]
 
 
-def _end_lines(text: str) -> str:
+Leave = Callable[[str], object]
+"""Is told why a text stays as it is that has something to repair."""
+
+
+def _end_lines(text: str, leave: Leave) -> str:
     """LF for CRLF, CR, vertical tab, form feed, line and paragraph separator: Unicode's mandatory breaks.
 
     U+0085 is left to `repair_mojibake`: on the web it is the ellipsis of Windows-1252.
@@ -52,12 +56,15 @@ def _end_lines(text: str) -> str:
     return text
 
 
-def _compose(text: str) -> str:
+def _compose(text: str, leave: Leave) -> str:
     """NFC, but for a text with more marks on one letter than Unicode's stream-safe format allows (UAX #15).
 
     Python sorts the marks of a letter in a time that grows with the square of their number.
     """
-    if unicodedata.is_normalized("NFC", text) or _too_many_marks().search(text):
+    if unicodedata.is_normalized("NFC", text):
+        return text
+    if _too_many_marks().search(text):
+        leave("has more than 30 marks on a letter")
         return text
     return unicodedata.normalize("NFC", text)
 
@@ -68,7 +75,7 @@ def _too_many_marks() -> re.Pattern[str]:
     return re.compile(f"[{marks}]{{31}}")
 
 
-REPAIRS: dict[str, Callable[[str], str]] = {
+REPAIRS: dict[str, Callable[[str, Leave], str]] = {
     "mojibake": repair_mojibake,
     "html_remains": remove_html_remains,
     "line_ends": _end_lines,
@@ -77,7 +84,9 @@ REPAIRS: dict[str, Callable[[str], str]] = {
 """Each returns the same object where it changes nothing. A later one may uncover work for an earlier one."""
 
 
-def normalize(text: str, kinds: list[str]) -> tuple[str, list[tuple[str, str, str]]]:
+def normalize(
+    text: str, kinds: list[str], leave: Leave = lambda why: None
+) -> tuple[str, list[tuple[str, str, str]]]:
     """The text after all repairs, and each that changed something: kind, text before and after.
 
     Nothing is left to do for a second call. A text that still changes after 8 rounds was made to: it stays as
@@ -88,17 +97,18 @@ def normalize(text: str, kinds: list[str]) -> tuple[str, list[tuple[str, str, st
     for _ in range(_MOST_ROUNDS):
         n_changes = len(changes)
         for kind in kinds:
-            repaired = REPAIRS[kind](found)
+            repaired = REPAIRS[kind](found, leave)
             if repaired is not found and repaired != found:
                 changes.append((kind, found, repaired))
                 found = repaired
         if len(changes) == n_changes:
             return found, changes
+    leave("changes without end")
     return text, []
 
 
 class Normalize(PipelineStep):
-    """Repairs the documents' texts; counts the documents and characters changed, and notes examples."""
+    """Repairs the documents' texts; counts those changed and those left as they are, and notes examples."""
 
     type, name = "TEXT", "normalize"
 
@@ -111,9 +121,10 @@ class Normalize(PipelineStep):
         found = Changes(self.folder)
         for file, documents in groupby(data, lambda document: document.file):
             for document in documents:
-                document.text, changes = normalize(document.text, self.kinds)
-                if changes:
-                    found.add(document.id, changes)
+                left: set[str] = set()
+                document.text, changes = normalize(document.text, self.kinds, left.add)
+                if changes or left:
+                    found.add(document.id, changes, left)
                 yield document
             found.end_file(file)
         for name, count in found.counts.items():

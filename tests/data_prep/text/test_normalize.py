@@ -1,5 +1,6 @@
 """The step before the filters: what is changed, counted and shown, and what is not touched."""
 
+import re
 import unicodedata
 from itertools import islice
 from pathlib import Path
@@ -149,6 +150,32 @@ def test_an_example_shows_what_nfc_replaces(tmp_path):
     [example] = examples_of(tmp_path, "nfc")
     assert example["before"] == r"\uf9d1 u\u0308 \u212b \U0001d15e"
     assert example["after"].startswith("六 ü Å ")
+
+
+def spelled_out(character, levels):
+    """A reference whose last digit is a reference, and so on."""
+    text = f"&#{ord(character)};"
+    for _ in range(levels):
+        text = re.sub(r"(\d);", lambda found: f"&#{ord(found[1])};;", text, count=1)
+    return text
+
+
+def test_what_is_left_alone_is_counted(tmp_path, capsys):
+    left = {
+        "speaks of HTML": ["In HTML sagt man\n<b>fett</b> und &uuml;.", 'Das Zeichen "<br>"<br>'],
+        "speaks of encodings": ["Als UTF-8 gelesen wird daraus\nfÃ¼r."],
+        "has more than 30 marks on a letter": ["u" + "\u0301\u0323" * 20],
+        "changes without end": [spelled_out("ü", 20)],
+    }
+    texts = [text for of_reason in left.values() for text in of_reason]
+    records = [{"id": str(n), "text": text} for n, text in enumerate([*texts, spelled_out("ü", 5), "HTML"])]
+    output = run(records, tmp_path)
+    assert [each["text"] for each in corpus_tools.documents(output / "documents")] == [*texts, "ü", "HTML"]
+    assert stats(output)["not_repaired"] == {reason: len(of_reason) for reason, of_reason in left.items()}
+    write_report({"clean": output}, tmp_path, "de", None, 0, 1)
+    for page in (capsys.readouterr().out, *map(Path.read_text, (output / "report.md", tmp_path / "flow.md"))):
+        assert "not repaired: speaks of HTML" in page
+    assert "<td>not repaired: speaks of encodings</td>" in (tmp_path / "report.html").read_text()
 
 
 def test_other_repairs_are_other_settings(changed):
