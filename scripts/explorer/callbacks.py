@@ -1,4 +1,8 @@
-"""What the page does: from the state of a browser to what it shows. The server keeps no state of browsers."""
+"""What the page does: from the state of a browser to what it shows. The server keeps no state of browsers.
+
+Dash drops an answer if it asks again before it has come. So what the page shows tells what has changed
+since, and not what asks.
+"""
 
 import re
 from collections.abc import Sequence
@@ -26,7 +30,7 @@ def connect_curves(app: Dash, runs: Sequence[Run]) -> None:
     )
     def look(axis: str, moved: dict[str, Any] | None, view: dict[str, Any]) -> Any:
         zoomed = zoom(moved or {})
-        if "axis" in ctx.triggered_prop_ids.values():
+        if axis != view["axis"] or "axis" in ctx.triggered_prop_ids.values():
             return {"axis": axis, "low": None, "high": None}
         return no_update if zoomed is None else {"axis": axis, "low": zoomed[0], "high": zoomed[1]}
 
@@ -38,14 +42,15 @@ def connect_curves(app: Dash, runs: Sequence[Run]) -> None:
         Input("smooth", "value"),
         Input("tick", "n_intervals"),
         State("drawn", "data"),
+        running=[(Output("tick", "disabled"), True, False)],  # which would ask again before a slow answer
     )
-    def draw(view: dict[str, Any], smooth: int | None, _: int | None, drawn: list[int] | None) -> Any:
+    def draw(view: dict[str, Any], smooth: int | None, _: int | None, drawn: list[Any] | None) -> Any:
         for run in runs:
             run.refresh()
-        versions = [run.version for run in runs]
-        if set(ctx.triggered_prop_ids.values()) == {"tick"} and versions == drawn:
+        asked = [view, smooth, [run.version for run in runs]]
+        if asked == drawn:
             return no_update, states(runs), no_update
-        return curves(runs, View(**view), smooth or 1), states(runs), versions
+        return curves(runs, View(**view), smooth or 1), states(runs), asked
 
 
 def connect_numbers(app: Dash) -> None:

@@ -29,17 +29,23 @@ def _connect_choice(app: Dash) -> None:
         Output("step", "value"),
         Output("tabs", "value"),
         Input("curves", "clickData"),
-        Input({"type": "goto", "at": ALL}, "n_clicks"),
         prevent_initial_call=True,
     )
-    def choose(clicked: dict[str, Any] | None, _: list[int]) -> Any:
-        if isinstance(ctx.triggered_id, dict):
-            return no_update, int(chosen().split("/")[0]), "step"
+    def choose(clicked: dict[str, Any] | None) -> Any:
         points = clicked["points"] if clicked else []
         places = [point["customdata"] for point in points if "customdata" in point]
         if not places:
             raise PreventUpdate
         return str(places[0][0]), places[0][1], "step"
+
+    @app.callback(  # also asked when lines go, so it must not see `clickData`: it would repeat an old click
+        Output("step", "value", allow_duplicate=True),
+        Output("tabs", "value", allow_duplicate=True),
+        Input({"type": "goto", "at": ALL}, "n_clicks"),
+        prevent_initial_call=True,
+    )
+    def go_to(_: list[int]) -> Any:
+        return int(chosen().split("/")[0]), "step"
 
     @app.callback(
         Output("document-id", "value"),
@@ -65,8 +71,9 @@ def _connect_step(app: Dash, runs: Sequence[Run], readings: Sequence[Reading]) -
         Input("step", "value"),
         Input("order", "value"),
         Input("page", "value"),
+        Input("step", "n_submit_timestamp"),  # Enter asks again: a step may be in the log by now
     )
-    def show_step(number: str, step: int | None, order: str, page: int | None) -> Any:
+    def show_step(number: str, step: int | None, order: str, page: int | None, _: int | None) -> Any:
         run, reading = runs[int(number)], readings[int(number)]
         kept = {str(path): f"step {at:,}" for at, path in sorted(run.marks.checkpoints.items(), reverse=True)}
         try:
@@ -129,10 +136,11 @@ def _connect_document(app: Dash, runs: Sequence[Run], readings: Sequence[Reading
         Input("run", "value"),
         Input("document-id", "value"),
         Input("part", "value"),
+        Input("document-id", "n_submit"),  # Enter asks again
         prevent_initial_call=True,
     )
     @told(4)
-    def show_document(number: str, name: str | None, part: int | None) -> Any:
+    def show_document(number: str, name: str | None, part: int | None, _: int | None) -> Any:
         if not name:
             return "Give the id of a document, or find one in a step.", None, "", 1
         run, reading = runs[int(number)], readings[int(number)]
@@ -149,10 +157,11 @@ def _connect_document(app: Dash, runs: Sequence[Run], readings: Sequence[Reading
 
 
 def chosen() -> str:
-    """The `at` of the element that was clicked; raises PreventUpdate where it has only appeared."""
-    if not isinstance(ctx.triggered_id, dict) or not ctx.triggered[0]["value"]:
+    """The `at` of the element that was clicked; raises PreventUpdate where elements only came or went."""
+    clicked = [one["prop_id"] for one in ctx.triggered if one["value"]]
+    if not clicked:
         raise PreventUpdate
-    return str(ctx.triggered_id["at"])
+    return str(ctx.triggered_prop_ids[clicked[0]]["at"])
 
 
 def told(n_outputs: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -1,6 +1,5 @@
 """The page over a real run, in a real browser; and what it shows of losses, against counts by hand."""
 
-import json
 import math
 import re
 import shutil
@@ -21,7 +20,9 @@ from lit_gpt.store.token_store import TokenStore
 from pretrain.datapoints.replay import Replay
 from pretrain.monitor.metrics import MetricsWriter, StepMetrics, read_metrics
 from pretrain.monitor.save_errors import SaveErrors
+from scripts.explorer import callbacks, figures
 from scripts.explorer import losses as losses_in_view
+from scripts.explorer import page as page_layout
 from scripts.explorer.losses import BUCKETS, EXTREMES, SHORTEST, read_losses, windows
 from scripts.explorer.reading import Reading, in_order, infos_of, segments_of
 from scripts.explorer.runs import open_runs
@@ -33,6 +34,8 @@ from tests.scripts.explorer.conftest import HOSTILE, LONG
 from tests.scripts.our_model import load
 
 pytestmark = pytest.mark.slow
+SHOWN = "document_id => document.querySelector('#document b')?.innerText == document_id"
+PATIENCE = 120  # seconds, on a machine that has much else to do
 LOSS = "document.querySelector('#curves .js-plotly-plot').data.find(line => line.customdata)"
 ZOOMED = f"{LOSS}.x.length < 20"
 WHOLE = f"{LOSS}.x.length >= 40"
@@ -56,6 +59,7 @@ def opened(browser, url):
     """A page in a context of its own, as of another user, whose requests and complaints are watched."""
     context = browser.new_context(viewport={"width": 1400, "height": 1100})
     page = context.new_page()
+    page.set_default_timeout(1000 * PATIENCE)
     foreign, complaints = [], []
     page.on("request", lambda request: foreign.append(request.url) if is_foreign(request.url, url) else None)
     page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
@@ -72,7 +76,7 @@ def opened(browser, url):
 
 def wait(page, condition, arg=None):
     """Until a condition holds; Playwright's own would evaluate text in the page, which the page forbids."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while not page.evaluate(condition, arg):
         assert time.monotonic() < deadline, condition
         page.wait_for_timeout(50)
@@ -97,24 +101,19 @@ def choose_step(page, step):
 
 
 def find(page, document_id):
-    from playwright.sync_api import TimeoutError as NotAsked  # not there where no browser is
-
     page.get_by_text("A document", exact=True).click()
-    field = page.locator("#document-id")
+    ask(page, document_id)
+    wait(page, SHOWN, arg=document_id)
 
-    def is_asked_for(request):
-        sent = request.post_data or ""
-        return "..document.children" in sent and json.dumps(document_id, ensure_ascii=False) in sent
 
-    for _ in range(3):  # the answer to the last question may draw the field anew while this one is typed
-        field.fill(document_id)
-        try:
-            with page.expect_request(is_asked_for, timeout=5000):
-                field.press("Enter")
-            break
-        except NotAsked:
-            pass
-    page.locator("#document > *").first.wait_for()
+def ask(page, document_id):
+    page.locator("#document-id").fill(document_id)
+    page.locator("#document-id").press("Enter")
+
+
+def answered(page, part):
+    """Until the answer has come that writes a part of the page."""
+    return page.expect_response(lambda answer: f"..{part}.children" in (answer.request.post_data or ""))
 
 
 def plot_point(page, step):
@@ -203,20 +202,33 @@ def test_the_loss_of_each_token_with_the_weights_of_a_checkpoint(page, run_dir):
 
 def test_text_of_a_crawl_stays_text(page):
     for name, text in HOSTILE.items():
-        find(page, name.replace("\n", " ") if "\n" in name else name)
         if "\n" in name:  # no such id can be typed into the field
+            ask(page, name.replace("\n", " "))
             page.locator("#document .error").wait_for()
             continue
-        wait(page, "t => document.querySelector('#document b')?.innerText == t", arg=name)
+        find(page, name)
         shown = page.locator("#document-text pre")
         assert shown.evaluate("pre => pre.textContent") == visible(text)
         assert shown.evaluate("pre => pre.querySelectorAll('*').length") == 0
     assert page.evaluate("document.querySelectorAll('#document img, #document b b').length") == 0
 
 
+def test_an_answer_without_steps_does_not_repeat_the_last_click(page):
+    click(page, 16)
+    wait(page, "document.querySelector('#step-summary')?.innerText.includes('step 16:')")
+    known = next(iter(HOSTILE))
+    find(page, known)
+    ask(page, "unknown")  # whose answer takes away the steps to go to
+    page.locator("#document .error").wait_for()
+    ask(page, known)
+    wait(page, SHOWN, arg=known)
+    with answered(page, "document"):
+        ask(page, known)
+    assert page.locator("#document b").is_visible()
+
+
 def test_a_document_of_5_megabytes_comes_in_parts(page, run_dir, hostile_stores):
     find(page, LONG)
-    page.locator("#document-text pre").wait_for()
     [document] = Reading(run_dir).documents(LONG)
     parts = -(-document.info.n_tokens // PART)
     assert page.locator("#parts").inner_text() == f"of {parts}"
@@ -259,6 +271,16 @@ def test_a_running_training_is_followed_by_several_browsers(browser, run_dir, tm
         assert one.evaluate(f"{LOSS}.x") == list(range(10, 22)), "a zoom stays while a run grows"
         choose_step(other, 43)
         assert "not in the log (yet)" in other.locator("#step-summary").inner_text()
+        with answered(other, "step-summary"):  # it may be there by now
+            other.locator("#step").press("Enter")
+
+
+def test_an_answer_that_takes_longer_than_a_tick_is_shown(browser, run_dir, monkeypatch):
+    monkeypatch.setattr(page_layout, "REFRESH_SECONDS", 0.1)
+    monkeypatch.setattr(callbacks, "curves", lambda *shown: time.sleep(0.5) or figures.curves(*shown))
+    with served(run_dir) as address, opened(browser, address) as page:
+        drag(page, 10.5, 20.5)
+        wait(page, ZOOMED)
 
 
 def test_a_million_steps_stay_few_points_down_to_the_single_step(browser, tmp_path):

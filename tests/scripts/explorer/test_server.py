@@ -50,8 +50,8 @@ def test_everything_comes_from_here(app):
     [
         ("", None),
         ("nothing.value", []),
-        ("..step-summary", ["7", 1, "high", 1]),
-        ("..step-summary", [{}, 1, "high", 1]),
+        ("..step-summary", ["7", 1, "high", 1, None]),
+        ("..step-summary", [{}, 1, "high", 1, None]),
         ("..segment-title", [["0"], None]),
         ("..curves.figure", [{"axis": "nonsense\n\n", "low": 0, "high": 1}, 20, 1]),
         ("..losses-summary", ["losses", "0", {"axis": "step"}, "highest", None]),
