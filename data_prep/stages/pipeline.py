@@ -5,10 +5,12 @@ says that task 3 is done. A stage starts when all tasks of the stage before are 
 files, so a killed task leaves nothing that its next run would mistake for its own.
 """
 
+import contextlib
 import copy
 import dataclasses
 import json
 import multiprocessing
+import re
 import resource
 import shlex
 import shutil
@@ -117,6 +119,17 @@ def _cpu_seconds() -> float:
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
+def _peak_megabytes() -> float:
+    """Since `_forget_peak`. `ru_maxrss` would begin with the peak of the process that started this one."""
+    [kilobytes] = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(kilobytes) / 1024
+
+
+def _forget_peak() -> None:
+    with contextlib.suppress(OSError):  # kernels may refuse it: then the peak of earlier tasks counts too
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 class MeasureUse(PipelineStep):
     """Consumes a task's documents and records `cpu_seconds`, with those of processes that the task started
     and ended, and `peak_megabytes` (maximum resident set)."""
@@ -124,11 +137,12 @@ class MeasureUse(PipelineStep):
     type, name = "MEASURE", "use"
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> None:
+        _forget_peak()
         begun = _cpu_seconds()
         for _ in data:
             pass
         self.stat_update("cpu_seconds", value=_cpu_seconds() - begun)
-        self.stat_update("peak_megabytes", value=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        self.stat_update("peak_megabytes", value=_peak_megabytes())
 
 
 class _LocalExecutor(PipelineExecutor):

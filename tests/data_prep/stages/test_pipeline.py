@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from data_prep import clean, dedup, minhash, prepare
 from data_prep.stages.input_files import task_files
-from data_prep.stages.pipeline import ExecutionOptions, Stage, run_stages
+from data_prep.stages.pipeline import ExecutionOptions, MeasureUse, Stage, run_stages
 from lit_gpt.cli import InputError, parse_options
 
 
@@ -43,6 +43,19 @@ def run(folder, kind, workers=2):
 
 def tasks_run(folder):
     return {path.name: len(path.read_text()) for path in folder.glob("ran-*")}
+
+
+def test_the_peak_of_a_task_is_its_own():
+    def documents(megabytes):
+        yield b"x" * (megabytes << 20)
+
+    peaks = []
+    for megabytes in (400, 10, 200):
+        step = MeasureUse()
+        step.run(documents(megabytes))
+        peaks.append(step.stats["peak_megabytes"].total)
+    assert peaks[0] - peaks[1] == pytest.approx(390, abs=20)
+    assert peaks[2] - peaks[1] == pytest.approx(190, abs=20)
 
 
 @pytest.mark.slow
