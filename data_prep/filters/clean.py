@@ -1,6 +1,7 @@
 """Filter documents: options and stages of clean.py, which prepare.py runs too, and rules."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -129,15 +130,17 @@ class Rule:
     low: float | None
     high: float | None
 
-    def broken_by(self, value: float | None) -> dict[str, Any] | None:
-        """`reason`, `value` and `limit` if a text with this value breaks the rule; None is no value."""
-        if value is None:
-            return None
+    def broken_by(self, values: np.ndarray) -> np.ndarray:
+        """bool: whether texts with these values break the rule; NaN does not."""
+        low = -math.inf if self.low is None else self.low
+        high = math.inf if self.high is None else self.high
+        return (values < low) | (values > high)
+
+    def reason(self, value: float) -> dict[str, Any]:
+        """`reason`, `value` and `limit` of a text that breaks it."""
         if self.low is not None and value < self.low:
             return {"reason": f"min_{self.name}", "value": round(value, 4), "limit": self.low}
-        if self.high is not None and value > self.high:
-            return {"reason": f"max_{self.name}", "value": round(value, 4), "limit": self.high}
-        return None
+        return {"reason": f"max_{self.name}", "value": round(value, 4), "limit": self.high}
 
 
 class Filters:
@@ -163,7 +166,7 @@ class Filters:
             for name, (low, high) in limits.signals.items()
         ]
         rules += [
-            Rule(f"{name}_{n}", partial(measure, n=n), None, high)
+            Rule(f"{name}_{n}", partial(measure, n=n, limit=high), None, high)
             for name, measure in NGRAM_MEASURES.items()
             for n, high in sorted(getattr(limits, f"max_{name}").items())
         ]
@@ -197,10 +200,9 @@ class Filters:
         for rule in self.rules:
             if not measured.open.any():
                 break
-            values = rule.measure(measured)
-            values = values.tolist() if isinstance(values, np.ndarray) else values
-            for place in np.flatnonzero(measured.open).tolist():
-                if (broken := rule.broken_by(values[place])) is not None:
-                    reasons[left[place]] = broken
-                    measured.open[place] = False
+            values = np.array(rule.measure(measured), dtype=object)  # numbers of Python, or None
+            broken = rule.broken_by(values.astype(np.float64)) & measured.open
+            for place in np.flatnonzero(broken).tolist():
+                reasons[left[place]] = rule.reason(values[place])
+            measured.open &= ~broken
         return reasons

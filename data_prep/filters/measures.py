@@ -191,6 +191,17 @@ def signal_of(metadata: Mapping[str, Any], name: str) -> float | None:
     return _number(signals.get(name)) if isinstance(signals, dict) else None
 
 
+def _top_ngram_frac(texts: Texts, n: int, limit: float) -> np.ndarray:
+    return texts.sequences.top_chars(n, texts.open) / texts.sizes
+
+
+def _dup_ngram_frac(texts: Texts, n: int, limit: float) -> np.ndarray:
+    """A share that is not above the limit may be given too high, but not above it."""
+    most = texts.sequences.most_dup_chars(n, len(texts)) / texts.sizes
+    above = texts.open & (most > limit)
+    return np.where(above, texts.sequences.dup_chars(n, above) / texts.sizes, most)
+
+
 Measure = Callable[[Texts], Sequence[float | None] | np.ndarray]
 MEASURES: dict[str, Measure] = {
     "language_score": language_score,
@@ -216,7 +227,7 @@ MEASURES: dict[str, Measure] = {
 }
 """Each gives a value for every text, or None where the document does not have it."""
 NGRAM_MEASURES: dict[str, Callable[..., np.ndarray]] = {
-    "top_ngram_frac": lambda texts, n: texts.sequences.top_chars(n, texts.open) / texts.sizes,
-    "dup_ngram_frac": lambda texts, n: texts.sequences.dup_chars(n, texts.open) / texts.sizes,
+    "top_ngram_frac": _top_ngram_frac,
+    "dup_ngram_frac": _dup_ngram_frac,
 }
-"""By the number of units n."""
+"""By the number of units n, given the limit."""

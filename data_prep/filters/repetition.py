@@ -3,12 +3,16 @@
 import numpy as np
 import pyarrow as pa
 
+_OF_TEXTS = np.uint64(0x9E3779B97F4A7C15)
+_OF_SEQUENCES = np.uint64(0xD6E8FEB86659FD93)
+"""Not a power of the number by which units are hashed: it would make `an der` equal to `en dar`."""
+
 
 class Sequences:
     """Sequences of units, and which of them are equal.
 
-    A unit is compared by its hash of 64 bits; sequences are then compared exactly. A text of 100,000 units is
-    taken to have a repeat that it does not have with probability 3 * 10^-10.
+    They are compared by hashes of 64 bits. A text of 100,000 units is taken to have a repeat that it does not
+    have with probability 3 * 10^-10 for each n.
 
     Args:
         hashes: uint64 (units,).
@@ -19,24 +23,24 @@ class Sequences:
     def __init__(self, hashes: np.ndarray, text_of: np.ndarray, lengths: np.ndarray) -> None:
         self._text_of = text_of
         self._chars_before = np.concatenate(([0], np.cumsum(lengths)))
-        self._ids, ids_again = _number(_keys(hashes, text_of))
-        places = np.flatnonzero(ids_again)
-        self._repeated = [(places, self._ids[places])]
+        self._keys = _keys(hashes, text_of)
+        self._found = [(np.arange(len(hashes)), self._keys)]
 
     def repeated(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """The sequences of n units that occur twice or more: ascending places, and the number of each.
 
-        Equal sequences have one number. A sequence that repeats begins with a shorter one that does, so each
-        length looks only at what the one before has left.
+        Equal sequences have one number, ascending as they first occur. A sequence that repeats begins with a
+        shorter one that does, so each length looks only at what the one before has left.
         """
-        while len(self._repeated) < n:
-            places, numbers = self._repeated[-1]
-            more = len(self._repeated)
-            complete = int(np.searchsorted(places, len(self._ids) - more))
-            places, numbers = places[:complete], numbers[:complete]
-            numbers, again = _number(numbers << 32 | self._ids[places + more])
-            self._repeated.append((places[again], numbers[again]))
-        return self._repeated[n - 1]
+        if n == 1:
+            return _repeats(*self._found[0])
+        while len(self._found) < n:
+            places, numbers = self._found[-1]
+            more = len(self._found)
+            complete = int(np.searchsorted(places, len(self._keys) - more))
+            places, numbers = places[:complete], numbers[:complete].view(np.uint64)
+            self._found.append(_repeats(places, numbers * _OF_SEQUENCES + self._keys[places + more]))
+        return self._found[n - 1]
 
     def top_chars(self, n: int, wanted: np.ndarray) -> np.ndarray:
         """int64 (texts,): characters that belong to the most frequent sequence of n units of each text.
@@ -57,8 +61,17 @@ class Sequences:
             count[texts] = np.maximum.reduceat(counts, firsts)
             most = places[counts == count[self._text_of[places]]]
             place[texts] = most[np.searchsorted(most, edges[texts])]
-        end = np.minimum(place + n, len(self._ids))
+        end = np.minimum(place + n, len(self._keys))
         return (self._chars_before[end] - self._chars_before[place] + n - 1) * count
+
+    def most_dup_chars(self, n: int, n_texts: int) -> np.ndarray:
+        """int64 (texts,): characters in all sequences of n units that came before: at least `dup_chars`."""
+        places, numbers = self.repeated(n)
+        starts = places[_came_before(numbers)]
+        ends = starts + n
+        starts[1:] = np.maximum(starts[1:], ends[:-1])
+        lengths = self._chars_before[ends] - self._chars_before[starts]
+        return np.bincount(self._text_of[ends - 1], lengths, n_texts).astype(np.int64)
 
     def dup_chars(self, n: int, wanted: np.ndarray) -> np.ndarray:
         """int64 (texts,): characters in sequences of n units that came before; no unit counts twice.
@@ -80,26 +93,38 @@ class Sequences:
                     seen.add(number)
         again = np.array(found, dtype=np.int64)
         lengths = self._chars_before[again + n] - self._chars_before[again]
-        chars = np.zeros(len(wanted), dtype=np.int64)
-        np.add.at(chars, self._text_of[again], lengths)
-        return chars
+        return np.bincount(self._text_of[again], lengths, len(wanted)).astype(np.int64)
 
 
 def repeats(hashes: np.ndarray, text_of: np.ndarray) -> np.ndarray:
     """bool (hashes,): whether an earlier one of the same text is equal."""
-    numbers, _ = _number(_keys(hashes, text_of))
-    return np.diff(np.maximum.accumulate(numbers), prepend=-1) == 0
+    return _came_before(_number(_keys(hashes, text_of)))
 
 
 def _keys(hashes: np.ndarray, text_of: np.ndarray) -> np.ndarray:
     """Hashes that differ between texts."""
-    return hashes + text_of.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    return hashes + text_of.astype(np.uint64) * _OF_TEXTS
 
 
-def _number(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Number equal keys alike, from 0 on as they first occur; also says which occur twice or more."""
+def _repeats(places: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The places whose keys occur twice or more, and the number of each key."""
+    # Most keys are alone in a table of their first bits, and need not be looked up.
+    n_bits = len(keys).bit_length() + 2
+    rows = (keys >> np.uint64(64 - n_bits)).view(np.int64)
+    shared = np.flatnonzero((np.bincount(rows) > 1)[rows])
+    numbers = _number(keys[shared])
+    again = np.flatnonzero((np.bincount(numbers) > 1)[numbers])
+    return places[shared[again]], numbers[again]
+
+
+def _number(keys: np.ndarray) -> np.ndarray:
+    """Number equal keys alike, from 0 on as they first occur."""
     # By buffers: pa.array and to_numpy import pandas, which takes 0.3 s and 70 MB.
     array = pa.Array.from_buffers(pa.uint64(), len(keys), [None, pa.py_buffer(keys)])
     indices = array.dictionary_encode().indices
-    numbers = np.frombuffer(indices.buffers()[1], np.int32, len(keys)).astype(np.int64)
-    return numbers, (np.bincount(numbers) > 1)[numbers]
+    return np.frombuffer(indices.buffers()[1], np.int32, len(keys)).astype(np.int64)
+
+
+def _came_before(numbers: np.ndarray) -> np.ndarray:
+    """bool: whether each number came before, where they ascend as they first occur."""
+    return np.diff(np.maximum.accumulate(numbers), prepend=-1) == 0

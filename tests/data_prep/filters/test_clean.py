@@ -39,7 +39,7 @@ ALL = Filters(
         **{name: 10**9 for name in vars(Limits()) if name.startswith("max_") and "ngram" not in name},
         **{name: 0 for name in vars(Limits()) if name.startswith("min_")},
         max_top_ngram_frac=dict.fromkeys(NGRAMS, 9.0),
-        max_dup_ngram_frac=dict.fromkeys(NGRAMS, 9.0),
+        max_dup_ngram_frac=dict.fromkeys(NGRAMS, 0.0),  # above its limit a share is exact
         stop_words=GERMAN.limits.stop_words,
     )
 )
@@ -67,6 +67,20 @@ def assert_as_defined(texts):
         expected = naive_measures.measure(text, ALL.limits.stop_words, tokens[number], NGRAMS)
         assert {name: values[name][number].item() for name in expected} == expected
         assert values.keys() - expected.keys() == {"language_score"}
+
+
+@given(st.lists(st.text("ab .", min_size=1, max_size=80).filter(str.strip), max_size=4), st.floats(0, 1))
+def test_a_share_that_is_not_exact_is_on_the_same_side_of_its_limit(texts, limit):
+    rules = Filters(Limits(max_dup_ngram_frac=dict.fromkeys(NGRAMS, limit))).rules
+    together = Texts(texts, [{}] * len(texts), [0] * len(texts))
+    for rule in rules:
+        n = int(rule.name.rpartition("_")[2])
+        exact = [
+            naive_measures.dup_ngram(naive_measures.UNITS.findall(text), n) / len(text) for text in texts
+        ]
+        values = rule.measure(together)
+        assert (values > limit).tolist() == [share > limit for share in exact]
+        assert all(value in (share, min(value, limit)) for value, share in zip(values, exact, strict=True))
 
 
 def test_measures_of_documents_are_those_of_their_definitions():
@@ -203,6 +217,7 @@ def test_measures_are_those_of_datatrove(name, lines):
 def test_one_repeated_sequence_of_five_is_noticed():
     assert measured("dup_ngram_frac_5", "a b c d e x a b c d e") == 5 / 21
     assert measured("dup_ngram_frac_5", "a b c d e x a b c d f") == 0
+    assert measured("dup_ngram_frac_2", "an der en dar, aber eb aar.") == 0
 
 
 REFRAIN = ["Hei, der Wind, der Wind, er weht, so weit ein Schiff nach Norden geht!", "\t", " "]
