@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from data_prep.reading.documents import TEXT, Content, read_documents
+from data_prep.reading.documents import TEXT, Content, Document, read_documents
 from data_prep.reading.pages import PAGE_SUFFIXES, holds_pages, read_pages
 from data_prep.reading.rejects import LEFT_OUT, Rejects
 from lit_gpt.cli import InputError
@@ -50,6 +50,11 @@ def find_files(
                 f"--input {pattern} {what}; give files or a glob of files: {', '.join(suffixes)}"
             )
         files += found
+    _check(files, suffixes)
+    return files
+
+
+def _check(files: Sequence[Path], suffixes: Sequence[str]) -> None:
     for file in files:
         if holds_pages(file) and not set(PAGE_SUFFIXES) <= set(suffixes):
             raise InputError(f"--input {file} holds web pages; let data_prep/extract.py read them first")
@@ -65,7 +70,6 @@ def find_files(
         if file.stat().st_size == 0 or not os.access(file, os.R_OK):
             what = "is empty" if file.stat().st_size == 0 else "may not be read"
             raise InputError(f"{file} {what}; leave it out of --input or fix it")
-    return files
 
 
 def _from_hub(name: str, download: bool) -> list[Path]:
@@ -133,10 +137,14 @@ def look_into(
             continue
         documents.append(document)
         if needs_id and document.id == f"{file}:{document.source_line}":
-            given, wanted = ", ".join(document.metadata)[:200] or "(none)", ", ".join(id_fields)
-            raise InputError(
-                f"{file} has beside its text the fields {given}, none of {wanted}; name one by "
-                "--id_fields, or leave that out to name documents by file and line"
-            )
+            raise InputError(_without_id(file, document, id_fields))
     if not documents and len(looked_into) == len(files):
         raise InputError(f"no document in {', '.join(map(str, files[:3]))}{' ...' * (len(files) > 3)}")
+
+
+def _without_id(file: Path, document: Document, id_fields: Sequence[str]) -> str:
+    given, wanted = ", ".join(document.metadata)[:200] or "(none)", ", ".join(id_fields)
+    return (
+        f"{file} has beside its text the fields {given}, none of {wanted}; name one by "
+        "--id_fields, or leave that out to name documents by file and line"
+    )
