@@ -211,10 +211,12 @@ class LocalSlurm:
         """The daemon's process, if it is alive and still what its file says."""
         file = self.folder / f"run/{name}.pid"
         text = file.read_text().strip() if file.exists() else ""
-        command = Path("/proc", text, "cmdline") if text else None
-        if command is None or not command.exists() or name.split(".")[0].encode() not in command.read_bytes():
-            return None  # the command line of a zombie is empty
-        return int(text)
+        try:
+            command = Path("/proc", text, "cmdline").read_bytes() if text else b""
+        except OSError:  # it has just ended
+            command = b""
+        # The command line of a zombie is empty.
+        return int(text) if name.split(".")[0].encode() in command else None
 
     def _end(self, name: str) -> None:
         if (pid := self._pid(name)) is None:

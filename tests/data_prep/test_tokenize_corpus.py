@@ -23,6 +23,7 @@ from lit_gpt.cli import InputError
 from lit_gpt.store.token_store import TokenStore
 from lit_gpt.store.tokenizer import Tokenizer
 from tests.data_prep.interrupting import at_event, contents, interrupt, quicken
+from tests.processes import stat_of
 
 pytestmark = pytest.mark.usefixtures("many_small_steps")
 SCRIPT = Path(__file__).resolve().parents[2] / "data_prep" / "tokenize_corpus.py"
@@ -133,9 +134,8 @@ def test_workers_make_no_difference_and_end_with_a_killed_parent(options: Option
 
 
 def _in_session(session: int) -> list[int]:
-    stats = (path.read_text() for path in Path("/proc").glob("[0-9]*/stat") if path.exists())
-    fields = (stat.rpartition(")")[2].split() for stat in stats)
-    return [int(field[3]) for field in fields if int(field[3]) == session and field[0] != "Z"]
+    stats = {int(folder.name): stat_of(folder.name) for folder in Path("/proc").glob("[0-9]*")}
+    return [pid for pid, stat in stats.items() if stat and int(stat[3]) == session and stat[0] != "Z"]
 
 
 def test_finished_it_finds_nothing_to_do(options: Options, capsys: pytest.CaptureFixture[str]):

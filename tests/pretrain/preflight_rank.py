@@ -1,6 +1,6 @@
 """One rank of a job on two pretended nodes, for test_preflight.py: the pre-flight, with a fault on one rank.
 
-Its limits are such that a test can wait for them.
+Where a rank never answers, the limits are such that a test can wait for them.
 """
 
 import functools
@@ -20,7 +20,7 @@ from pretrain.options import TrainOptions
 from tests.pretrain.ranks import enter_job
 
 N_RANKS = 4
-LIMIT = 3.0
+NEVER_WAITED_FOR = ("none", "wrong sum", "another folder")
 
 
 def run(rank: int, port: int, folder: Path, fault: str) -> None:
@@ -30,9 +30,10 @@ def run(rank: int, port: int, folder: Path, fault: str) -> None:
         os.dup2(output.fileno(), 2)
     enter_job(rank, N_RANKS, port)
     os.environ["SLURMD_NODENAME"] = f"node{rank // 2}"
-    roll_call.ANSWER_SECONDS = 2 * LIMIT
-    roll_call.COLLECTIVE_SECONDS = {"cpu": LIMIT}
-    preflight.CONNECT_SECONDS = {"cpu": 3 * LIMIT}
+    limit = 60.0 if fault in NEVER_WAITED_FOR else 3.0
+    roll_call.ANSWER_SECONDS = 2 * limit
+    roll_call.COLLECTIVE_SECONDS = {"cpu": limit}
+    preflight.CONNECT_SECONDS = {"cpu": 3 * limit}
     watchdog = Watchdog(StopRequest())
     options = TrainOptions(accelerator="cpu", devices=N_RANKS)
     call = preflight.join(options, watchdog)

@@ -15,6 +15,7 @@ from pretrain.launch.run_folder import Marker
 from pretrain.monitor.metrics import read_metrics
 from tests.pretrain.ranks import train_on_ranks
 from tests.pretrain.running import ROOT, assert_same_checkpoint, command, environment, losses
+from tests.processes import is_alive
 
 pytestmark = pytest.mark.slow
 
@@ -67,13 +68,12 @@ class FaultyJob:
                     for entry in (folder / "environ").read_text().split("\0")
                     if "=" in entry
                 )
-                session = int((folder / "stat").read_text().rpartition(")")[2].split()[3])
+                ours = f"{self._output.with_suffix('')}" in (folder / "cmdline").read_text(errors="replace")
             except (OSError, ValueError):
                 continue
-            ours = f"{self._output.with_suffix('')}" in (folder / "cmdline").read_text(errors="replace")
             if ours and "RANK" in variables:
                 found[int(variables["RANK"])] = int(folder.name)
-            elif ours and session == self.process.pid == int(folder.name):
+            elif ours and self.process.pid == int(folder.name):
                 found.setdefault(0, int(folder.name))
         return found
 
@@ -93,21 +93,14 @@ class FaultyJob:
         self.process.wait()
 
 
-def ended(pids: list[int], seconds: float) -> bool:
-    """Whether all end in time; a zombie has ended."""
-    deadline = time.monotonic() + seconds
+def ended(pids: list[int]) -> bool:
+    """Whether all end within a minute."""
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if not any(is_alive(pid) for pid in pids):
             return True
         time.sleep(0.1)
     return False
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
 
 
 def marker(out_dir: Path, name: Marker) -> bool:
@@ -146,7 +139,7 @@ def test_bad_input_on_the_first_rank_ends_all(tmp_path, train_store_dir):
         other = job.ranks()[1]
         assert job.wait() == 2
         assert "error: this rank has met bad input: fix it\n" in job.output
-        assert ended([other], 5)
+        assert ended([other])
 
 
 @pytest.mark.parametrize(("launcher", "victim"), [("own", 0), ("own", 1), ("torchrun", 0)])
@@ -156,7 +149,7 @@ def test_a_rank_killed_before_the_process_group_exists_ends_all(tmp_path, train_
         pids = job.ranks()
         assert sorted(pids) == [0, 1]
         os.kill(pids[victim], signal.SIGKILL)
-        assert ended([*pids.values()], 60), job.output
+        assert ended([*pids.values()]), job.output
         assert job.wait() not in (0, 2)
 
 
@@ -166,7 +159,7 @@ def test_ranks_end_with_their_launcher(tmp_path, train_store_dir, launcher):
         job.wait_for("fault before")
         pids = [*job.ranks().values()]
         job.process.kill()
-        assert ended(pids, 20), job.output
+        assert ended(pids), job.output
 
 
 @pytest.mark.parametrize(
@@ -190,9 +183,13 @@ def test_a_stop_before_the_first_step_ends_all_at_once(tmp_path, train_store_dir
 
 def test_the_time_limit_is_heard_before_the_first_step(tmp_path, train_store_dir):
     fault = "wait:_build_model:0"
-    with FaultyJob(tmp_path / "run", train_store_dir, "own", fault, devices=1, max_time="00:00:25") as job:
-        assert job.wait() == 0
-        assert "(max_time, verifying and loading a checkpoint)" in job.output
+    for seconds in (25, 100):  # a busy machine may not come that far in time
+        run, limit = tmp_path / str(seconds), f"00:00:{seconds}"
+        with FaultyJob(run, train_store_dir, "own", fault, devices=1, max_time=limit) as job:
+            assert job.wait() == 0
+        if "fault before" in job.output:
+            break
+    assert "(max_time, verifying and loading a checkpoint)" in job.output
 
 
 @pytest.mark.parametrize("devices", [1, 2])

@@ -12,6 +12,7 @@ from pretrain.datapoints.replay import Replay
 from tests.pretrain.ranks import train_on_ranks
 from tests.pretrain.running import losses, open_run, start, steps_logged, train, wait_until
 from tests.pretrain.saving import mounted
+from tests.processes import cpu_seconds
 
 LONG = {"max_steps": 100_000, "save_step_interval": 20, "eval_step_interval": 0, "log_step_interval": 1}
 RANKS = pytest.mark.parametrize("devices", [1, 2])
@@ -153,7 +154,8 @@ def test_no_file_may_grow_not_even_the_output(tmp_path, train_store_dir):
     size = output.stat().st_size
     before = resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
     saved = list_checkpoints(run)[-1][0]
-    time.sleep(5)
+    spent = cpu_seconds(process.pid)
+    wait_until(lambda: cpu_seconds(process.pid) > spent + 3, process)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, before)
     wait_until(lambda: list_checkpoints(run)[-1][0] > saved, process)
     process.terminate()

@@ -51,7 +51,7 @@ def test_a_run_learns_validates_and_says_that_it_is_done(straight):
 @pytest.mark.slow
 def test_killed_and_resumed_equals_straight(straight, tmp_path, train_store_dir, val_store_dir):
     process = start(tmp_path, train_store_dir, val_data_dir=val_store_dir)
-    wait_until(lambda: steps_logged(tmp_path) >= 25, process)
+    wait_until(lambda: steps_logged(tmp_path) >= 25 and bool(list_checkpoints(tmp_path)), process)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert [step for step, _ in list_checkpoints(tmp_path)] == [20]

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -15,6 +14,7 @@ from data_prep.text.sandbox import Crashed, Sandbox
 from lit_gpt.errors import InputError
 from tests.data_prep.text.orders import cannot_start, dies_at_start, obey
 from tests.pretrain.running import ROOT, environment
+from tests.processes import is_alive
 
 
 @pytest.mark.slow
@@ -71,7 +71,7 @@ def test_its_process_ends_with_a_task_that_is_killed():
     file = [sys.executable, "-c", code]
     child = int(subprocess.run(file, stdout=subprocess.PIPE, cwd=ROOT, env=environment()).stdout)
     for _ in range(2000):
-        if not Path(f"/proc/{child}/cmdline").exists() or not Path(f"/proc/{child}/cmdline").read_bytes():
+        if not is_alive(child):
             break
         time.sleep(0.01)
     else:
