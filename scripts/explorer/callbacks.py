@@ -52,6 +52,13 @@ def connect_curves(app: Dash, runs: Sequence[Run]) -> None:
             return no_update, states(runs), no_update
         return curves(runs, View(**view), smooth or 1), states(runs), asked
 
+    app.clientside_callback(  # Dash (4.4) leaves a tick disabled where the server did not respond
+        "() => false",
+        Output("tick", "disabled"),
+        Input("recovery", "n_intervals"),
+        prevent_initial_call=True,
+    )
+
 
 def connect_numbers(app: Dash) -> None:
     """Take each number that is typed.

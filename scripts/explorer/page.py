@@ -10,6 +10,7 @@ from scripts.explorer.reading import ORDERS
 from scripts.explorer.runs import Run
 
 REFRESH_SECONDS = 3
+RECOVERY_SECONDS = 30
 AXIS_CHOICES = {"step": "steps", "tokens": "tokens", "hours": "hours"}
 NUMBERS = ("smooth", "step", "page", "part")
 """Fields for numbers."""
@@ -29,6 +30,7 @@ def layout(runs: Sequence[Run]) -> Any:
     return html.Main(
         [
             dcc.Interval(id="tick", interval=1000 * REFRESH_SECONDS),
+            dcc.Interval(id="recovery", interval=1000 * RECOVERY_SECONDS),
             dcc.Store(id="drawn"),
             dcc.Store(id="view", data={"axis": "step", "low": None, "high": None}),
             html.Header(
