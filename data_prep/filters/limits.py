@@ -66,7 +66,7 @@ class Limits:
     max_dup_ngram_frac: dict[PositiveInt, NonNegativeFloat] = field(default_factory=dict)
     """n: share of the characters that belong to sequences of n words that occurred before."""
     refrains: bool | None = None
-    """Whether lines that repeat an earlier one are left out of the sequences of n words."""
+    """Whether lines that repeat an earlier one, or quote, are left out of the last two measures."""
     signals: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
     """Quality signal that came with the document: [lowest, highest] value; null is no limit."""
 

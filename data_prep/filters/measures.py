@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.filters.repetition import Sequences, repeats
+from data_prep.filters.repetition import Sequences, quotations, repeats
 from data_prep.filters.units import BAD, LETTER, LINE_END, SPACE, Units, hashes_of
 
 
@@ -27,7 +27,7 @@ class Texts:
     """Number of each text, without BOS and EOS; 0 if not counted."""
     stop_words: Iterable[str] = ()
     refrains: bool = False
-    """Leave lines that repeat an earlier one out of the sequences of units."""
+    """Leave lines that repeat an earlier one, or quote, out of the sequences of units."""
 
     def __post_init__(self) -> None:
         self.open = np.ones(len(self), dtype=bool)
@@ -93,11 +93,32 @@ class Texts:
         ]
         return np.stack(counts, axis=1).astype(np.int64)
 
-    @property
-    def _in_repeated_lines(self) -> np.ndarray:
-        """bool (units,): of lines that repeat an earlier one of the text."""
-        starts, _, again = self._lines
-        return again[np.searchsorted(starts, self.units.starts, "right") - 1]
+    @cached_property
+    def _line_of(self) -> np.ndarray:
+        """int64 (units,): number of the line in `_lines`."""
+        return np.searchsorted(self._lines[0], self.units.starts, "right") - 1
+
+    @cached_property
+    def _left_out(self) -> np.ndarray:
+        """bool (lines,): lines of the open texts that are left out of the sequences.
+
+        Lines that repeat an earlier one, and quotations: lines of five words or more of which every sequence
+        of five came before. Punctuation does not count, for it marks quotations.
+        """
+        again = self._lines[2]
+        if not self.refrains:
+            return np.zeros_like(again)
+        units = self.units
+        words = np.flatnonzero(units.is_word & self.open[units.text_of])
+        found = quotations(units.hashes[words], units.text_of[words], self._line_of[words], len(again))
+        return again | found
+
+    @cached_property
+    def sizes_of_sequences(self) -> np.ndarray:
+        """Characters of each text without the lines that are left out; at least those of its first line."""
+        starts, ends, _ = self._lines
+        left_out = np.bincount(self.units.text_at(starts), self._left_out * (ends + 1 - starts), len(self))
+        return self.sizes - left_out.astype(np.int64)
 
     @cached_property
     def _edges_of_lines(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -142,8 +163,7 @@ class Texts:
     def in_sequences(self) -> np.ndarray:
         """int64: numbers of the units of which `sequences` are, of the open texts."""
         wanted = self.open[self.units.text_of]
-        if self.refrains:
-            wanted &= ~self._in_repeated_lines
+        wanted &= ~self._left_out[self._line_of]
         return np.flatnonzero(wanted)
 
     @cached_property
@@ -192,14 +212,14 @@ def signal_of(metadata: Mapping[str, Any], name: str) -> float | None:
 
 
 def _top_ngram_frac(texts: Texts, n: int, limit: float) -> np.ndarray:
-    return texts.sequences.top_chars(n, texts.open) / texts.sizes
+    return texts.sequences.top_chars(n, texts.open) / texts.sizes_of_sequences
 
 
 def _dup_ngram_frac(texts: Texts, n: int, limit: float) -> np.ndarray:
     """A share that is not above the limit may be given too high, but not above it."""
-    most = texts.sequences.most_dup_chars(n, len(texts)) / texts.sizes
+    most = texts.sequences.most_dup_chars(n, len(texts)) / texts.sizes_of_sequences
     above = texts.open & (most > limit)
-    return np.where(above, texts.sequences.dup_chars(n, above) / texts.sizes, most)
+    return np.where(above, texts.sequences.dup_chars(n, above) / texts.sizes_of_sequences, most)
 
 
 Measure = Callable[[Texts], Sequence[float | None] | np.ndarray]

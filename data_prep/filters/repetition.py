@@ -6,6 +6,8 @@ import pyarrow as pa
 _OF_TEXTS = np.uint64(0x9E3779B97F4A7C15)
 _OF_SEQUENCES = np.uint64(0xD6E8FEB86659FD93)
 """Not a power of the number by which units are hashed: it would make `an der` equal to `en dar`."""
+_QUOTED = 5
+"""Words in a row that came before: fewer may do so by chance."""
 
 
 class Sequences:
@@ -99,6 +101,25 @@ class Sequences:
 def repeats(hashes: np.ndarray, text_of: np.ndarray) -> np.ndarray:
     """bool (hashes,): whether an earlier one of the same text is equal."""
     return _came_before(_number(_keys(hashes, text_of)))
+
+
+def quotations(hashes: np.ndarray, text_of: np.ndarray, line_of: np.ndarray, n_lines: int) -> np.ndarray:
+    """bool (lines,): of five words or more, of which every sequence of five came before in the text.
+
+    Args:
+        hashes, text_of, line_of: of the words; numbers of texts and lines ascend.
+    """
+    keys = _keys(hashes, text_of)
+    n = max(len(keys) - _QUOTED + 1, 0)
+    sequences = keys[:n]
+    for place in range(1, _QUOTED):
+        sequences = sequences * _OF_SEQUENCES + keys[place : place + n]
+    places, numbers = _repeats(np.arange(n), sequences)
+    is_new = np.ones(n, dtype=bool)
+    is_new[places[_came_before(numbers)]] = False
+    within = line_of[:n] == line_of[_QUOTED - 1 :]
+    lines = line_of[:n][within]
+    return (np.bincount(lines, minlength=n_lines) > 0) & (np.bincount(lines, is_new[within], n_lines) == 0)
 
 
 def _keys(hashes: np.ndarray, text_of: np.ndarray) -> np.ndarray:

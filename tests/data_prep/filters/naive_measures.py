@@ -61,3 +61,18 @@ def measure(text, stop_words, tokens=0, ngrams=range(1, 11)):
     }
     values |= {f"top_ngram_frac_{n}": top_ngram(units, n) / size for n in ngrams}
     return values | {f"dup_ngram_frac_{n}": dup_ngram(units, n) / size for n in ngrams}
+
+
+def once(text):
+    """The text without lines that repeat an earlier one, or of which each sequence of 5 words came before."""
+    kept, seen, words = [], set(), []
+    for line in text.split("\n"):
+        came_before, first = [], len(words)
+        words += [unit for unit in UNITS.findall(line) if re.search(r"\w", unit)]
+        for place in range(first, len(words) - 4):
+            sequence = words[place : place + 5]
+            came_before.append(any(words[at : at + 5] == sequence for at in range(place)))
+        if not line.strip() or not (line in seen or (came_before and all(came_before))):
+            kept.append(line)
+        seen.add(line)
+    return "\n".join(kept)
