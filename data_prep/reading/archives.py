@@ -17,7 +17,7 @@ from data_prep.reading.batches import MAX_LINE_BYTES, UNREADABLE, Rejected
 
 _GZIP = b"\x1f\x8b\x08"
 _BLANK_LINES = (b"\r\n\r\n", b"\n\n")
-_HEADER_LINE = re.compile(rb"\nWARC/1\.\d\r\n")
+_HEADER_LINE = re.compile(rb"(?:\A|\n)WARC/1\.\d\r\n")
 _STEP = 1 << 20
 _MAX_HEADER_BYTES = 1 << 16
 _RECORD_BYTES = 20_000  # assumed length of a record if none was read

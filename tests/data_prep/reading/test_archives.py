@@ -88,6 +88,7 @@ def test_a_cut_file_has_the_records_before_the_cut(tmp_path: Path, suffix: str, 
 @example(suffix=".warc", share=0.45051885085997384, n=2000, put=b"")  # ends where a record begins
 @example(suffix=".warc", share=0.25, n=361, put=b"")  # the length takes in a header
 @example(suffix=".warc", share=0.9047646939113524, n=988, put=b"\0")  # joins two headers
+@example(suffix=".warc", share=0.0089, n=37382, put=b"x")  # the next record is the content
 def test_damage_costs_only_the_records_that_it_hits(
     tmp_path: Path, suffix: str, share: float, n: int, put: bytes
 ):  # fmt: skip
