@@ -120,8 +120,11 @@ def _cpu_seconds() -> float:
 
 
 def _peak_megabytes() -> float:
-    """Since `_forget_peak`. `ru_maxrss` would begin with the peak of the process that started this one."""
-    [kilobytes] = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    """Since `_forget_peak`. `ru_maxrss` begins with the peak of the process that started this one."""
+    try:
+        [kilobytes] = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    except (OSError, ValueError):  # not Linux, or a sandbox that does not tell
+        kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(kilobytes) / 1024
 
 

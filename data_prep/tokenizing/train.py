@@ -67,7 +67,7 @@ def train_tokenizer(options: Options) -> None:
         raise InputError(f"{options.output} holds a tokenizer already; give another --output or remove it")
     rejects = Rejects(options.max_bad_lines)
     files = find_files(options.input)
-    look_into(files, options.text_fields, ())
+    look_into(files, options.text_fields, (), max_bad_lines=options.max_bad_lines)
     with progress(description="read", unit="B") as bar:
         texts = sample_texts(files, options.sample_mb * 1e6, rejects, options.text_fields)
         vocab_size = -(-options.vocab_size // options.vocab_multiple) * options.vocab_multiple
