@@ -188,6 +188,10 @@ def _run_task(executor: PipelineExecutor, rank: int) -> None:
         copy.deepcopy(executor)._run_for_rank(rank)
 
 
+_LARGEST_ARRAY = 1001
+"""datatrove makes several arrays of more tasks, and lets the next stage wait for the last of them only."""
+
+
 class _SlurmExecutor(SlurmPipelineExecutor):
     """datatrove's job arrays, but a job runs our command again instead of unpickling its work."""
 
@@ -220,6 +224,10 @@ def _submit(stages: list[Stage], options: ExecutionOptions, folder: Path, comman
     """Submit each stage as a job array that waits for the one before. True if nothing was left to submit."""
     if not options.slurm_partition:
         raise InputError("--executor slurm needs --slurm_partition (`sinfo` lists them)")
+    if (n_tasks := max(stage.tasks for stage in stages)) > _LARGEST_ARRAY:
+        raise InputError(
+            f"--tasks {n_tasks:,}: SLURM runs a stage as one array, of at most {_LARGEST_ARRAY:,}"
+        )
     if shutil.which("sbatch") is None:
         raise InputError("--executor slurm: sbatch is not in PATH; run this on a login node of the cluster")
     _refuse_while_queued(folder)

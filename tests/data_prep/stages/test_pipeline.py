@@ -91,6 +91,12 @@ def test_slurm_is_refused_where_there_is_none(tmp_path, monkeypatch):
         run_stages([Stage("x", [], 1, tmp_path)], options, tmp_path, tmp_path / "command.py")
 
 
+def test_slurm_takes_no_more_tasks_than_one_array_has(tmp_path):
+    options = ExecutionOptions(executor="slurm", slurm_partition="main", tasks=1002)
+    with pytest.raises(InputError, match=r"--tasks 1,002: .* one array, of at most 1,001"):
+        run_stages([Stage("x", [], options.n_tasks(5000), tmp_path)], options, tmp_path, tmp_path)
+
+
 @given(sizes=st.lists(st.integers(0, 1000), min_size=1, max_size=40), n_tasks=st.integers(1, 50))
 def test_tasks_share_consecutive_files(sizes, n_tasks):
     class Sized:
