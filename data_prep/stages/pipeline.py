@@ -206,8 +206,8 @@ class _SlurmExecutor(SlurmPipelineExecutor):
             workers=options.workers or -1,
             job_name=stage.name,
             qos="",
-            sbatch_args={"kill-on-invalid-dep": "yes"}
-            | options.slurm_args,  # later stages would wait forever
+            # Else the jobs of later stages wait forever for a stage that has failed.
+            sbatch_args={"kill-on-invalid-dep": "yes"} | options.slurm_args,
             logging_dir=str(stage.logs),
         )
         self.task_command = task_command
